@@ -1,0 +1,39 @@
+"""The two ways something can be wrong: with what the user gave us, or with one row of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OnError = Literal["stop", "skip"]
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The text is one line: what, where, what was expected, what to do next.
+
+    `python -m toolkit` prints it as `error: ...` and exits with status 1, without a trace.
+    """
+
+
+class RowFault(ValueError):
+    """One row that cannot be trained or checked as it is.
+
+    Args:
+        reason: short, stable name of the fault, such as `empty_answer`; reports count by it.
+        detail: what was seen, for a person.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A row left out under `--on-error skip`, as run records list it."""
+
+    id: str
+    file: str
+    reason: str
+    detail: str

@@ -1,0 +1,1 @@
+"""Answering TextVQA and MMBench with a trained MGM, and scoring the answers."""

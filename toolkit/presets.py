@@ -1,0 +1,127 @@
+"""Named, frozen settings of a run: `full`, `10k` and `mini` differ in nothing but these figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from toolkit.errors import UserError
+from toolkit.files import REPOSITORY
+
+PRESET_FOLDER = Path(__file__).resolve().parent / "presets"
+PRESETS = ("full", "10k", "mini")
+
+# Fixed for every preset: the challenge's training recipe.
+WARMUP_RATIO = 0.03
+INITIALISATION_SEED = 1024
+SAMPLE_ORDER_SEED = 42
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Figures of one training stage; the comments of `presets/full.yaml` say what each means."""
+
+    learning_rate: float
+    global_batch: int
+    image_aspect_ratio: Literal["square", "pad"]
+    group_by_modality_length: bool
+
+
+@dataclass(frozen=True)
+class TextVQA:
+    """Files and answer length of the TextVQA evaluation."""
+
+    questions: Path
+    images: Path
+    annotations: Path
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class MMBench:
+    """File and answer length of the MMBench evaluation."""
+
+    questions: Path
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything a run needs to know that the participant may not change."""
+
+    name: str
+    run_name: str
+    precision: Literal["bf16", "fp32"]
+    needs_gpu: bool
+    llm: Path
+    vision_tower: Path
+    vision_tower_aux: Path
+    image_size_aux: int
+    max_length: int
+    seed_images: Path
+    questions: Path
+    sample_cap: int
+    sample_seed: int
+    finetune_data: Path
+    finetune_images: Path
+    pretrain: Stage
+    finetune: Stage
+    textvqa: TextVQA
+    mmbench: MMBench
+
+    def stage(self, name: Literal["pretrain", "finetune"]) -> Stage:
+        """The stage called `name`."""
+        return {"pretrain": self.pretrain, "finetune": self.finetune}[name]
+
+    def run_folder(self, stage: Literal["pretrain", "finetune"], experiment: str) -> str:
+        """Name of a stage's output folder, such as `MGM-2B-Pretrain-default`."""
+        return f"{self.run_name}-{stage.capitalize()}-{experiment}"
+
+
+def load_preset(name: str) -> Preset:
+    """Read a preset by name, or from the path of a YAML file with the same keys.
+
+    Raises:
+        UserError: no such preset; a key is missing, unknown or of the wrong type.
+    """
+    path = PRESET_FOLDER / f"{name}.yaml" if name in PRESETS else Path(name)
+    if not path.is_file():
+        raise UserError(f"no preset {name!r}; expected one of {', '.join(PRESETS)} or the path of a preset's YAML file")
+    return _build(Preset, {"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))}, str(path))
+
+
+def _build(cls: type, values: dict[str, Any], where: str) -> Any:
+    """Make a dataclass of a YAML mapping, refusing unknown, missing and mistyped keys by name."""
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            raise UserError(f"{where}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    built = {}
+    for field in dataclasses.fields(cls):
+        if field.name not in values:
+            raise UserError(f"{where}: key {field.name!r} is missing")
+        built[field.name] = _convert(hints[field.name], values[field.name], f"{where}: {field.name}")
+    return cls(**built)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if hint is Path:
+        return REPOSITORY / value
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise UserError(f"{where} must be one of {', '.join(typing.get_args(hint))}, found {value!r}")
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f"{where} must be {hint.__name__}, found {value!r}")
+    return value
