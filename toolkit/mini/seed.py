@@ -1,0 +1,120 @@
+"""The seed set: image-text pairs as crawled from a web that is not always honest."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from toolkit.files import write_json, write_jsonl
+from toolkit.mini import captions
+from toolkit.mini.scenes import Scene, blurred, draw_scene, render, watermarked
+
+ROWS = 2400
+# Defect -> share of the seed's rows; what is left is clean. `near_duplicate` rows repeat an earlier clean row.
+DEFECTS = {
+    "mismatched": 0.12, "half_wrong": 0.10, "boilerplate": 0.10, "too_short": 0.05, "other_language": 0.05,
+    "blur": 0.05, "watermark": 0.05, "near_duplicate": 0.04, "rambling": 0.04,
+}  # fmt: skip
+IMAGE_TOKEN, CHUNK_END = "<__dj__image>", "<|__dj__eoc|>"
+QUESTIONS = (
+    "Describe the image concisely.",
+    "Provide a brief description of the given image.",
+    "Give a brief description of the image.",
+    "What is this?",
+    "What is in the photo?",
+    "Summarize the visual content of the image.",
+    "Share a concise interpretation of the image provided.",
+    "Present a compact description of the photo's key features.",
+    "Render a clear and concise summary of the photo.",
+    "Give a short and clear explanation of the subsequent image.",
+    "Write a terse but informative summary of the picture.",
+)
+JPEG_QUALITY = 85
+
+
+def build_seed(folder: Path, truth_file: Path, draw: int, rows: int = ROWS) -> None:
+    """Write a seed set in the challenge's file formats.
+
+    Args:
+        folder: gets `mgm_pretrain_mini.jsonl`, `stage_1.json` (the LLaVA-format original) and `images/`.
+        truth_file: gets one line a row: id, defect (or `none`), the changed detail, and a true caption.
+        draw: number of the draw; another number is another seed set of the same kind.
+        rows: how many pairs.
+    """
+    pairs, originals, truths = [], [], []
+    for row_id, scene, defect, rng in _plan(draw, rows):
+        image = f"images/{row_id[:5]}/{row_id}.jpg"
+        true = captions.true_caption(scene, rng)
+        caption, detail = _written_caption(scene, true, defect, rng)
+        picture, _ = render(scene)
+        save_jpeg(_damaged(picture, defect, rng), folder / image)
+        pairs.append({"id": row_id, "text": f"{IMAGE_TOKEN}\n{caption} {CHUNK_END}", "images": [image]})
+        question = rng.choice(QUESTIONS)
+        asked = f"{question}\n<image>" if rng.random() < 0.5 else f"<image>\n{question}"
+        turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": caption}]
+        originals.append({"id": row_id, "image": image, "conversations": turns})
+        truths.append({"id": row_id, "defect": defect, "detail": detail, "true_caption": true})
+    write_jsonl(folder / "mgm_pretrain_mini.jsonl", pairs)
+    write_json(folder / "stage_1.json", originals)
+    write_jsonl(truth_file, truths)
+
+
+def save_jpeg(picture: Image.Image, path: Path) -> None:
+    """Store a picture the same way everywhere, so that a rebuild gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
+
+
+def _plan(draw: int, rows: int):
+    """Yield (id, scene, defect, the row's own random numbers) in the file's order."""
+    rng = random.Random(f"seed {draw}")
+    # Real ids are sparse: ten thousand to a picture folder, about a hundred of them in the set.
+    ids = [f"{number:09d}" for number in rng.sample(range(rows * 100), rows)]
+    defects = [defect for defect, share in DEFECTS.items() for _ in range(round(share * rows))]
+    defects += ["none"] * (rows - len(defects))
+    rng.shuffle(defects)
+    clean_scenes: list[Scene] = []
+    for row_id, defect in zip(ids, defects, strict=True):
+        row_rng = random.Random(f"seed {draw} row {row_id}")
+        if defect == "near_duplicate" and clean_scenes:
+            scene = _shifted(row_rng.choice(clean_scenes), row_rng)
+        else:
+            scene = draw_scene(row_rng)
+        if defect == "none":
+            clean_scenes.append(scene)
+        yield row_id, scene, defect, row_rng
+
+
+def _shifted(scene: Scene, rng: random.Random) -> Scene:
+    """The same scene, its objects moved by a pixel or two."""
+    dx, dy = rng.randint(-2, 2), rng.randint(-2, 2)
+    return replace(scene, things=tuple(replace(thing, x=thing.x + dx, y=thing.y + dy) for thing in scene.things))
+
+
+def _written_caption(scene: Scene, true: str, defect: str, rng: random.Random) -> tuple[str, str]:
+    """The caption as the web has it, and for half-wrong ones the detail that is wrong."""
+    if defect == "mismatched":
+        return captions.true_caption(draw_scene(rng), rng), ""
+    if defect == "half_wrong":
+        changed, detail = captions.half_wrong_scene(scene, rng)
+        return captions.true_caption(changed, rng), detail
+    if defect == "boilerplate":
+        return captions.boilerplate(rng), ""
+    if defect == "too_short":
+        return captions.too_short(rng), ""
+    if defect == "other_language":
+        return captions.foreign_caption(scene, rng), ""
+    if defect == "rambling":
+        return captions.rambling_caption(scene, rng), ""
+    return true, ""
+
+
+def _damaged(picture: Image.Image, defect: str, rng: random.Random) -> Image.Image:
+    if defect == "blur":
+        return blurred(picture, rng.uniform(3.0, 5.0))
+    if defect == "watermark":
+        return watermarked(picture, rng)
+    return picture
