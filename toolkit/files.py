@@ -84,12 +84,25 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}:{number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+                row = parse_object(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: {error}") from None
             yield number, row
+
+
+def parse_object(line: bytes) -> dict:
+    """The JSON object a line holds.
+
+    Raises:
+        ValueError: the line is not JSON, or not an object; the text says which.
+    """
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def package_versions() -> dict[str, str]:

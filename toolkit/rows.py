@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from toolkit.errors import RowFault
+from toolkit.errors import RowFault, UserError
+from toolkit.files import parse_object
 
 # The real seed writes the first, the challenge's documentation the second; both are accepted, never both in one row.
 IMAGE_TOKENS = ("<__dj__image>", "<image>")
 END_OF_CHUNK = "<|__dj__eoc|>"
 SYNTHETIC_FOLDER = "synthetic_images"
+# How Data-Juicer marks the speakers of a dialogue inside one text.
+DIALOGUE_MARKERS = ("[[human]]:", "[[gpt]]:")
 
 
 @dataclass(frozen=True)
@@ -73,3 +78,68 @@ def caption_of(text: str) -> str:
     if not caption:
         raise RowFault("empty_caption", "no text besides the special tokens")
     return caption
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sound row: its id as the file types it, its picture's relative path if it has one, its caption."""
+
+    id: str | int
+    image: str | None
+    caption: str
+
+
+def is_synthetic(image: str) -> bool:
+    """Whether a row's relative image path names a picture the participant made."""
+    return PurePosixPath(image).parts[:1] == (SYNTHETIC_FOLDER,)
+
+
+def parse_row(values: dict[str, Any]) -> Row:
+    """Read a row's fields and hold them against the contract; other fields are left alone.
+
+    Raises:
+        RowFault: `missing_id`, `bad_id`, `bad_text`, `bad_images`, `two_images` (one row, different pictures),
+            `image_without_token`, `token_without_image`, `dialogue_in_caption` (two speakers in one text), and those of
+            `caption_of`.
+    """
+    identifier, text = values.get("id"), values.get("text")
+    if identifier is None or identifier == "":
+        raise RowFault("missing_id", "expected an 'id'")
+    if type(identifier) not in (str, int):
+        raise RowFault("bad_id", f"expected a string or a whole number, found {identifier!r}")
+    if not isinstance(text, str):
+        raise RowFault("bad_text", f"expected a string under 'text', found {text!r}")
+    image, token, caption = _image_of(values.get("images", [])), image_token_of(text), caption_of(text)
+    if image and not token:
+        raise RowFault("image_without_token", f"{image} has no image token in the text {text[:60]!r}")
+    if token and not image:
+        raise RowFault("token_without_image", f"{token} in the text but no picture under 'images'")
+    if all(marker in caption for marker in DIALOGUE_MARKERS):
+        raise RowFault("dialogue_in_caption", f"expected one caption, found two speakers: {caption[:60]!r}")
+    return Row(identifier, image, caption)
+
+
+def _image_of(images: Any) -> str | None:
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise RowFault("bad_images", f"expected a list of paths under 'images', found {images!r}")
+    if len(set(images)) > 1:
+        raise RowFault("two_images", f"expected one picture, found {', '.join(dict.fromkeys(images))}")
+    return images[0] if images else None
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
+    """Yield (line number from 1, row) for every line that is not blank, `not_json` faults in the rows' place.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run a recipe first (python solution/process.py)")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, parse_object(line)
+            except ValueError as error:
+                yield number, RowFault("not_json", str(error))
