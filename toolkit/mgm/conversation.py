@@ -1,0 +1,109 @@
+"""Text of MGM: Gemma's turn template, token ids with a placeholder for the picture, labels on the answers only.
+
+One round reads `<start_of_turn>user\\nQ<end_of_turn>\\n<start_of_turn>model\\nA<end_of_turn>\\n<eos>`; `<bos>` stands once
+at the start. Supervised are the answer, its `<end_of_turn>`, the newline and `<eos>`.
+"""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.errors import RowFault
+
+IMAGE_TOKEN = "<image>"
+IMAGE_TOKEN_INDEX = -200
+IGNORE_INDEX = -100
+
+QUESTION_TURN = "<start_of_turn>user\n{}<end_of_turn>\n"
+ANSWER_HEADER = "<start_of_turn>model\n"
+ANSWER_END = "<end_of_turn>\n<eos>"
+
+
+def encode_conversation(
+    conversations: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, has_image: bool, max_length: int
+) -> tuple[list[int], list[int]]:
+    """Token ids and labels of one training sample.
+
+    Args:
+        conversations: LLaVA-format turns `{"from": "human" | "gpt", "value": text}`. A leading gpt turn is left out, as
+            the reference does.
+        tokenizer: Gemma's, or one of the same layout.
+        has_image: the sample brings a picture; `<image>` is then its place, else ordinary text.
+        max_length: a text-only sample is cut to this many tokens here; one with a picture only after the picture's
+            tokens are known (see `require_supervision` and the model).
+
+    Returns:
+        ids and labels of equal length; IMAGE_TOKEN_INDEX where the picture goes, IGNORE_INDEX where nothing is learnt.
+
+    Raises:
+        RowFault: unknown_role, roles_not_alternating, question_without_answer, empty_answer, image_in_answer,
+            special_token_in_text. The reference trains such samples wrongly or not at all, in silence.
+    """
+    ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
+    for question, answer in _rounds(conversations):
+        if has_image:
+            if IMAGE_TOKEN in answer:
+                raise RowFault("image_in_answer", f"the answer {answer[:60]!r} holds {IMAGE_TOKEN}")
+            if IMAGE_TOKEN in question:
+                question = IMAGE_TOKEN + "\n" + question.replace(IMAGE_TOKEN, "").strip()
+        if not answer:
+            raise RowFault("empty_answer", f"no answer to {question[:60]!r}")
+        for text in (question, answer):
+            if tokenizer.eos_token in text or ANSWER_HEADER in text:
+                raise RowFault("special_token_in_text", f"{text[:60]!r} holds a turn marker or {tokenizer.eos_token}")
+        prompt = QUESTION_TURN.format(question) + ANSWER_HEADER
+        prompt_length = len(_tokenise(prompt, tokenizer, has_image))
+        # The round is tokenised in one piece: an answer that starts with a newline merges with the header's.
+        round_ids = _tokenise(prompt + answer + ANSWER_END, tokenizer, has_image)
+        ids += round_ids
+        labels += [IGNORE_INDEX] * prompt_length + round_ids[prompt_length:]
+    if not has_image:
+        ids, labels = ids[:max_length], labels[:max_length]
+    return ids, labels
+
+
+def require_supervision(labels: list[int], max_length: int, image_tokens: int) -> None:
+    """Refuse a sample of which nothing would be learnt once it is cut to `max_length`.
+
+    Args:
+        labels: as `encode_conversation` returns them.
+        max_length: tokens kept of the expanded sample.
+        image_tokens: how many tokens the picture takes (0 without one).
+
+    Raises:
+        RowFault: `nothing_supervised`.
+    """
+    kept = max_length - max(image_tokens - 1, 0)
+    if all(label == IGNORE_INDEX for label in labels[:kept]):
+        raise RowFault("nothing_supervised", f"the first {max_length} tokens hold no answer")
+
+
+def encode_prompt(question: str, tokenizer: PreTrainedTokenizerBase, has_image: bool) -> list[int]:
+    """Token ids of one question with the answer's turn left open; the picture's place comes first if there is one."""
+    text = f"{IMAGE_TOKEN}\n{question}" if has_image else question
+    prompt = QUESTION_TURN.format(text) + ANSWER_HEADER
+    return [tokenizer.bos_token_id, *_tokenise(prompt, tokenizer, has_image)]
+
+
+def _rounds(conversations: list[dict[str, str]]) -> list[tuple[str, str]]:
+    turns = [(turn["from"], turn["value"]) for turn in conversations]
+    for role, _ in turns:
+        if role not in ("human", "gpt"):
+            raise RowFault("unknown_role", f"a turn is from {role!r}, expected human or gpt")
+    if turns and turns[0][0] == "gpt":
+        turns = turns[1:]
+    if any(role != ("human", "gpt")[number % 2] for number, (role, _) in enumerate(turns)):
+        raise RowFault("roles_not_alternating", "expected human and gpt in turn")
+    if not turns or len(turns) % 2:
+        raise RowFault("question_without_answer", "the conversation ends before an answer")
+    return [(turns[i][1], turns[i + 1][1]) for i in range(0, len(turns), 2)]
+
+
+def _tokenise(text: str, tokenizer: PreTrainedTokenizerBase, has_image: bool) -> list[int]:
+    pieces = text.split(IMAGE_TOKEN) if has_image else [text]
+    ids: list[int] = []
+    for number, piece in enumerate(pieces):
+        if number:
+            ids.append(IMAGE_TOKEN_INDEX)
+        ids += tokenizer(piece, add_special_tokens=False).input_ids
+    return ids

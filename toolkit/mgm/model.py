@@ -1,0 +1,277 @@
+"""MGM with a Gemma language model: pictures become tokens among the words.
+
+Does no file reading (see checkpoint.py) and knows nothing of tokenizers (conversation.py) or pixels (images.py).
+Shapes are given for MGM-2B: 576 tokens a picture, hidden size 2048.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, GemmaConfig, GemmaForCausalLM, GemmaModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from toolkit.mgm.vision import CLIPTower, ConvNeXtTower, mine_patch_info, norm_linear
+
+# The towers of the published MGM-2B, whose config.json names their folders but not their sizes.
+CLIP_LARGE_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+CONVNEXT_LARGE = {"dims": [192, 384, 768, 1536], "depths": [3, 3, 27, 3]}
+GEMMA_VOCABULARY = 256000
+
+ADAPTER_MODULES = ("mm_projector", "vlm_uni_query_projector", "vlm_uni_aux_projector", "vlm_uni_val_projector")
+
+
+class MGMConfig(GemmaConfig):
+    """Gemma's configuration plus the published MGM fields, plus the towers' sizes.
+
+    Args:
+        vision_config: CLIPVisionConfig fields of the main tower; default CLIP-L/14-336.
+        vision_config_aux: `dims` and `depths` of the ConvNeXt tower; default ConvNeXt-L.
+        image_size_aux: px of the aux tower's input.
+        mm_vision_select_layer: which entry of CLIP's hidden states is used.
+        tokenizer_model_max_length: a sample is cut to this many tokens after its picture is expanded.
+    """
+
+    model_type = "mgm_gemma"
+
+    def __init__(
+        self,
+        vision_config: dict | None = None,
+        vision_config_aux: dict | None = None,
+        image_size_aux: int = 768,
+        mm_vision_select_layer: int = -2,
+        tokenizer_model_max_length: int = 2048,
+        **kwargs: Any,
+    ):
+        self.vision_config = vision_config or dict(CLIP_LARGE_336)
+        self.vision_config_aux = vision_config_aux or dict(CONVNEXT_LARGE)
+        self.image_size_aux = image_size_aux
+        self.mm_vision_select_layer = mm_vision_select_layer
+        self.tokenizer_model_max_length = tokenizer_model_max_length
+        # Gemma was trained with the tanh form; its first released config files say `gelu`, which means the exact form.
+        if kwargs.get("vocab_size", GEMMA_VOCABULARY) == GEMMA_VOCABULARY and kwargs.get("hidden_act") == "gelu":
+            kwargs["hidden_act"] = "gelu_pytorch_tanh"
+        super().__init__(**kwargs)
+
+
+class MGMModel(GemmaModel):
+    """Gemma's decoder with the two towers and the adapter between them as siblings of its layers."""
+
+    config_class = MGMConfig
+
+    def __init__(self, config: MGMConfig):
+        super().__init__(config)
+        self.vision_tower = CLIPTower(CLIPVisionConfig(**config.vision_config), config.mm_vision_select_layer)
+        self.vision_tower_aux = ConvNeXtTower(**config.vision_config_aux)
+        self.build_adapter()
+
+    def build_adapter(self) -> None:
+        """Make the projector and the three maps of patch info mining anew, with torch's default initialisation."""
+        width, width_aux = self.config.vision_config["hidden_size"], sum(self.config.vision_config_aux["dims"])
+        hidden = self.config.hidden_size
+        self.mm_projector = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.vlm_uni_query_projector = norm_linear(width, width)
+        self.vlm_uni_aux_projector = norm_linear(width_aux, width)
+        self.vlm_uni_val_projector = norm_linear(width_aux, width)
+
+    def encode_images(self, images: torch.Tensor, images_aux: torch.Tensor) -> torch.Tensor:
+        """Pictures as tokens of the language model; gradients reach the adapter, never the towers.
+
+        Args:
+            images: [N, 3, 336, 336], normalised.
+            images_aux: [N, 3, 768, 768], normalised.
+
+        Returns:
+            [N, 576, 2048]
+        """
+        dtype = self.mm_projector[0].weight.dtype
+        with torch.no_grad():
+            tokens = self.vision_tower(images.to(dtype))  # [N, 576, 1024]
+            aux = self.vision_tower_aux(images_aux.to(dtype))  # [N, 2880, 192, 192]
+        mined = mine_patch_info(
+            tokens, aux, self.vlm_uni_query_projector, self.vlm_uni_aux_projector, self.vlm_uni_val_projector
+        )
+        return self.mm_projector(tokens + mined)
+
+
+class MGMGemmaForCausalLM(GemmaForCausalLM):
+    """MGM: answers in words to words and at most one picture a sample."""
+
+    config_class = MGMConfig
+
+    def __init__(self, config: MGMConfig):
+        # GemmaForCausalLM's own __init__ would build a second, plain Gemma first.
+        super(GemmaForCausalLM, self).__init__(config)
+        self.model = MGMModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def encode_images(self, images: torch.Tensor, images_aux: torch.Tensor) -> torch.Tensor:
+        """See MGMModel.encode_images."""
+        return self.model.encode_images(images, images_aux)
+
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens a picture takes (576)."""
+        vision = self.config.vision_config
+        return (vision["image_size"] // vision["patch_size"]) ** 2
+
+    def set_trainable(self, stage: Literal["pretrain", "finetune"]) -> None:
+        """Let a stage's parameters learn: the adapter in pre-training; all but the two towers in finetuning."""
+        self.requires_grad_(stage == "finetune")
+        self.model.vision_tower.requires_grad_(False)
+        self.model.vision_tower_aux.requires_grad_(False)
+        for parameter in self.adapter_parameters().values():
+            parameter.requires_grad_(True)
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """The 16 tensors of the projector and of patch info mining, by checkpoint name."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name.startswith(tuple(f"model.{module}." for module in ADAPTER_MODULES))
+        }
+
+    def set_stochastic_depth(self, enabled: bool) -> None:
+        """Switch the aux tower's stochastic depth in training on (the fixed training) or off (equality tests)."""
+        self.model.vision_tower_aux.stochastic_depth = enabled
+
+    def expand_images(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor | None,
+        image_features: torch.Tensor | None,
+        padding_side: Literal["left", "right"],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Replace each picture's placeholder by its features, cut to the longest length allowed and pad again.
+
+        Args:
+            input_ids: [B, L] with IMAGE_TOKEN_INDEX at most once a row.
+            attention_mask: [B, L], nonzero on real tokens.
+            labels: [B, L] or None.
+            image_features: [N, 576, 2048], one for each row with a placeholder, in row order.
+            padding_side: where the zero embeddings go.
+
+        Returns:
+            inputs_embeds [B, M, 2048], attention_mask [B, M] bool, labels [B, M].
+        """
+        is_image = input_ids == IMAGE_TOKEN_INDEX
+        words = self.model.embed_tokens(input_ids.masked_fill(is_image, 0))  # [B, L, 2048]
+        if image_features is not None:
+            # transformers 5 scales inside the token embedding, 4 scales everything later; features are scaled in both.
+            image_features = image_features * getattr(self.model.embed_tokens, "embed_scale", 1.0)
+        if labels is None:
+            labels = torch.full_like(input_ids, IGNORE_INDEX)
+        rows, row_labels, used = [], [], 0
+        for row in range(len(input_ids)):
+            keep = attention_mask[row].bool()
+            embeds, targets = words[row, keep], labels[row, keep]
+            place = is_image[row, keep].nonzero()
+            if len(place):
+                at = int(place[0])
+                features = image_features[used].to(embeds.dtype)
+                embeds = torch.cat([embeds[:at], features, embeds[at + 1 :]])
+                targets = torch.cat([targets[:at], targets.new_full((len(features),), IGNORE_INDEX), targets[at + 1 :]])
+                used += 1
+            rows.append(embeds[: self.config.tokenizer_model_max_length])
+            row_labels.append(targets[: self.config.tokenizer_model_max_length])
+        if image_features is not None and used != len(image_features):
+            raise ValueError(f"{len(image_features)} pictures for {used} rows with a picture's placeholder")
+
+        longest = max(len(row) for row in rows)
+        inputs_embeds = words.new_zeros(len(rows), longest, words.shape[-1])
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=words.device)
+        expanded = labels.new_full((len(rows), longest), IGNORE_INDEX)
+        for number, (embeds, targets) in enumerate(zip(rows, row_labels, strict=True)):
+            span = slice(longest - len(embeds), longest) if padding_side == "left" else slice(0, len(embeds))
+            inputs_embeds[number, span], mask[number, span], expanded[number, span] = embeds, True, targets
+        return inputs_embeds, mask, expanded
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+        images_aux: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and the loss if labels are given.
+
+        Args:
+            input_ids: [B, L]; IMAGE_TOKEN_INDEX is a picture's placeholder.
+            attention_mask: [B, L], nonzero on real tokens; padding on the right.
+            labels: [B, L], IGNORE_INDEX where nothing is learnt.
+            images, images_aux: the N pictures of the rows with a placeholder, see `encode_images`.
+            image_features: [N, 576, 2048], their encoding, if it is known already.
+
+        Returns:
+            logits [B, M, vocabulary] after expansion to M tokens; loss = mean cross-entropy over all supervised tokens
+            of the batch.
+        """
+        # While generating, Gemma's own forward sees embeddings first, then one new token at a time.
+        if inputs_embeds is not None or past_key_values is not None:
+            return super().forward(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        if image_features is None and images is not None:
+            image_features = self.encode_images(images, images_aux)
+        inputs_embeds, attention_mask, labels = self.expand_images(
+            input_ids, attention_mask, labels, image_features, padding_side="right"
+        )
+        if image_features is None and self.training:
+            # A batch of text alone still gives the adapter zero gradients: with none, Adam would skip its moments.
+            zero = sum(parameter.sum() for parameter in self.adapter_parameters().values()) * 0.0
+            inputs_embeds = inputs_embeds + zero.to(inputs_embeds.dtype)
+        hidden = self.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, **kwargs)[0]
+        logits = self.lm_head(hidden).float()
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        images: torch.Tensor | None = None,
+        images_aux: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Continue prompts, by GenerationMixin.
+
+        Args:
+            input_ids: [B, L]; IMAGE_TOKEN_INDEX is a picture's placeholder.
+            attention_mask: [B, L], nonzero on real tokens.
+            images, images_aux, image_features: as in `forward`.
+            kwargs: `transformers.GenerationConfig` fields such as `max_new_tokens`.
+
+        Returns:
+            The new tokens only, [B, T].
+        """
+        if image_features is None and images is not None:
+            image_features = self.encode_images(images, images_aux)
+        inputs_embeds, mask, _ = self.expand_images(
+            input_ids, attention_mask, None, image_features, padding_side="left"
+        )
+        return super().generate(inputs_embeds=inputs_embeds, attention_mask=mask.long(), **kwargs)

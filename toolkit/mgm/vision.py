@@ -1,0 +1,167 @@
+"""The eyes of MGM: a CLIP tower for the gist, a ConvNeXt tower for detail, and patch info mining between them.
+
+Shapes are given for MGM-2B: 336 px -> 24 x 24 CLIP patches, 768 px -> a 192 x 192 grid, 8 x 8 positions a patch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+MAX_DROP_PATH_RATE = 0.1
+CONVNEXT_NORM_EPS = 1e-6
+
+
+class CLIPTower(nn.Module):
+    """CLIP ViT; gives the patch tokens of a chosen hidden layer."""
+
+    def __init__(self, config: CLIPVisionConfig, select_layer: int):
+        super().__init__()
+        self.vision_tower = CLIPVisionModel(config)
+        self.select_layer = select_layer
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 3, 336, 336] -> [B, 576, 1024]; the class token is dropped, no final norm is applied."""
+        hidden_states = self.vision_tower(images, output_hidden_states=True).hidden_states
+        return hidden_states[self.select_layer][:, 1:]
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of [B, C, H, W]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise 7x7, LayerNorm, two-layer MLP, layer scale, residual (Liu et al., 2201.03545), with stochastic depth."""
+
+    def __init__(self, channels: int, drop_path_rate: float):
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.conv_dw = nn.Conv2d(channels, channels, kernel_size=7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=CONVNEXT_NORM_EPS)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(channels, 4 * channels), "fc2": nn.Linear(4 * channels, channels)})
+        self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
+
+    def forward(self, x: torch.Tensor, stochastic_depth: bool) -> torch.Tensor:
+        """[B, C, H, W] -> [B, C, H, W]; whole residual branches are dropped a sample at a time when asked."""
+        y = self.norm(self.conv_dw(x).permute(0, 2, 3, 1))  # [B, H, W, C]
+        y = self.gamma * self.mlp["fc2"](F.gelu(self.mlp["fc1"](y)))
+        if stochastic_depth and self.drop_path_rate:
+            keep = 1 - self.drop_path_rate
+            y = y * (y.new_empty(len(y), 1, 1, 1).bernoulli_(keep) / keep)
+        return x + y.permute(0, 3, 1, 2)
+
+
+class ConvNeXtStage(nn.Module):
+    """Blocks of one resolution; every stage but the first halves the grid before."""
+
+    def __init__(self, channels_in: int, channels: int, drop_path_rates: list[float]):
+        super().__init__()
+        self.downsample = (
+            nn.Identity()
+            if channels_in == channels
+            else nn.Sequential(
+                ChannelNorm(channels_in, eps=CONVNEXT_NORM_EPS), nn.Conv2d(channels_in, channels, 2, stride=2)
+            )
+        )
+        self.blocks = nn.ModuleList(ConvNeXtBlock(channels, rate) for rate in drop_path_rates)
+
+    def forward(self, x: torch.Tensor, stochastic_depth: bool) -> torch.Tensor:
+        """[B, C_in, H, W] -> [B, C, H/2, W/2] ([B, C, H, W] in the first stage)."""
+        x = self.downsample(x)
+        for block in self.blocks:
+            x = block(x, stochastic_depth)
+        return x
+
+
+class ConvNeXtTower(nn.Module):
+    """ConvNeXt whose stage maps are all brought to the first stage's grid and stacked.
+
+    Args:
+        dims: channels of each stage (192, 384, 768, 1536 in MGM-2B).
+        depths: blocks of each stage (3, 3, 27, 3).
+    """
+
+    def __init__(self, dims: list[int], depths: list[int]):
+        super().__init__()
+        self.stochastic_depth = True
+        rates = torch.linspace(0, MAX_DROP_PATH_RATE, sum(depths), device="cpu").split(depths)
+        self.vision_stem = nn.Sequential(
+            nn.Conv2d(3, dims[0], kernel_size=4, stride=4), ChannelNorm(dims[0], eps=CONVNEXT_NORM_EPS)
+        )
+        self.vision_stages = nn.ModuleList(
+            ConvNeXtStage(channels_in, channels, stage_rates.tolist())
+            for channels_in, channels, stage_rates in zip([dims[0], *dims], dims, rates, strict=False)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 3, 768, 768] -> [B, 2880, 192, 192].
+
+        In training the residual branches are dropped at random unless `stochastic_depth` is off: the tower is frozen,
+        yet the fixed training runs it so.
+        """
+        x = self.vision_stem(images)
+        maps = []
+        for stage in self.vision_stages:
+            x = stage(x, self.training and self.stochastic_depth)
+            maps.append(x)
+        grid = maps[0].shape[-2:]
+        resized = [F.interpolate(m.float(), size=grid, mode="bilinear", align_corners=False).to(m) for m in maps[1:]]
+        return torch.cat([maps[0], *resized], dim=1)
+
+
+def norm_linear(channels_in: int, channels: int) -> nn.Sequential:
+    """LayerNorm then Linear, the form of all three maps of patch info mining."""
+    return nn.Sequential(nn.LayerNorm(channels_in), nn.Linear(channels_in, channels))
+
+
+def mine_patch_info(
+    tokens: torch.Tensor, aux: torch.Tensor, query: nn.Sequential, key: nn.Sequential, value: nn.Sequential
+) -> torch.Tensor:
+    """Patch info mining (Mini-Gemini, 2403.18814, eq. 1): each CLIP token looks at its own positions of the aux map.
+
+    The maps are linear, so they commute with the attention sum: queries are taken into the key space of 2880 channels
+    (instead of 36,864 positions into the query space), and values are mapped after pooling. Biases on the key side add
+    the same number to all scores of a patch, which softmax ignores.
+
+    Args:
+        tokens: [B, 576, 1024] CLIP patch tokens, a square grid in row order.
+        aux: [B, 2880, 192, 192] stacked ConvNeXt maps; its side is a multiple of the token grid's.
+        query, key, value: `norm_linear` maps to 1024 channels.
+
+    Returns:
+        [B, 576, 1024], to be added to the tokens.
+    """
+    positions = _positions_by_patch(aux, math.isqrt(tokens.shape[1]))  # [B, 576, 64, 2880]
+    positions = F.layer_norm(positions, positions.shape[-1:], eps=key[0].eps)
+    queries = (query(tokens) @ key[1].weight) * key[0].weight  # [B, 576, 2880]
+    scores = torch.einsum("bpc,bpjc->bpj", queries, positions) / math.sqrt(tokens.shape[-1])  # [B, 576, 64]
+    # Their exact gradient is zero; an optimizer must see zeros, not a missing gradient.
+    scores = scores + 0.0 * (key[0].bias.sum() + key[1].bias.sum())
+    weights = torch.nan_to_num(scores).softmax(dim=-1)
+    pooled = torch.einsum("bpj,bpjc->bpc", weights, positions)  # [B, 576, 2880]
+    return value[1](pooled * value[0].weight + value[0].bias)
+
+
+def mine_patch_info_plainly(
+    tokens: torch.Tensor, aux: torch.Tensor, query: nn.Sequential, key: nn.Sequential, value: nn.Sequential
+) -> torch.Tensor:
+    """The same by the paper's formula, every position projected: what the fast form is tested against."""
+    positions = _positions_by_patch(aux, math.isqrt(tokens.shape[1]))
+    scores = torch.einsum("bpd,bpjd->bpj", query(tokens), key(positions)) / math.sqrt(tokens.shape[-1])
+    weights = torch.nan_to_num(scores).softmax(dim=-1)
+    return torch.einsum("bpj,bpjd->bpd", weights, value(positions))
+
+
+def _positions_by_patch(aux: torch.Tensor, grid: int) -> torch.Tensor:
+    """[B, C, grid * s, grid * s] -> [B, grid * grid, s * s, C]."""
+    batch, channels, height, _ = aux.shape
+    side = height // grid
+    patches = aux.view(batch, channels, grid, side, grid, side).permute(0, 2, 4, 3, 5, 1)
+    return patches.reshape(batch, grid * grid, side * side, channels)
