@@ -45,7 +45,7 @@ def encode_conversation(
             if IMAGE_TOKEN in answer:
                 raise RowFault("image_in_answer", f"the answer {answer[:60]!r} holds {IMAGE_TOKEN}")
             if IMAGE_TOKEN in question:
-                question = IMAGE_TOKEN + "\n" + question.replace(IMAGE_TOKEN, "").strip()
+                question = f"{IMAGE_TOKEN}\n{question.replace(IMAGE_TOKEN, '').strip()}".strip()
         if not answer:
             raise RowFault("empty_answer", f"no answer to {question[:60]!r}")
         for text in (question, answer):
