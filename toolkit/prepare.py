@@ -15,7 +15,7 @@ from toolkit.conversion import Original, load_originals, to_llava
 from toolkit.errors import OnError, RowFault, SkippedRow, UserError
 from toolkit.files import atomic_write, package_versions, sha256_of, write_json
 from toolkit.presets import load_preset
-from toolkit.rows import ImageRoots, parse_row, read_rows
+from toolkit.rows import ImageRoots, Line, id_of, parse_row, read_rows
 
 T = TypeVar("T")
 
@@ -37,27 +37,25 @@ def draw_rows(rows: Sequence[T], cap: int, seed: int) -> list[T]:
     return list(rows) if len(rows) <= cap else random.Random(seed).sample(rows, cap)
 
 
-def convert_row(values: dict[str, Any] | RowFault, originals: dict[str, Original], roots: ImageRoots) -> dict[str, Any]:
+def convert_row(line: Line, originals: dict[str, Original], roots: ImageRoots) -> dict[str, Any]:
     """The LLaVA-format sample of one line.
 
     Args:
-        values: the line's object, or the fault that kept it from being one.
+        line: as read.
         originals: `stage_1.json` by id.
         roots: where its picture must lie.
 
     Raises:
         RowFault: those of `parse_row`, `ImageRoots.resolve` and `to_llava`; `missing_image`.
     """
-    if isinstance(values, RowFault):
-        raise values
-    row = parse_row(values)
+    row = parse_row(line)
     if row.image and not (path := roots.resolve(row.image)).is_file():
         raise RowFault("missing_image", f"{path}: no such file")
     return to_llava(row, originals.get(str(row.id)))
 
 
 def convert_rows(
-    lines: list[tuple[int, dict[str, Any] | RowFault]],
+    lines: list[tuple[int, Line]],
     originals: dict[str, Original],
     roots: ImageRoots,
     file: Path,
@@ -69,17 +67,16 @@ def convert_rows(
         UserError: a faulty row under `stop`; no row left under `skip`.
     """
     samples, skipped = [], []
-    for number, values in lines:
+    for number, line in lines:
         try:
-            samples.append(convert_row(values, originals, roots))
+            samples.append(convert_row(line, originals, roots))
         except RowFault as fault:
-            identifier = "?" if isinstance(values, RowFault) else str(values.get("id"))
             if on_error == "stop":
                 raise UserError(
-                    f"{file}:{number} (id {identifier}): {fault}; mend the row or pass --on-error skip; "
+                    f"{file}:{number} (id {id_of(line)}): {fault}; mend the row or pass --on-error skip; "
                     "`python -m toolkit check` lists every fault"
                 ) from None
-            skipped.append(SkippedRow(identifier, f"{file}:{number}", fault.reason, fault.detail))
+            skipped.append(SkippedRow(id_of(line), f"{file}:{number}", fault.reason, fault.detail))
     if not samples:
         raise UserError(f"{file}: no row is left to train on ({len(skipped)} skipped)")
     return samples, skipped

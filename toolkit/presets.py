@@ -59,6 +59,7 @@ class Preset:
     run_name: str
     precision: Literal["bf16", "fp32"]
     needs_gpu: bool
+    download: str
     llm: Path
     vision_tower: Path
     vision_tower_aux: Path

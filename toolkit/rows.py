@@ -80,6 +80,10 @@ def caption_of(text: str) -> str:
     return caption
 
 
+# A line as read: its object, or the fault that kept it from being one.
+Line = dict[str, Any] | RowFault
+
+
 @dataclass(frozen=True)
 class Row:
     """One sound row: its id as the file types it, its picture's relative path if it has one, its caption."""
@@ -94,22 +98,29 @@ def is_synthetic(image: str) -> bool:
     return PurePosixPath(image).parts[:1] == (SYNTHETIC_FOLDER,)
 
 
-def parse_row(values: dict[str, Any]) -> Row:
+def id_of(line: Line) -> str:
+    """The id of a line as reports name it, `?` where none can be read."""
+    return "?" if isinstance(line, RowFault) else str(line.get("id", "?"))
+
+
+def parse_row(line: Line) -> Row:
     """Read a row's fields and hold them against the contract; other fields are left alone.
 
     Raises:
-        RowFault: `missing_id`, `bad_id`, `bad_text`, `bad_images`, `two_images` (one row, different pictures),
+        RowFault: the line's own `not_json`, `missing_id`, `bad_id`, `bad_text`, `bad_images`, `two_images` (one row, different pictures),
             `image_without_token`, `token_without_image`, `dialogue_in_caption` (two speakers in one text), and those of
             `caption_of`.
     """
-    identifier, text = values.get("id"), values.get("text")
+    if isinstance(line, RowFault):
+        raise line
+    identifier, text = line.get("id"), line.get("text")
     if identifier is None or identifier == "":
         raise RowFault("missing_id", "expected an 'id'")
     if type(identifier) not in (str, int):
         raise RowFault("bad_id", f"expected a string or a whole number, found {identifier!r}")
     if not isinstance(text, str):
         raise RowFault("bad_text", f"expected a string under 'text', found {text!r}")
-    image, token, caption = _image_of(values.get("images", [])), image_token_of(text), caption_of(text)
+    image, token, caption = _image_of(line.get("images", [])), image_token_of(text), caption_of(text)
     if image and not token:
         raise RowFault("image_without_token", f"{image} has no image token in the text {text[:60]!r}")
     if token and not image:
@@ -127,8 +138,8 @@ def _image_of(images: Any) -> str | None:
     return images[0] if images else None
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
-    """Yield (line number from 1, row) for every line that is not blank, `not_json` faults in the rows' place.
+def read_rows(path: Path) -> Iterator[tuple[int, Line]]:
+    """Yield (line number from 1, line) for every line that is not blank; `not_json` faults in the objects' place.
 
     Raises:
         UserError: the file is missing.
