@@ -52,6 +52,7 @@ class MGMConfig(GemmaConfig):
         image_size_aux: int = 768,
         mm_vision_select_layer: int = -2,
         tokenizer_model_max_length: int = 2048,
+        hidden_act: str = "gelu_pytorch_tanh",
         **kwargs: Any,
     ):
         self.vision_config = vision_config or dict(CLIP_LARGE_336)
@@ -59,10 +60,12 @@ class MGMConfig(GemmaConfig):
         self.image_size_aux = image_size_aux
         self.mm_vision_select_layer = mm_vision_select_layer
         self.tokenizer_model_max_length = tokenizer_model_max_length
-        # Gemma was trained with the tanh form; its first released config files say `gelu`, which means the exact form.
-        if kwargs.get("vocab_size", GEMMA_VOCABULARY) == GEMMA_VOCABULARY and kwargs.get("hidden_act") == "gelu":
-            kwargs["hidden_act"] = "gelu_pytorch_tanh"
         super().__init__(**kwargs)
+        # Gemma was trained with the tanh form, while its first config files say `gelu`. transformers 5 corrects the word
+        # in any Gemma, transformers 4 in none; here it is corrected where it was wrong: for Gemma's own vocabulary.
+        if hidden_act == "gelu" and self.vocab_size == GEMMA_VOCABULARY:
+            hidden_act = "gelu_pytorch_tanh"
+        self.hidden_act = hidden_act
 
 
 class MGMModel(GemmaModel):

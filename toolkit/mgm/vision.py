@@ -21,12 +21,14 @@ class CLIPTower(nn.Module):
 
     def __init__(self, config: CLIPVisionConfig, select_layer: int):
         super().__init__()
-        self.vision_tower = CLIPVisionModel(config)
+        clip = CLIPVisionModel(config)
+        # transformers 4 nests the tower under `vision_model`, as the checkpoints do; 5 does not.
+        self.vision_tower = nn.ModuleDict({"vision_model": getattr(clip, "vision_model", clip)})
         self.select_layer = select_layer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, 336, 336] -> [B, 576, 1024]; the class token is dropped, no final norm is applied."""
-        hidden_states = self.vision_tower(images, output_hidden_states=True).hidden_states
+        hidden_states = self.vision_tower["vision_model"](images, output_hidden_states=True).hidden_states
         return hidden_states[self.select_layer][:, 1:]
 
 
