@@ -1,6 +1,6 @@
 """What one row of `processed_data.jsonl` means: its tokens, its caption, where its image lies.
 
-    {"images": ["images/00237/002375592.jpg"], "text": "<image>\\na pink dress <|__dj__eoc|>", "id": "002375592"}
+{"images": ["images/00237/002375592.jpg"], "text": "<image>\\na pink dress <|__dj__eoc|>", "id": "002375592"}
 """
 
 from __future__ import annotations
