@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,8 +236,8 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: no such file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise UserError(f"{path}: not a readable state dict ({str(error).splitlines()[0]})") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+        raise UserError(f"{path}: not a plain state dict (read with weights_only; download it again)") from None
 
 
 def _clip_fields(config: dict) -> dict:

@@ -1,0 +1,145 @@
+"""The model's own promises: full-size names, batches, text alone, generation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+
+from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
+from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
+from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, norm_linear
+
+PICTURE = [2, 4, 9, IMAGE_TOKEN_INDEX, 30, 31]
+TEXT = [2, 4, 17, 18]
+
+
+def pad(rows: list[list[int]], side: str = "right") -> dict[str, torch.Tensor]:
+    longest = max(map(len, rows))
+    gaps = [[0] * (longest - len(row)) for row in rows]
+    if side == "right":
+        ids = [row + gap for row, gap in zip(rows, gaps, strict=True)]
+        mask = [[1] * len(row) + gap for row, gap in zip(rows, gaps, strict=True)]
+    else:
+        ids = [gap + row for row, gap in zip(rows, gaps, strict=True)]
+        mask = [gap + [1] * len(row) for row, gap in zip(rows, gaps, strict=True)]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+def pictures(count: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "images": torch.randn(count, 3, 24, 24, generator=generator),
+        "images_aux": torch.randn(count, 3, 48, 48, generator=generator),
+    }
+
+
+def test_full_size_has_the_published_names_and_shapes() -> None:
+    """MGM-2B on the meta device: no memory, every name."""
+    gemma_2b = {
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "vocab_size": 256000,
+        "hidden_act": "gelu",
+    }
+    with init_empty_weights(include_buffers=True):
+        model = MGMGemmaForCausalLM(MGMConfig(**gemma_2b))
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    clip, aux = "model.vision_tower.vision_tower.vision_model", "model.vision_tower_aux"
+    expected = {
+        "model.embed_tokens.weight": [256000, 2048],
+        "lm_head.weight": [256000, 2048],
+        "model.layers.17.mlp.gate_proj.weight": [16384, 2048],
+        "model.layers.17.self_attn.q_proj.weight": [2048, 2048],
+        "model.layers.17.self_attn.k_proj.weight": [256, 2048],
+        f"{clip}.embeddings.position_embedding.weight": [577, 1024],
+        f"{clip}.encoder.layers.23.mlp.fc1.weight": [4096, 1024],
+        f"{clip}.pre_layrnorm.bias": [1024],
+        f"{aux}.vision_stem.0.weight": [192, 3, 4, 4],
+        f"{aux}.vision_stages.2.blocks.26.conv_dw.weight": [768, 1, 7, 7],
+        f"{aux}.vision_stages.3.downsample.1.weight": [1536, 768, 2, 2],
+        f"{aux}.vision_stages.3.blocks.2.gamma": [1536],
+        "model.mm_projector.0.weight": [2048, 1024],
+        "model.mm_projector.2.weight": [2048, 2048],
+        "model.vlm_uni_query_projector.1.weight": [1024, 1024],
+        "model.vlm_uni_aux_projector.1.weight": [1024, 2880],
+        "model.vlm_uni_val_projector.0.weight": [2880],
+    }
+    assert {name: shapes.get(name) for name in expected} == expected
+    # 18 layers of 9 tensors, 3 embeddings and norms; 24 CLIP layers of 16, 7 others; 36 blocks of 9, stem and
+    # downsamplings 4 each; 16 of the adapter.
+    assert len(shapes) == (18 * 9 + 3) + (24 * 16 + 7) + (36 * 9 + 4 * 4) + 16
+    assert len(model.adapter_parameters()) == 16
+    assert model.image_tokens == 576
+    assert model.config.hidden_act == "gelu_pytorch_tanh"
+
+
+def test_reassociated_mining_equals_the_plain_form() -> None:
+    torch.manual_seed(0)
+    maps = [norm_linear(8, 8), norm_linear(20, 8), norm_linear(20, 8)]
+    for module in maps:  # norms with weights and biases of their own, else half the algebra is not tried
+        torch.nn.init.normal_(module[0].weight, 1, 0.3)
+        torch.nn.init.normal_(module[0].bias, 0, 0.3)
+    tokens, aux = torch.randn(2, 9, 8), torch.randn(2, 20, 12, 12)
+    results = {}
+    for form in (mine_patch_info, mine_patch_info_plainly):
+        for module in maps:
+            module.zero_grad()
+        mined = form(tokens, aux, *maps)
+        mined.square().sum().backward()
+        results[form.__name__] = [mined.detach()] + [p.grad.clone() for module in maps for p in module.parameters()]
+    for fast, plain in zip(*results.values(), strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_does_not_depend_on_its_batch(model: MGMGemmaForCausalLM) -> None:
+    rows, both = [PICTURE, TEXT, [*PICTURE, 40, 41]], pictures(2)
+    together = model(**pad(rows), **both).logits
+    second = {name: tensor[1:] for name, tensor in both.items()}
+    for number, (row, own) in enumerate([(rows[1], {}), (rows[2], second)], 1):
+        alone = model(**pad([row]), **own).logits[0]
+        torch.testing.assert_close(together[number, : len(alone)], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_and_placeholders_must_match(model: MGMGemmaForCausalLM) -> None:
+    with pytest.raises(ValueError, match="2 pictures for 1 rows"):
+        model(**pad([PICTURE, TEXT]), **pictures(2))
+
+
+def test_samples_are_cut_after_expansion(model: MGMGemmaForCausalLM) -> None:
+    model.config.tokenizer_model_max_length = 10
+    assert model(**pad([PICTURE]), **pictures(1)).logits.shape[1] == 10
+
+
+def test_text_alone_gives_the_adapter_zero_gradients(model: MGMGemmaForCausalLM) -> None:
+    model.train()
+    model.set_trainable("finetune")
+    batch = pad([TEXT])
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    for name, parameter in model.adapter_parameters().items():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+    assert all(p.grad is None for p in model.model.vision_tower.parameters())
+
+
+def test_batched_generation_equals_one_at_a_time(model: MGMGemmaForCausalLM) -> None:
+    rows, both = [PICTURE, [*TEXT, 50, 51, 52], [*PICTURE, 40, 41]], pictures(2)
+    together = model.generate(**pad(rows, side="left"), **both, max_new_tokens=6, do_sample=False, eos_token_id=None)
+    own_pictures = [0, None, 1]
+    for number, (row, picture) in enumerate(zip(rows, own_pictures, strict=True)):
+        own = {} if picture is None else {n: t[picture : picture + 1] for n, t in both.items()}
+        alone = model.generate(**pad([row]), **own, max_new_tokens=6, do_sample=False, eos_token_id=None)
+        assert alone[0].tolist() == together[number].tolist()
+
+
+def test_generation_is_greedy_by_forward(model: MGMGemmaForCausalLM) -> None:
+    """The cache changes nothing: each new token is the argmax of a plain forward over all before it."""
+    row, own = list(PICTURE), pictures(1)
+    new = model.generate(**pad([row]), **own, max_new_tokens=4, do_sample=False, eos_token_id=None)[0].tolist()
+    for token in new:
+        assert model(**pad([row]), **own).logits[0, -1].argmax().item() == token
+        row.append(token)
