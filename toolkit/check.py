@@ -224,7 +224,7 @@ def _lines(report: Report, preset: Preset) -> list[str]:
     lines = [
         f"  image token  {', '.join(tokens) or 'none'}",
         f"  pictures     {counts['pictures']:,} different ones, {counts['synthetic']:,} rows with a synthetic one",
-        f"  questions    {counts['question restored']:,} restored by id, {counts['question by rule']:,} by caption rule",
+        f"  questions    {counts['question restored']:,} restored, {counts['question by rule']:,} by the caption rule",
         f"  repeats      {counts['exact repeats']:,} exact repeats, "
         f"{counts['further rows of an id']:,} further rows of an id (allowed)",
         f"  cap          {capped}",

@@ -1,7 +1,7 @@
 """Rows of `processed_data.jsonl` become LLaVA-format samples: each caption gets a question in front of it.
 
-{"id": "002375592", "image": "images/00237/002375592.jpg", "conversations": [
-    {"from": "human", "value": "<image>\\nDescribe the image concisely."}, {"from": "gpt", "value": "a pink dress"}]}
+{"id": "002375592", "image": "images/00237/002375592.jpg",
+ "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "a pink dress"}]}
 """
 
 from __future__ import annotations

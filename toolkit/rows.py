@@ -107,9 +107,9 @@ def parse_row(line: Line) -> Row:
     """Read a row's fields and hold them against the contract; other fields are left alone.
 
     Raises:
-        RowFault: the line's own `not_json`, `missing_id`, `bad_id`, `bad_text`, `bad_images`, `two_images` (one row, different pictures),
-            `image_without_token`, `token_without_image`, `dialogue_in_caption` (two speakers in one text), and those of
-            `caption_of`.
+        RowFault: the line's own `not_json`, `missing_id`, `bad_id`, `bad_text`, `bad_images`, `two_images` (one row,
+            different pictures), `image_without_token`, `token_without_image`, `dialogue_in_caption` (two speakers in
+            one text), and those of `caption_of`.
     """
     if isinstance(line, RowFault):
         raise line
