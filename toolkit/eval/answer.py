@@ -1,0 +1,216 @@
+"""`python -m toolkit eval` answers a benchmark with a trained MGM; `ask` answers one question.
+
+The answers folder, DIR in `--out DIR`:
+
+    answers.jsonl          one line a question, in the benchmark's order, with the reference's fields
+    answers_upload.xlsx    MMBench only: what its server takes
+    run.json               what was answered by which weights
+    .answers-*.jsonl       answers so far, while a run is not finished; the next run goes on from them
+
+A part of the questions (`--chunk K --chunks N`) leaves its answers so far; the run without these options gathers them,
+answers what is missing, and writes the rest. Answers of other weights, questions or settings are never taken over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import UserError
+from toolkit.eval import mmbench, textvqa
+from toolkit.eval.questions import Question, answer_line
+from toolkit.files import package_versions, read_json, read_jsonl, sha256_of, write_json, write_jsonl
+from toolkit.presets import load_preset
+
+BENCHMARKS = ("textvqa", "mmbench")
+ANSWERS = "answers.jsonl"
+UPLOAD = "answers_upload.xlsx"
+DEFAULT_BATCH = 16
+DEFAULT_ANSWER_TOKENS = 128
+SECONDS_BETWEEN_REPORTS = 10
+# Files of a model folder that decide its answers.
+MODEL_FILES = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer*")
+
+
+def eval_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m toolkit eval`."""
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file: names the benchmark's files")
+    parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
+    parser.add_argument(
+        "--batch", type=_positive, default=DEFAULT_BATCH, help="questions answered at a time (%(default)s)"
+    )
+    parser.add_argument("--chunk", type=int, default=0, help="answer only this part of the questions, from 0")
+    parser.add_argument("--chunks", type=_positive, default=1, help="of this many parts")
+    parser.add_argument("--language", choices=mmbench.INSTRUCTIONS, default="en", help="of MMBench's instruction")
+
+
+def ask_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m toolkit ask`."""
+    parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
+    parser.add_argument("--image", type=Path, required=True, help="picture file")
+    parser.add_argument(
+        "--max-new-tokens", type=_positive, default=DEFAULT_ANSWER_TOKENS, help="longest answer (%(default)s)"
+    )
+    parser.add_argument("question")
+
+
+def ask_command(args: argparse.Namespace) -> None:
+    """Print the model's answer to one question about one picture."""
+    from toolkit.eval.inference import Answerer
+
+    answerer = Answerer(args.model, full_precision=False)
+    question = Question("asked", args.image, args.question)
+    for answers in answerer.answers([question], batch=1, max_new_tokens=args.max_new_tokens):
+        print(answers[0])
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is answered by which weights: equal jobs have equal answers."""
+
+    questions: list[Question]
+    inputs: dict[str, str]  # file -> sha256
+    configuration: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        identity = json.dumps([sorted(self.inputs.values()), self.configuration], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def eval_command(args: argparse.Namespace) -> None:
+    """Answer a benchmark, or one chunk of it; go on where an earlier run stopped."""
+    if not 0 <= args.chunk < args.chunks:
+        raise UserError(f"--chunk {args.chunk}: expected 0 to {args.chunks - 1}, as --chunks is {args.chunks}")
+    preset = load_preset(args.preset)
+    settings = {"textvqa": preset.textvqa, "mmbench": preset.mmbench}[args.benchmark]
+    configuration = {
+        "benchmark": args.benchmark,
+        "max_new_tokens": settings.max_new_tokens,
+        "full_precision": preset.precision == "fp32",
+    }
+    table = []
+    if args.benchmark == "textvqa":
+        questions = textvqa.read_questions(settings.questions, settings.images)
+    else:
+        configuration["language"] = args.language
+        table = mmbench.read_table(settings.questions)
+        mmbench.upload_columns(table)  # refuse before answering, not after
+        questions = mmbench.questions_of(table, args.language)
+    inputs = {str(settings.questions): sha256_of(settings.questions), **_model_hashes(args.model)}
+    job = _Job(questions, inputs, configuration)
+
+    if _is_finished(args.out, job):
+        print(f"{args.benchmark}: all {len(questions)} questions are answered already, see {args.out / ANSWERS}")
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    answers = _answers_so_far(args.out, job)
+    size = math.ceil(len(questions) / args.chunks)
+    chunk = questions[args.chunk * size : (args.chunk + 1) * size]
+    # One answer serves questions that are equal in id and text: TextVQA's id is the picture's.
+    missing = list({_key(question): question for question in chunk if _key(question) not in answers}.values())
+    if missing:
+        answers |= _answer(job, missing, args)
+    if args.chunks > 1:
+        print(f"{args.benchmark}: chunk {args.chunk} of {args.chunks} is answered ({len(chunk)} questions)")
+        return
+
+    lines = [answer_line(question, answers[_key(question)], args.model.resolve().name) for question in questions]
+    if table:
+        mmbench.write_upload(table, {line["question_id"]: line["text"] for line in lines}, args.out / UPLOAD)
+    write_jsonl(args.out / ANSWERS, lines)
+    record = {
+        "command": f"eval {args.benchmark}",
+        "inputs": job.inputs,
+        "configuration": job.configuration,
+        "batch": args.batch,
+        "versions": package_versions(),
+        "counts": {
+            "questions": len(questions),
+            "pictures": len({question.image for question in questions}),
+            "answered_in_this_run": len(missing),
+            "empty_answers": sum(not line["text"] for line in lines),
+        },
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(args.out / "run.json", record)
+    for path in args.out.glob(".answers-*.jsonl"):
+        path.unlink()
+    print(f"{args.benchmark}: {len(questions)} questions answered, see {args.out / ANSWERS}")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return number
+
+
+def _key(question: Question) -> str:
+    return json.dumps([question.question_id, question.prompt])
+
+
+def _model_hashes(folder: Path) -> dict[str, str]:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; --model expects the folder of a finetuned or published MGM")
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    return {str(path): sha256_of(path) for path in files}
+
+
+def _is_finished(out: Path, job: _Job) -> bool:
+    if not ((out / "run.json").is_file() and (out / ANSWERS).is_file()):
+        return False
+    record = read_json(out / "run.json")
+    if _Job(job.questions, record.get("inputs", {}), record.get("configuration", {})).fingerprint != job.fingerprint:
+        return False
+    return [line["question_id"] for _, line in read_jsonl(out / ANSWERS)] == [q.question_id for q in job.questions]
+
+
+def _answers_so_far(out: Path, job: _Job) -> dict[str, str]:
+    """Answers that unfinished runs of the same job left behind, by `_key`."""
+    answers = {}
+    for path in out.glob(f".answers-{job.fingerprint}-*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):  # a run that was killed may leave half a line
+                answers |= json.loads(line)
+    return answers
+
+
+def _answer(job: _Job, questions: list[Question], args: argparse.Namespace) -> dict[str, str]:
+    """Answer questions, keeping each batch's answers on disk at once."""
+    from toolkit.eval.inference import Answerer
+
+    answerer = Answerer(args.model, job.configuration["full_precision"])
+    label = args.benchmark if args.chunks == 1 else f"{args.benchmark} {args.chunk + 1}/{args.chunks}"
+    found: dict[str, str] = {}
+    started = reported = time.monotonic()
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=args.out, prefix=f".answers-{job.fingerprint}-", suffix=".jsonl", delete=False
+    ) as file:
+        for answers in answerer.answers(questions, args.batch, job.configuration["max_new_tokens"]):
+            batch = {_key(questions[place]): text for place, text in answers.items()}
+            file.write(json.dumps(batch) + "\n")
+            file.flush()
+            found |= batch
+            now = time.monotonic()
+            if now - reported > SECONDS_BETWEEN_REPORTS or len(found) == len(questions):
+                reported = now
+                rate = len(found) / (now - started)
+                print(
+                    f"{label}: {len(found)} of {len(questions)} answered, {rate:.1f} a second,"
+                    f" {(len(questions) - len(found)) / rate:.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    return found

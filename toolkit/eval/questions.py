@@ -1,0 +1,52 @@
+"""One evaluation question, and the line its answer becomes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one picture.
+
+    Args:
+        question_id: as the benchmark gives it; TextVQA's is the picture's, so several questions may share it.
+        image: path of the picture, or its encoded bytes. Equal values are one picture.
+        prompt: the question as the answer line stores it.
+        instruction: what the model reads after the prompt, without being stored ("" for TextVQA).
+        columns: the benchmark's own fields of the answer line, placed by `answer_line`.
+    """
+
+    question_id: str | int
+    image: Path | bytes
+    prompt: str
+    instruction: str = ""
+    columns: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def text(self) -> str:
+        """What the model reads after the picture."""
+        return self.prompt + self.instruction
+
+
+def answer_line(question: Question, answer: str, model_id: str) -> dict[str, Any]:
+    """The jsonl object of one answer, with the reference's fields in its order.
+
+    `answer_id` is random in the reference; here it is derived from the line, so that equal runs give equal files.
+    """
+    identity = "\0".join((model_id, str(question.question_id), question.prompt, answer))
+    columns = dict(question.columns)
+    round_id = {"round_id": columns.pop("round_id")} if "round_id" in columns else {}
+    return {
+        "question_id": question.question_id,
+        **round_id,
+        "prompt": question.prompt,
+        "text": answer,
+        **columns,
+        "answer_id": hashlib.sha256(identity.encode()).hexdigest()[:22],
+        "model_id": model_id,
+        "metadata": {},
+    }
