@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Lint and the whole test suite; further words go to pytest, such as: bash run_tests.sh tests/mgm -k generate
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x .venv/bin/python ]]; then
+    source .venv/bin/activate
+fi
+# Two cores: more threads a process would only wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
+ruff check .
+python -m pytest --durations=10 "$@"

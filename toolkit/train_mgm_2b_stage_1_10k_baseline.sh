@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The 10k baseline: pre-train, finetune and evaluate MGM-2B on one GPU.
+# Run inside toolkit/. Every line of the editable part can also be set from the environment.
+set -euo pipefail
+
+############################################################################
+########################### Editable Part Begins ###########################
+############################################################################
+# name of the experiment; names the output folders
+EXP_NAME=${EXP_NAME:-default}
+# pre-training file and the folder its image paths start from: absolute, or relative to toolkit/
+PRETRAIN_DATASET=${PRETRAIN_DATASET:-../output/processed_data/processed_data.jsonl}
+PRETRAIN_DATASET_IMAGE_PATH=${PRETRAIN_DATASET_IMAGE_PATH:-../input/pretrain_stage_1_10k}
+
+# pre-training: batch size x accumulation x GPUs must be 256
+PRETRAIN_BATCH_SIZE_PER_GPU=${PRETRAIN_BATCH_SIZE_PER_GPU:-4}
+PRETRAIN_GRADIENT_ACCUMULATION_STEPS=${PRETRAIN_GRADIENT_ACCUMULATION_STEPS:-64}
+PRETRAIN_DATALOADER_NUM_WORKERS=${PRETRAIN_DATALOADER_NUM_WORKERS:-4}
+# finetuning: batch size x accumulation x GPUs must be 128
+FINETUNE_BATCH_SIZE_PER_GPU=${FINETUNE_BATCH_SIZE_PER_GPU:-4}
+FINETUNE_GRADIENT_ACCUMULATION_STEPS=${FINETUNE_GRADIENT_ACCUMULATION_STEPS:-32}
+FINETUNE_DATALOADER_NUM_WORKERS=${FINETUNE_DATALOADER_NUM_WORKERS:-4}
+
+# logging and checkpoints, in optimizer steps; how many checkpoints are kept
+LOGGING_STEP=${LOGGING_STEP:-1}
+CKPT_SAVE_STEPS=${CKPT_SAVE_STEPS:-100}
+TOTAL_SAVE_CKPT_LIMIT=${TOTAL_SAVE_CKPT_LIMIT:-1}
+
+# inference: indices of the GPUs that share the questions
+INFER_CUDA_IDX=${INFER_CUDA_IDX:-0}
+############################################################################
+############################ Editable Part Ends ############################
+############################################################################
+
+PRESET=10k
+TRAIN_SCRIPT=$(realpath "${BASH_SOURCE[0]}")
+cd "$(dirname "$TRAIN_SCRIPT")"
+source training/fixed_part.sh
