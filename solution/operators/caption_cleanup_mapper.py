@@ -1,0 +1,63 @@
+"""Take web left-overs out of captions: mark-up, links, file names, agency boiler-plate."""
+
+import html
+import re
+import unicodedata
+
+from data_juicer.ops.base_op import OPERATORS, Mapper
+
+from .captions import caption_of, with_caption
+from .rows import FAILURE, Batch, add_texts
+
+# Each is removed wherever it stands; phrases were read off web captions, not off one data set.
+_LEFT_OVERS = (
+    r"<[a-z/][^<>]{0,80}>",
+    r"\b(?:https?://|www\.)\S+",
+    r"\b\S+@\S+\.[a-z]{2,}\b",
+    r"\b[\w-]+\.(?:jpe?g|png|gif|webp|bmp|tiff?)\b",
+    r"\b(?:img|dsc|image|photo)[_-]?\d{3,}\b",
+    r"\b(?:royalty[- ]free|rights[- ]managed)(?: (?:stock )?(?:photos?|images?|pictures?|vectors?|illustrations?))?\b",
+    r"\bstock (?:photos?|images?|pictures?|vectors?|illustrations?|photography)\b",
+    r"\b(?:click|tap) (?:here|on the image|to (?:enlarge|zoom|view|see)\b[\w ]{0,20})",
+    r"\bfree shipping\b[\w ]{0,20}",
+    r"\b(?:all rights reserved|copyright \d{4}|(?:buy|shop|order) (?:it |this )?(?:now|online|today))\b",
+    r"\b(?:hd )?wallpapers? (?:free )?download\b",
+    r"\bfree download\b",
+    r"(?:©|\(c\)) ?\d{0,4}",
+)
+
+
+@OPERATORS.register_module("caption_cleanup_mapper")
+class CaptionCleanupMapper(Mapper):
+    """Unicode and white space in one form, mark-up and boiler-plate out; the tokens around the caption stay as they are."""
+
+    _batched_op = True
+
+    def __init__(self, remove: list[str] | None = None, *args, **kwargs) -> None:
+        """Clean every caption.
+
+        :param remove: more regular expressions (case does not count) to take out of captions
+        """
+        super().__init__(*args, **kwargs)
+        self.left_overs = re.compile("|".join(f"(?:{pattern})" for pattern in (*_LEFT_OVERS, *(remove or ()))), re.I)
+
+    def process_batched(self, samples: Batch) -> Batch:
+        """Clean the captions in place."""
+        texts = samples[self.text_key]
+        failures = [""] * len(texts)
+        for row, text in enumerate(texts):
+            try:
+                texts[row] = with_caption(text, self.clean(caption_of(text)))
+            except ValueError as error:
+                failures[row] = str(error)
+        add_texts(samples, FAILURE, failures)
+        return samples
+
+    def clean(self, caption: str) -> str:
+        """The caption without left-overs, possibly empty; a clean one comes back unchanged."""
+        plain = " ".join(unicodedata.normalize("NFKC", html.unescape(caption)).split())
+        rest = self.left_overs.sub(" ", plain)
+        if rest == plain:
+            return plain
+        # What a removed phrase leaves behind: doubled spaces, a space before a comma, loose separators at the ends.
+        return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(rest.split())).strip(" |-–—:;,/_*#~")

@@ -1,0 +1,32 @@
+"""Keep rows by the number of words of their caption."""
+
+from data_juicer.ops.base_op import OPERATORS
+from pydantic import NonNegativeInt
+
+from .caption_statistics import CaptionStatisticFilter
+
+
+@OPERATORS.register_module("caption_words_filter")
+class CaptionWordsFilter(CaptionStatisticFilter):
+    """Words are what white space separates; the image and end tokens are not counted."""
+
+    stat = "caption_words"
+
+    def __init__(self, min_num: NonNegativeInt = 3, max_num: NonNegativeInt = 40, *args, **kwargs) -> None:
+        """Keep captions of min_num to max_num words.
+
+        :param min_num: fewest words to keep
+        :param max_num: most words to keep
+        """
+        super().__init__(*args, **kwargs)
+        self.min_num = min_num
+        self.max_num = max_num
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """min_num and max_num."""
+        return self.min_num, self.max_num
+
+    def measure(self, caption: str) -> int:
+        """The number of words."""
+        return len(caption.split())

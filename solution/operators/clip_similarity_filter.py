@@ -1,0 +1,59 @@
+"""Keep rows whose caption fits its picture, by CLIP similarity, in batches."""
+
+from typing import Annotated
+
+from data_juicer.ops.base_op import OPERATORS, Filter
+from data_juicer.utils.constant import Fields
+from pydantic import Field, PositiveInt
+
+from .captions import caption_of
+from .clip import ClipScorer
+from .rows import FAILURE, Batch, add_texts
+
+
+@OPERATORS.register_module("clip_similarity_filter")
+class ClipSimilarityFilter(Filter):
+    """Same scores as Data-Juicer's image_text_similarity_filter, computed in batches and without gradients.
+
+    A row whose picture cannot be read fails alone, with its reason; its neighbours in the batch are scored.
+    """
+
+    _accelerator = "cuda"
+    _batched_op = True
+
+    def __init__(
+        self,
+        hf_clip: str = "openai/clip-vit-base-patch32",
+        min_score: Annotated[float, Field(ge=-1, le=1)] = 0.2,
+        max_score: Annotated[float, Field(ge=-1, le=1)] = 1.0,
+        model_batch: PositiveInt = 32,
+        *args,
+        **kwargs,
+    ) -> None:
+        """Keep rows with min_score <= similarity <= max_score.
+
+        :param hf_clip: folder (or hub name) of a CLIPModel with its processor
+        :param min_score: lowest similarity to keep, -1 to 1
+        :param max_score: highest similarity to keep, -1 to 1
+        :param model_batch: rows in one forward pass
+        """
+        super().__init__(*args, **kwargs)
+        self.min_score = min_score
+        self.max_score = max_score
+        self.scorer = ClipScorer(hf_clip, model_batch, self.use_cuda())
+
+    def compute_stats_batched(self, samples: Batch, rank: int | None = None) -> Batch:
+        """Write `clip_similarity` (a float; NaN for a failed row) to each row's stats."""
+        captions = [caption_of(text) for text in samples[self.text_key]]
+        scores, failures = self.scorer.score(samples[self.image_key], captions, rank)
+        for stats, score in zip(samples[Fields.stats], scores, strict=True):
+            stats["clip_similarity"] = score
+        add_texts(samples, FAILURE, failures)
+        return samples
+
+    def process_batched(self, samples: Batch) -> list[bool]:
+        """One True (keep) or False a row."""
+        return [
+            self.get_keep_boolean(stats["clip_similarity"], self.min_score, self.max_score)
+            for stats in samples[Fields.stats]
+        ]

@@ -1,0 +1,101 @@
+"""Give poorly matching pairs a new caption, and keep it only where it fits the picture better."""
+
+import math
+from pathlib import PurePath
+from typing import Annotated
+
+from data_juicer.ops.base_op import OPERATORS, Mapper
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from .captioner import Captioner
+from .captions import caption_of, with_caption
+from .clip import ClipScorer
+from .pictures import open_picture
+from .rows import FAILURE, NOTE, Batch, add_texts, count_rows
+
+
+@OPERATORS.register_module("conditional_recaption_mapper")
+class ConditionalRecaptionMapper(Mapper):
+    """Recaption the rows whose CLIP similarity lies in [min_score, below); better new captions replace the old ones."""
+
+    _accelerator = "cuda"
+    _batched_op = True
+
+    def __init__(
+        self,
+        hf_clip: str = "openai/clip-vit-base-patch32",
+        hf_captioner: str = "Salesforce/blip2-opt-2.7b",
+        min_score: Annotated[float, Field(ge=-1, le=1)] = -1.0,
+        below: Annotated[float, Field(ge=-1, le=1)] = 0.28,
+        min_gain: NonNegativeFloat = 0.0,
+        min_words: PositiveInt = 2,
+        max_words: PositiveInt = 30,
+        prompt: str = "",
+        max_new_tokens: PositiveInt = 30,
+        temperature: NonNegativeFloat = 0.0,
+        seed: int = 0,
+        model_batch: PositiveInt = 16,
+        *args,
+        **kwargs,
+    ) -> None:
+        """Keep a new caption where it scores more than min_gain above the old one.
+
+        :param hf_clip: folder (or hub name) of a CLIPModel with its processor: the judge
+        :param hf_captioner: folder (or hub name) of an image-to-text model with its processor
+        :param min_score: rows under this similarity are left alone
+        :param below: rows at or above this similarity are left alone
+        :param min_gain: how much better (similarity) the new caption must be
+        :param min_words: a new caption with fewer words is not used
+        :param max_words: a new caption with more words is not used
+        :param prompt: text the captioner continues; empty for none
+        :param max_new_tokens: longest new caption, in the captioner's tokens
+        :param temperature: 0 takes the likeliest caption, above 0 draws one (same row and seed, same caption)
+        :param seed: moves the drawn captions
+        :param model_batch: pictures in one forward pass
+        """
+        super().__init__(*args, **kwargs)
+        if min_score >= below:
+            raise ValueError(f"min_score {min_score} must be smaller than below {below}")
+        self.min_score = min_score
+        self.below = below
+        self.min_gain = min_gain
+        self.min_words = min_words
+        self.max_words = max_words
+        self.scorer = ClipScorer(hf_clip, model_batch, self.use_cuda())
+        self.captioner = Captioner(
+            hf_captioner, prompt, max_new_tokens, temperature, seed, model_batch, self.use_cuda()
+        )
+
+    def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
+        """Replace captions in place; a row with several pictures is left alone, one with an unreadable picture fails."""
+        texts, images = samples[self.text_key], samples[self.image_key]
+        captions = [caption_of(text) for text in texts]
+        scores, failures = self.scorer.score(images, captions, rank)
+        add_texts(samples, FAILURE, failures)
+        notes = [""] * count_rows(samples)
+        poor = [
+            row
+            for row, score in enumerate(scores)
+            if not math.isnan(score) and self.min_score <= score < self.below and len(images[row]) == 1
+        ]
+        new_captions = self._new_captions(samples, poor, rank)
+        new_scores, _ = self.scorer.score([images[row] for row in new_captions], list(new_captions.values()), rank)
+        for (row, caption), score in zip(new_captions.items(), new_scores, strict=True):
+            if score > scores[row] + self.min_gain:
+                texts[row] = with_caption(texts[row], caption)
+                notes[row] = f"new caption fits better: {score:.4f} instead of {scores[row]:.4f}"
+        add_texts(samples, NOTE, notes)
+        return samples
+
+    def _new_captions(self, samples: Batch, poor: list[int], rank: int | None) -> dict[int, str]:
+        """Row -> usable new caption, for the rows ``poor``; pictures are held one forward pass at a time."""
+        usable = {}
+        images, ids = samples[self.image_key], samples.get("id")
+        for start in range(0, len(poor), self.captioner.model_batch):
+            rows = poor[start : start + self.captioner.model_batch]
+            keys = [f"{ids[row] if ids else ''}/{PurePath(images[row][0]).name}" for row in rows]
+            pictures = [open_picture(images[row][0]) for row in rows]
+            for row, caption in zip(rows, self.captioner.caption(pictures, keys, rank), strict=True):
+                if self.min_words <= len(caption.split()) <= self.max_words:
+                    usable[row] = caption
+        return usable

@@ -1,0 +1,64 @@
+"""Keep rows whose picture is in focus."""
+
+import math
+import sys
+
+import numpy as np
+from data_juicer.ops.base_op import OPERATORS, Filter
+from data_juicer.utils.constant import Fields
+from PIL import Image
+from pydantic import NonNegativeFloat
+
+from .pictures import BadPicture, open_row_pictures
+from .rows import FAILURE, Batch, add_texts
+
+
+def sharpness(picture: Image.Image, longest: int = 512) -> float:
+    """Variance of the Laplacian of the grey picture (grey values 0 to 255), larger pictures reduced to `longest` px first."""
+    grey = picture.convert("L")
+    grey.thumbnail((longest, longest))
+    pixels = np.asarray(grey, dtype=np.float32)
+    if min(pixels.shape) < 3:
+        return 0.0
+    centre = pixels[1:-1, 1:-1]
+    around = pixels[:-2, 1:-1] + pixels[2:, 1:-1] + pixels[1:-1, :-2] + pixels[1:-1, 2:]
+    return float((around - 4 * centre).var())
+
+
+@OPERATORS.register_module("picture_sharpness_filter")
+class PictureSharpnessFilter(Filter):
+    """A blurred picture has a small second derivative everywhere; of a row's pictures the least sharp one counts."""
+
+    _batched_op = True
+
+    def __init__(
+        self, min_sharpness: NonNegativeFloat = 50.0, max_sharpness: NonNegativeFloat = sys.float_info.max, *args, **kwargs
+    ) -> None:
+        """Keep pictures with min_sharpness <= sharpness <= max_sharpness.
+
+        :param min_sharpness: lowest variance of the Laplacian to keep (photos: about 100 is soft, above 500 crisp)
+        :param max_sharpness: highest variance to keep (noise has a very high one)
+        """
+        super().__init__(*args, **kwargs)
+        self.min_sharpness = min_sharpness
+        self.max_sharpness = max_sharpness
+
+    def compute_stats_batched(self, samples: Batch) -> Batch:
+        """Write `picture_sharpness` (NaN for a failed row) to each row's stats."""
+        failures = []
+        for stats, paths in zip(samples[Fields.stats], samples[self.image_key], strict=True):
+            try:
+                stats["picture_sharpness"] = min(map(sharpness, open_row_pictures(paths)))
+                failures.append("")
+            except BadPicture as bad:
+                stats["picture_sharpness"] = math.nan
+                failures.append(str(bad))
+        add_texts(samples, FAILURE, failures)
+        return samples
+
+    def process_batched(self, samples: Batch) -> list[bool]:
+        """One True (keep) or False a row."""
+        return [
+            self.get_keep_boolean(stats["picture_sharpness"], self.min_sharpness, self.max_sharpness)
+            for stats in samples[Fields.stats]
+        ]

@@ -1,0 +1,26 @@
+"""What our operators share on a batch of rows: how a row fails, and how notes reach the audit.
+
+A batch is Data-Juicer's dict of columns. Two text columns travel with the rows, and `process.py` turns them into audit
+lines: FAILURE (why this row cannot be judged; empty for a good row) and NOTE (what an operator did to a row it kept).
+Data-set-wide operators (de-duplication, selection) keep `dropped_because` instead: position in their input -> reason.
+A reason reads "what happened: details of this row"; the funnel counts rows by the part before the colon.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+FAILURE = "__failure__"
+NOTE = "__note__"
+
+Batch = dict[str, list[Any]]
+
+
+def count_rows(batch: Batch) -> int:
+    """The number of rows of a batch."""
+    return len(next(iter(batch.values())))
+
+
+def add_texts(batch: Batch, column: str, texts: Sequence[str]) -> None:
+    """Write one text a row to FAILURE or NOTE; what an earlier operator left there stays where the new text is empty."""
+    before = batch.get(column) or [""] * len(texts)
+    batch[column] = [new or old or "" for new, old in zip(texts, before, strict=True)]

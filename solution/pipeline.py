@@ -1,0 +1,221 @@
+"""Runs Data-Juicer operators one at a time and tells the ledger what each did to every row."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from datasets import concatenate_datasets
+
+from solution.audit import Ledger
+from solution.errors import UserError
+from solution.juicer import STATS, Deduplicator, Filter, Mapper, NestedDataset, Selector, load_ops
+from solution.operators.rows import FAILURE, NOTE
+from solution.seed import ROW, WORK_TOKEN
+
+_HOPELESS = 20  # an operator that raises for so many single rows and passes none is broken, not its rows
+
+
+def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, work_dir: str) -> list[Any]:
+    """Data-Juicer's operator objects. Raises UserError with the operator's own words where it refuses its parameters."""
+    # In this process unless more are asked for: Data-Juicer would start two for each operator, at seconds apiece.
+    common = {
+        "skip_op_error": False,  # else one bad row silently loses its whole batch; see _by_halves
+        "auto_op_parallelism": False,
+        "num_proc": processes if processes > 1 else None,
+        "work_dir": work_dir,
+    }
+    operators = []
+    for number, entry in enumerate(process, start=1):
+        ((name, params),) = entry.items()
+        try:
+            operators += load_ops([{name: common | params}])
+        except (ValueError, AssertionError, ImportError, OSError) as error:
+            raise UserError(f"operator {number} ({name}): {_one_line(error)}") from error
+    return operators
+
+
+def run_operator(operator: Any, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """Apply one operator; every row that goes, stays, changes or is made is booked in the ledger.
+
+    Raises UserError where the operator cannot run at all, or fails a row under the policy stop.
+    """
+    started = time.monotonic()
+    ledger.begin(operator._name, len(dataset))
+    try:
+        if isinstance(operator, Filter):
+            result = _run_filter(operator, dataset, ledger)
+        elif isinstance(operator, Mapper):
+            result = _run_mapper(operator, dataset, ledger)
+        elif isinstance(operator, Deduplicator | Selector):
+            result = _run_on_whole(operator, dataset, ledger)
+        else:
+            raise UserError(f"operator {operator._name} is none of Mapper, Filter, Deduplicator, Selector")
+    except ImportError as error:
+        raise UserError(f"operator {operator._name}: {_one_line(error)}") from error
+    ledger.steps[-1].seconds = time.monotonic() - started
+    return result
+
+
+def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """Scores first, then the decision, so that the scores of dropped rows are known too."""
+    # With old scores in sight, a filter of the same kind would skip its work, though the caption may have changed.
+    old = dataset[STATS] if STATS in dataset.column_names else [{}] * len(dataset)
+    bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
+    old_of = dict(zip(dataset[ROW], old, strict=True))
+    scored = _by_halves(lambda part: operator.run(part, reduce=False), bare, ledger)
+    scored = _without_failed(scored, ledger)
+    kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)
+    kept_rows = set(kept[ROW])
+    for row, stats in zip(scored[ROW], scored[STATS], strict=True):
+        score, threshold, reason = _verdict(operator, stats)
+        if row in kept_rows:
+            ledger.passed(row, score, threshold)
+        else:
+            ledger.drop(row, reason, score, threshold)
+    if not kept_rows:
+        return kept
+    merged = [old_of[row] | new for row, new in zip(kept[ROW], kept[STATS], strict=True)]
+    return kept.remove_columns(STATS).add_column(STATS, merged)
+
+
+def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """Rows may change, go, and multiply; a text that lost its image token is a failed row."""
+    before = dict(zip(dataset[ROW], dataset[operator.text_key], strict=True))
+    result = _without_failed(_by_halves(operator.run, dataset, ledger), ledger)
+    result = _book_created(result, ledger)
+    after = dict(zip(result[ROW], result["text"], strict=True))
+    if NOTE in result.column_names:
+        for row, note in zip(result[ROW], result[NOTE], strict=True):
+            if note:
+                ledger.note(row, note)
+        result = result.remove_columns(NOTE)
+    changed = [row for row, text in after.items() if row in before and text != before[row]]
+    for row in changed:
+        ledger.rewrite(row, after[row])
+    for row in before.keys() - after.keys():
+        if ledger.rows[row].state == "kept":
+            ledger.drop(row, "removed by the operator")
+    broken = [
+        position
+        for position, (text, images) in enumerate(zip(result["text"], result["images"], strict=True))
+        if text.count(WORK_TOKEN) != len(images)
+    ]
+    for position in broken:
+        ledger.fail(result[ROW][position], "the operator changed the number of image tokens")
+    result = _without(result, broken)
+    # Scores of the old captions must not rank or pass the new ones.
+    stale = (changed or len(after) > len(before)) and STATS in result.column_names
+    return result.remove_columns(STATS) if stale else result
+
+
+def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """Operators that compare rows; ours say why a row goes (`dropped_because`, by position)."""
+    rows = dataset[ROW]
+    try:
+        result = operator.run(dataset)
+    except ValueError as error:
+        raise UserError(f"operator {operator._name}: {_one_line(error)}") from error
+    result = _book_created(_without_failed(result, ledger), ledger)
+    left = set(result[ROW])
+    reasons = getattr(operator, "dropped_because", {})
+    for position, row in enumerate(rows):
+        if row not in left and ledger.rows[row].state == "kept":
+            default = "repeats another row" if isinstance(operator, Deduplicator) else "not selected"
+            ledger.drop(row, reasons.get(position, default))
+    return result
+
+
+def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """Run a row-wise operator; where it raises, halve the rows until the bad ones stand alone, and fail those only.
+
+    Raises UserError where a package is missing, or where every single row tried fails.
+    """
+    parts: list[NestedDataset] = []
+    failed = 0
+    waiting = [dataset]
+    while waiting:
+        part = waiting.pop()
+        try:
+            parts.append(run(part))
+        except ImportError:
+            raise
+        except Exception as error:  # operators raise anything; the row is named with the reason
+            if len(part) > 1:
+                middle = len(part) // 2
+                waiting += [part.select(range(middle, len(part))), part.select(range(middle))]
+                continue
+            failed += 1
+            ledger.fail(part[0][ROW], _one_line(error))
+            if failed >= _HOPELESS and not parts:
+                raise UserError(f"operator {ledger.steps[-1].name} fails for every row: {_one_line(error)}") from error
+    if len(parts) == 1:
+        return parts[0]
+    return NestedDataset(concatenate_datasets(parts)) if parts else dataset.select([])
+
+
+def _without_failed(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """The rows without those that an operator of ours marked as failed; the mark itself goes too."""
+    if FAILURE not in dataset.column_names:
+        return dataset
+    failures = dataset[FAILURE]
+    bad = [position for position, failure in enumerate(failures) if failure]
+    rows = dataset[ROW]
+    for position in bad:
+        ledger.fail(rows[position], failures[position])
+    return _without(dataset.remove_columns(FAILURE), bad)
+
+
+def _without(dataset: NestedDataset, positions: list[int]) -> NestedDataset:
+    """The data set without some rows."""
+    gone = set(positions)
+    return dataset.select([place for place in range(len(dataset)) if place not in gone]) if gone else dataset
+
+
+def _book_created(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """Give every further appearance of a row its own number: the operator made it out of that row."""
+    seen: set[int] = set()
+    numbers = []
+    for row, text in zip(dataset[ROW], dataset["text"], strict=True):
+        numbers.append(ledger.create(row, text) if row in seen else row)
+        seen.add(row)
+    if len(seen) == len(numbers):
+        return dataset
+    return dataset.remove_columns(ROW).add_column(ROW, numbers)
+
+
+def _verdict(operator: Filter, stats: dict[str, Any]) -> tuple[float | None, float | None, str]:
+    """(score, threshold, reason) of a row: the limit it breaks, else its first score with the lower limit.
+
+    Data-Juicer's filters call their limits min_x and max_x; x is found in the statistic's name where there are several.
+    """
+    limits = {
+        key: value
+        for key, value in vars(operator).items()
+        if key.startswith(("min_", "max_")) and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    scores = {key: number for key, value in stats.items() if (number := _number(value)) is not None}
+    several = len({key[4:] for key in limits}) > 1
+    first_score = next(iter(scores.values()), None)
+    threshold = next((value for key, value in limits.items() if key.startswith("min_")), None)
+    for stat, score in scores.items():
+        for key, limit in limits.items():
+            if several and key[4:] not in stat:
+                continue
+            if score < limit if key.startswith("min_") else score > limit:
+                side = "below" if key.startswith("min_") else "above"
+                return score, limit, f"{stat} {side} {key} {limit:g}: {score:.6g}"
+    return first_score, threshold, "outside the operator's limits"
+
+
+def _number(value: Any) -> float | None:
+    """A statistic as one number: itself, or the mean of a list of numbers; None for anything else."""
+    if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
+        return math.fsum(value) / len(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of an exception's text, with its type where the text alone says little."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return first if isinstance(error, ValueError | ImportError) and first else f"{type(error).__name__}: {first}".rstrip(": ")

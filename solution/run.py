@@ -1,0 +1,131 @@
+"""One run of a recipe from the seed to processed_data.jsonl, with its audit."""
+
+import importlib
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import transformers
+from loguru import logger
+
+from solution.audit import Ledger, funnel
+from solution.errors import UserError
+from solution.files import shown
+from solution.juicer import OPERATORS, NestedDataset
+from solution.pipeline import build_operators, run_operator
+from solution.progress import Progress
+from solution.recipe import OWN_OPERATORS, Recipe, check_operators
+from solution.seed import ROW, Folders, read_rows, write_rows
+
+
+def log_to(path: Path) -> None:
+    """Send what Data-Juicer and its libraries say to a file; the terminal shows our lines only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logger.remove()
+    logger.add(path, mode="w", level="INFO")
+    logging.basicConfig(filename=path, level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe with its places: where pictures lie, where the result, the audit and an unfinished run's state go."""
+
+    recipe: Recipe
+    images: Path  # the seed's image root
+    result: Path  # processed_data.jsonl
+    audit: Path  # the Parquet file
+    inputs: dict[str, Any]  # what decides the result, as the record has it
+    on_error: str  # stop or skip
+    afresh: bool  # forget an unfinished run
+
+    def execute(self) -> dict[str, Any]:
+        """Run all operators, write result and audit, print the funnel. Returns the counts for the record.
+
+        Raises UserError for a fault of recipe or rows, and where no row is left.
+        """
+        process = check_operators(self.recipe, self._registry())
+        operators = build_operators(process, self.recipe.processes, str(self.result.parent))
+        folders = Folders(self.images, self.recipe.dataset.parent, self.result.parent)
+        progress = Progress(self.audit.with_suffix(".unfinished"), self._identity(), process)
+        datasets.disable_caching()
+        state = None if self.afresh else progress.load(self.on_error)
+        done, dataset, ledger = state or (0, None, Ledger(self.on_error))
+        try:
+            if dataset is None:
+                dataset = self._read(folders, ledger)
+                progress.save(0, dataset, ledger)
+            else:
+                _say(f"an unfinished run goes on behind operator {done} of {len(operators)}")
+            for number, operator in enumerate(operators[done:], start=done + 1):
+                _say(f"[{number}/{len(operators)}] {operator._name}: {len(dataset):,} rows in")
+                dataset = run_operator(operator, dataset, ledger)
+                step = ledger.steps[-1]
+                _say(f"    {step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed in {step.seconds:.1f} s")
+                if not len(dataset):
+                    raise UserError(self._nothing_left(ledger))
+                progress.save(number, dataset, ledger)
+            write_rows(self.result, dataset, folders, ledger)
+        finally:
+            if ledger.rows:
+                ledger.write(self.audit)
+        print(funnel(ledger))
+        progress.clear()
+        return {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()}
+
+    def _registry(self) -> dict[str, type]:
+        """All operators by name: Data-Juicer's, ours, and those of the recipe's custom_operator_paths."""
+        importlib.import_module("solution.operators")  # under this one name; Data-Juicer would import it under another
+        theirs = [path for path in self.recipe.operator_paths if path != OWN_OPERATORS]
+        try:
+            from data_juicer.config.config import load_custom_operators
+
+            load_custom_operators(theirs)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"recipe {self.recipe.path}, key custom_operator_paths: {error}") from error
+        return OPERATORS.modules
+
+    def _identity(self) -> dict[str, Any]:
+        """What an unfinished run must share with this one; operators are compared one by one instead of by recipe."""
+        return self.inputs | {"inputs": {key: value for key, value in self.inputs["inputs"].items() if key != "recipe"}}
+
+    def _read(self, folders: Folders, ledger: Ledger) -> NestedDataset:
+        """The seed's good rows as a data set. Raises UserError where there is none."""
+        _say(f"reading {shown(self.recipe.dataset)} and decoding every picture")
+        started = time.monotonic()
+        rows = read_rows(self.recipe.dataset, folders, ledger)
+        ledger.steps[-1].seconds = time.monotonic() - started
+        if not rows:
+            first = ledger.failures()[0]
+            raise UserError(
+                f"data set {shown(self.recipe.dataset)} has no usable row; "
+                f"the first one, {ledger.name_row(first['row'])}: {first['reason']}"
+            )
+        try:
+            return NestedDataset.from_dict({key: [row.get(key) for row in rows] for key in (*ledger.columns, ROW)})
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise UserError(f"data set {shown(self.recipe.dataset)} has a key with values of several types: {error}") from error
+
+    def _nothing_left(self, ledger: Ledger) -> str:
+        """The message for an empty result: which operator took the last rows, and why."""
+        step = ledger.steps[-1]
+        why = ", ".join(f"{count:,} {reason}" for reason, count in step.reasons.most_common(3))
+        return (
+            f"no rows left: operator {len(ledger.steps) - 1} ({step.name}) dropped {step.dropped:,} and failed "
+            f"{step.failed:,} of the last {step.rows_in:,} rows{f' ({why})' if why else ''}; "
+            f"change its limits, every row's score is in {shown(self.audit)}"
+        )
+
+
+def _say(text: str) -> None:
+    """One line of progress, on stderr as the result's summary has stdout."""
+    print(text, file=sys.stderr, flush=True)
