@@ -42,7 +42,7 @@ def build_textvqa(folder: Path, split: str, questions: int = TEXTVQA_QUESTIONS) 
         image_id = hashlib.sha256(f"textvqa {split} {number}".encode()).hexdigest()[:16]
         save_jpeg(render(scene)[0], folder / "train_images" / f"{image_id}.jpg")
         text = textvqa_prompt(question, rng)
-        rows.append({"question_id": image_id, "image": image_id, "text": text, "category": "default"})
+        rows.append({"question_id": image_id, "image": f"{image_id}.jpg", "text": text, "category": "default"})
         data.append({
             "question_id": image_id, "image_id": image_id, "question": question.text,
             "answers": _ten_answers(question, rng),
