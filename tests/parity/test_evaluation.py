@@ -1,4 +1,4 @@
-"""Evaluation against the reference: prompts, first-step logits, answer lines, soft accuracy, MMBench's xlsx and score."""
+"""Evaluation against the reference: prompts, first-step logits, answer lines, soft accuracy, MMBench's xlsx, score."""
 
 from __future__ import annotations
 
