@@ -31,7 +31,11 @@ class SmallSeed:
 
     def row(self, number: int, **changes: object) -> dict:
         """The sound row of picture `number`, some fields replaced."""
-        row = {"id": f"s{number}", "images": [f"images/{number}.png"], "text": f"<image>\nA dress {number}. <|__dj__eoc|>"}
+        row = {
+            "id": f"s{number}",
+            "images": [f"images/{number}.png"],
+            "text": f"<image>\nA dress {number}. <|__dj__eoc|>",
+        }
         return row | changes
 
     def write(self, *lines: dict | str) -> Path:

@@ -74,7 +74,11 @@ def test_a_text_only_row_has_no_image_key():
     ("row", "original", "reason"),
     [
         (Row("n", None, "a"), None, "no_question"),
-        (Row("n", "a.png", "a"), Original("n", {"from": "human", "value": "Why?"}, "gpt"), "question_without_image_place"),
+        (
+            Row("n", "a.png", "a"),
+            Original("n", {"from": "human", "value": "Why?"}, "gpt"),
+            "question_without_image_place",
+        ),
         (Row("n", None, "a"), Original("n", QUESTION, "gpt"), "question_without_image"),
     ],
 )
@@ -118,7 +122,9 @@ def test_command_writes_samples_and_record(small_seed):
         "rows": 3, "drawn": 3, "written": 3, "questions_restored": 2, "questions_by_caption_rule": 1, "skipped": {},
     }  # fmt: skip
     assert record["inputs"][str(file)] == sha256_of(file)
-    assert record["outputs"] == {str(small_seed.processed / "llava.json"): sha256_of(small_seed.processed / "llava.json")}
+    assert record["outputs"] == {
+        str(small_seed.processed / "llava.json"): sha256_of(small_seed.processed / "llava.json")
+    }
 
 
 def test_command_draws_above_the_cap(small_seed, capsys):
