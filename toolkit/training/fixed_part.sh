@@ -19,11 +19,6 @@ RUN=$(setting run_name)
 PRETRAIN_RUN=output/training_dirs/$RUN-Pretrain-$EXP_NAME
 FINETUNE_RUN=output/training_dirs/$RUN-Finetune-$EXP_NAME
 ANSWERS=output/eval_results/$RUN-Finetune-$EXP_NAME
-# One process a GPU where the preset trains on GPUs; on the CPU no launcher is needed.
-LAUNCH=(python)
-if [[ $(setting needs_gpu) == true ]]; then
-    LAUNCH=(torchrun --standalone --nproc_per_node=gpu)
-fi
 
 python -m toolkit preflight --preset "$PRESET" --data "$DATA" --images "$IMAGES" --infer-gpus "$INFER_CUDA_IDX" \
     --stage-batches "$PRETRAIN_BATCH_SIZE_PER_GPU" "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
@@ -45,13 +40,14 @@ ADAPTER=()
 if [[ ${PRETRAIN:-} != none ]]; then
     python -m toolkit check "$DATA" --images "$IMAGES" --preset "$PRESET"
     python -m toolkit prepare "$DATA" --images "$IMAGES" --preset "$PRESET" --out "$PRETRAIN_RUN/pretrain_data.json"
-    "${LAUNCH[@]}" -m toolkit train pretrain "${COMMON[@]}" --out "$PRETRAIN_RUN" \
+    python -m toolkit train pretrain "${COMMON[@]}" --out "$PRETRAIN_RUN" \
         --data "$PRETRAIN_RUN/pretrain_data.json" --images "$IMAGES" --synthetic-images "$(dirname "$DATA")" \
         --batch "$PRETRAIN_BATCH_SIZE_PER_GPU" --accumulation "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
         --workers "$PRETRAIN_DATALOADER_NUM_WORKERS" 2>&1 | tee -a "$PRETRAIN_RUN/pretrain.log"
     ADAPTER=(--adapter "$PRETRAIN_RUN/mm_projector.bin")
 fi
-"${LAUNCH[@]}" -m toolkit train finetune "${COMMON[@]}" --out "$FINETUNE_RUN" "${ADAPTER[@]}" \
+python -m toolkit train finetune "${COMMON[@]}" --out "$FINETUNE_RUN" "${ADAPTER[@]}" \
+    --data "$(setting finetune_data)" --images "$(setting finetune_images)" \
     --batch "$FINETUNE_BATCH_SIZE_PER_GPU" --accumulation "$FINETUNE_GRADIENT_ACCUMULATION_STEPS" \
     --workers "$FINETUNE_DATALOADER_NUM_WORKERS" 2>&1 | tee -a "$FINETUNE_RUN/finetune.log"
 
