@@ -1,0 +1,196 @@
+"""The house rules that a reader counts on: who imports whom, how long files get, how scripts begin."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from toolkit.files import REPOSITORY
+
+FORBIDDEN = {"torchvision", "timm", "open_clip"}
+# Ours, not what is installed or downloaded below it.
+FOLDERS = ("solution", "toolkit", "tests", "benchmarks")
+MODULES = sorted(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py"))
+SCRIPTS = sorted(
+    [*REPOSITORY.glob("*.sh"), *(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.sh"))]
+)
+TRAIN_SCRIPTS = sorted((REPOSITORY / "toolkit").glob("train_*.sh"))
+EDITABLE = [
+    "EXP_NAME",
+    "PRETRAIN_DATASET",
+    "PRETRAIN_DATASET_IMAGE_PATH",
+    "PRETRAIN_BATCH_SIZE_PER_GPU",
+    "PRETRAIN_GRADIENT_ACCUMULATION_STEPS",
+    "PRETRAIN_DATALOADER_NUM_WORKERS",
+    "FINETUNE_BATCH_SIZE_PER_GPU",
+    "FINETUNE_GRADIENT_ACCUMULATION_STEPS",
+    "FINETUNE_DATALOADER_NUM_WORKERS",
+    "LOGGING_STEP",
+    "CKPT_SAVE_STEPS",
+    "TOTAL_SAVE_CKPT_LIMIT",
+    "INFER_CUDA_IDX",
+]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of everything a module imports, inside functions too; `from a import b` gives a and a.b."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *base.split(".")]).rstrip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str] | None:
+    """A way through the graph that comes back to where it began."""
+    done: set[str] = set()
+
+    def walk(name: str, way: list[str]) -> list[str] | None:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return None
+        for other in sorted(graph[name]):
+            if circle := walk(other, [*way, name]):
+                return circle
+        done.add(name)
+        return None
+
+    return next((circle for name in sorted(graph) if (circle := walk(name, []))), None)
+
+
+def test_the_tree_is_seen():
+    assert {"toolkit.check", "toolkit.mgm.model", "tests.test_structure"} <= {module_name(path) for path in MODULES}
+    assert len(TRAIN_SCRIPTS) == 3
+
+
+def test_solution_and_toolkit_import_nothing_of_each_other():
+    crossing = [
+        f"{module_name(path)} imports {name}"
+        for path in MODULES
+        for name in imports(path)
+        if (path.is_relative_to(REPOSITORY / "solution") and name.split(".")[0] == "toolkit")
+        or (path.is_relative_to(REPOSITORY / "toolkit") and name.split(".")[0] == "solution")
+    ]
+    assert crossing == []
+
+
+def test_the_circle_finder_finds_one():
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+@pytest.mark.parametrize("folder", ["toolkit", "solution"])
+def test_no_module_imports_itself_by_a_detour(folder):
+    modules = {module_name(path): path for path in MODULES if path.is_relative_to(REPOSITORY / folder)}
+    graph = {name: set(imports(path)) & set(modules) - {name} for name, path in modules.items()}
+    assert find_circle(graph) is None
+
+
+def test_imports_of_the_toolkit_run_one_way():
+    """Base modules know no stage, the model knows no training and no evaluation."""
+    upward = [
+        f"{module_name(path)} imports {name}"
+        for path in (REPOSITORY / "toolkit" / "mgm").glob("*.py")
+        for name in imports(path)
+        if name.startswith(("toolkit.training", "toolkit.eval", "toolkit.mini"))
+    ]
+    upward += [
+        f"toolkit.{base} imports {name}"
+        for base in ("errors", "files", "rows", "presets")
+        for name in imports(REPOSITORY / "toolkit" / f"{base}.py")
+        if name.startswith(("toolkit.mgm", "toolkit.training", "toolkit.eval", "toolkit.mini"))
+    ]
+    assert upward == []
+
+
+def test_libraries_we_do_without():
+    used = [
+        f"{module_name(path)} imports {name}"
+        for path in MODULES
+        for name in imports(path)
+        if name.split(".")[0] in FORBIDDEN
+    ]
+    assert used == []
+
+
+def code_lines(path: Path) -> int:
+    """Lines that do something: no blank ones, no comments, no docstrings."""
+    text = path.read_text(encoding="utf-8")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {
+        number
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, documented) and ast.get_docstring(node)
+        for number in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+    }
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and number not in docstrings
+        for number, line in enumerate(text.splitlines(), 1)
+    )
+
+
+def test_the_model_can_be_read_in_one_sitting():
+    files = [path for path in (REPOSITORY / "toolkit" / "mgm").rglob("*.py") if path.name != "__init__.py"]
+    lines = {path.name: code_lines(path) for path in files}
+    assert 0 < len(files) <= 5
+    assert 0 < sum(lines.values()) <= 600, lines
+
+
+def test_source_files_are_short():
+    long = {module_name(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert {name: lines for name, lines in long.items() if lines > 450} == {}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_scripts_stop_at_the_first_error_and_are_short(script):
+    lines = script.read_text().splitlines()
+    code = [line for line in lines[1:] if line.strip() and not line.startswith("#")]
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert code[0] == "set -euo pipefail"
+    assert len(lines) <= 80
+
+
+@pytest.mark.parametrize("script", TRAIN_SCRIPTS, ids=lambda path: path.name)
+def test_the_editable_part_stands_between_its_banners(script):
+    lines = script.read_text().splitlines()
+    begin, end = (lines.index(f" Editable Part {word} ".center(76, "#")) for word in ("Begins", "Ends"))
+    assert all(lines[near] == "#" * 76 for near in (begin - 1, begin + 1, end - 1, end + 1))
+    editable = [line for line in lines[begin + 2 : end - 1] if line and not line.startswith("#")]
+    names = [line.partition("=")[0] for line in editable]
+    assert names == EDITABLE
+    assert all(line.startswith(f"{name}=${{{name}:-") for name, line in zip(names, editable, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("script", "batches", "gpus", "expected"),
+    [
+        ("train_mgm_2b_stage_1.sh", ("8", "4", "8", "2"), 8, (256, 128)),
+        ("train_mgm_2b_stage_1_10k_baseline.sh", ("4", "64", "4", "32"), 1, (256, 128)),
+    ],
+)
+def test_default_batches_give_the_fixed_products(script, batches, gpus, expected):
+    text = (REPOSITORY / "toolkit" / script).read_text()
+    found = [
+        re.search(rf"^{stage}_{name}=\$\{{\w+:-(\d+)\}}", text, re.MULTILINE).group(1)
+        for stage in ("PRETRAIN", "FINETUNE")
+        for name in ("BATCH_SIZE_PER_GPU", "GRADIENT_ACCUMULATION_STEPS")
+    ]
+    assert tuple(found) == batches
+    pretrain, accumulation, finetune, finetune_accumulation = map(int, found)
+    assert (pretrain * accumulation * gpus, finetune * finetune_accumulation * gpus) == expected
