@@ -24,8 +24,8 @@ class Answerer:
 
     Args:
         folder: a finetuned or published MGM folder.
-        full_precision: float32 even on a GPU; otherwise a GPU works in float16, as the reference's inference does. A CPU
-            always works in float32.
+        full_precision: float32 even on a GPU; otherwise a GPU works in float16, as the reference's inference does.
+            A CPU always works in float32.
 
     Raises:
         UserError: the folder is not a whole checkpoint.

@@ -34,10 +34,10 @@ REQUIRED_COLUMNS = ("index", "question", *LETTERS, "image")
 COLUMNS_NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
 PREDICTION_PLACE = 6
 # What pandas, which the reference reads the table with, takes for an empty cell.
-EMPTY_CELLS = frozenset(
-    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA")
-    + ("NULL", "NaN", "None", "n/a", "nan", "null")
-)
+EMPTY_CELLS = frozenset({
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
+    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+})  # fmt: skip
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -79,7 +79,7 @@ def questions_of(table: list[dict[str, str]], language: Literal["en", "cn"]) -> 
     questions, pictures = [], {}
     for row in table:
         options = options_of(row)
-        lines = [row["question"], *(f"{letter}. {text}" for letter, text in zip(LETTERS, options))]
+        lines = [row["question"], *(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))]
         if not _is_missing(row.get("hint", "")):
             lines.insert(0, row["hint"])
         if row["image"] not in pictures:
@@ -190,7 +190,7 @@ def letter_of(answer: str, options: list[str]) -> str | None:
     lone = re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", answer)
     if lone:
         return lone[1].upper() if lone[1].upper() in offered else None
-    same_text = [letter for letter, option in zip(offered, options) if _plain(option) == _plain(answer)]
+    same_text = [letter for letter, option in zip(offered, options, strict=True) if _plain(option) == _plain(answer)]
     if same_text:
         return same_text[0] if len(same_text) == 1 else None
     found = set(re.findall(r"(?:^|[\s(\[*])([A-D])[.):\]*]", answer))

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# answer.sh BENCHMARK MODEL OUT: answer a benchmark with a trained MGM, one process a GPU, each with its own.
+# From the environment: PRESET, and INFER_CUDA_IDX, the GPUs as in 0,1,2 (`cpu`: one process without a GPU).
+# Rerunning goes on where an interrupted run stopped, also with other GPUs.
+set -euo pipefail
+BENCHMARK=$1 MODEL=$2 OUT=$3
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+export PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}
+ANSWER=(python -m toolkit eval "$BENCHMARK" --preset "${PRESET:-full}" --model "$MODEL" --out "$OUT")
+
+IFS=, read -ra GPUS <<<"${INFER_CUDA_IDX:-cpu}"
+if ((${#GPUS[@]} > 1)); then
+    PIDS=()
+    trap 'kill "${PIDS[@]}" 2>/dev/null || true' EXIT
+    for place in "${!GPUS[@]}"; do
+        CUDA_VISIBLE_DEVICES=${GPUS[place]} "${ANSWER[@]}" --chunk "$place" --chunks "${#GPUS[@]}" &
+        PIDS+=($!)
+    done
+    FAILED=()
+    for place in "${!PIDS[@]}"; do
+        wait "${PIDS[place]}" || FAILED+=("${GPUS[place]}")
+    done
+    trap - EXIT
+    if ((${#FAILED[@]})); then
+        echo "error: $BENCHMARK failed on GPU ${FAILED[*]}, see above; run the same command again to go on" >&2
+        exit 1
+    fi
+fi
+# Gathers the chunks' answers; with one GPU, or none, does all the work.
+CUDA_VISIBLE_DEVICES=${GPUS[0]#cpu} "${ANSWER[@]}"
