@@ -32,11 +32,11 @@ def score_command(args: argparse.Namespace) -> None:
     """Print the scores as a table, write score.json."""
     folder, preset = find_answers(args.experiment, args.preset)
     score, notes = score_answers(folder, preset)
-    write_json(folder / "score.json", {"answers": folder.name, "preset": preset.name, **score, "not_scored": notes})
     columns = [_flat(score)]
     if args.baseline:
-        baseline_folder, _ = find_answers(args.baseline, preset.name)
+        baseline_folder, _ = find_answers(args.baseline, args.preset or preset.name)
         columns.append(_flat(score_answers(baseline_folder, preset)[0]))
+    write_json(folder / "score.json", {"answers": folder.name, "preset": preset.name, **score, "not_scored": notes})
     print(_table([args.experiment, args.baseline], columns))
     for note in notes:
         print(note)
