@@ -1,0 +1,201 @@
+"""Training samples: LLaVA-format rows become token ids, labels and picture tensors.
+
+{"id": "002375592", "image": "images/00237/002375592.jpg", "conversations": [{"from": "human", "value": ...}, ...]}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.errors import RowFault, SkippedRow, UserError
+from toolkit.files import read_json
+from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode_conversation, require_supervision
+from toolkit.mgm.images import ImageProcessor, open_image
+from toolkit.pictures import inspect_pictures
+from toolkit.rows import ImageRoots
+
+
+@dataclass(frozen=True)
+class SampleReader:
+    """Everything needed to turn one row into one sample.
+
+    Args:
+        roots: where the rows' pictures lie.
+        tokenizer: Gemma's.
+        processor: of the model's two towers.
+        aspect: how a picture that is not square is fitted.
+        max_length: tokens of a sample after its picture is expanded.
+        image_tokens: how many tokens a picture takes (576 in MGM-2B).
+    """
+
+    roots: ImageRoots
+    tokenizer: PreTrainedTokenizerBase
+    processor: ImageProcessor
+    aspect: Literal["square", "pad"]
+    max_length: int
+    image_tokens: int
+
+    def tokens(self, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Ids and labels of a row, checked to teach something.
+
+        Raises:
+            RowFault: malformed_row, or those of `encode_conversation` and `require_supervision`.
+        """
+        turns = row.get("conversations")
+        if not isinstance(turns, list) or not all(
+            isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
+            for turn in turns
+        ):
+            raise RowFault("malformed_row", "conversations must be a list of {'from': text, 'value': text}")
+        ids, labels = encode_conversation(turns, self.tokenizer, "image" in row, self.max_length)
+        require_supervision(labels, self.max_length, self.image_tokens if IMAGE_TOKEN_INDEX in ids else 0)
+        # Before expansion too nothing beyond the limit is kept, so that ids stay short.
+        return ids[: self.max_length], labels[: self.max_length]
+
+    def picture_path(self, row: dict[str, Any]) -> Path:
+        """Where a row's picture lies.
+
+        A path that is not there is also looked for under the names the published finetuning set uses: `.png` for the
+        `.jpg` of OCR sets, and `images` for Visual Genome's `VG_100K` and `VG_100K_2` folders.
+
+        Raises:
+            RowFault: malformed_row or bad_image_path.
+        """
+        name = row["image"]
+        if not isinstance(name, str):
+            raise RowFault("malformed_row", f"image must be one relative path, found {name!r}")
+        path = self.roots.resolve(name)
+        if "ocr" in name:
+            other = name.replace(".jpg", ".png")
+        else:
+            other = name.replace("VG_100K_2", "images").replace("VG_100K", "images")
+        return path if other == name or path.is_file() else self.roots.resolve(other)
+
+    def sample(self, row: dict[str, Any]) -> dict[str, Any]:
+        """ids and labels; with a picture's place among the ids also `image` [3, S, S] and `image_aux` [3, A, A].
+
+        Raises:
+            RowFault: those of `tokens`, `picture_path` and `open_image`.
+        """
+        ids, labels = self.tokens(row)
+        sample: dict[str, Any] = {"input_ids": ids, "labels": labels}
+        if IMAGE_TOKEN_INDEX in ids:
+            picture = open_image(self.picture_path(row))
+            sample["image"], sample["image_aux"] = self.processor(picture, self.aspect)
+        return sample
+
+
+class TrainingSet(Dataset):
+    """The samples of a list of rows. A row that fails only now comes as `{"fault": text}`: see `collate`."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], reader: SampleReader):
+        self.rows = rows
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        try:
+            return self.reader.sample(row)
+        except RowFault as fault:
+            # An exception would leave a loader's worker as a page of trace; the trainer makes one line of this.
+            return {"fault": f"row {row_id(row, index)} ({row.get('image', 'no picture')}) became unreadable: {fault}"}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads samples on the right to one micro-batch.
+
+    Args:
+        pad_token_id: of the tokenizer.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """See `MGMGemmaForCausalLM.forward` for the tensors; `{"fault": text}` if a sample could not be read."""
+        for sample in samples:
+            if "fault" in sample:
+                return sample
+        longest = max(len(sample["input_ids"]) for sample in samples)
+        input_ids = torch.full((len(samples), longest), self.pad_token_id)  # [B, L]
+        labels = torch.full((len(samples), longest), IGNORE_INDEX)
+        for number, sample in enumerate(samples):
+            length = len(sample["input_ids"])
+            input_ids[number, :length] = torch.tensor(sample["input_ids"])
+            labels[number, :length] = torch.tensor(sample["labels"])
+        batch = {"input_ids": input_ids, "labels": labels, "attention_mask": input_ids != self.pad_token_id}
+        pictured = [sample for sample in samples if "image" in sample]
+        if pictured:
+            batch["images"] = torch.stack([sample["image"] for sample in pictured])  # [N, 3, S, S]
+            batch["images_aux"] = torch.stack([sample["image_aux"] for sample in pictured])  # [N, 3, A, A]
+        return batch
+
+
+@dataclass
+class Scan:
+    """What a look at every row found.
+
+    Args:
+        faults: rows that cannot be trained, by index.
+        text_only: sound rows without a picture.
+        turned_pictures: rows whose picture carries an EXIF orientation, which the fixed training ignores.
+    """
+
+    faults: dict[int, SkippedRow]
+    text_only: int = 0
+    turned_pictures: int = 0
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a LLaVA-format JSON file.
+
+    Raises:
+        UserError: missing, not JSON, no list of objects, or empty.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a JSON list of LLaVA-format rows, as `python -m toolkit prepare` writes it")
+    if not rows:
+        raise UserError(f"{path}: no rows to train on")
+    return rows
+
+
+def row_id(row: dict[str, Any], index: int) -> str:
+    """A row's id, or its place (`#12`) when it has none."""
+    return str(row.get("id", f"#{index}"))
+
+
+def scan(rows: Sequence[dict[str, Any]], reader: SampleReader) -> Scan:
+    """Tokenise every row and decode every picture once, before any training."""
+    found = Scan(faults={})
+    sharing: dict[Path, list[int]] = {}
+    for index, row in enumerate(rows):
+        try:
+            reader.tokens(row)
+            if "image" in row:
+                sharing.setdefault(reader.picture_path(row), []).append(index)
+            else:
+                found.text_only += 1
+        except RowFault as fault:
+            found.faults[index] = _skipped(row, index, fault)
+    for path, picture in inspect_pictures(list(sharing)).items():
+        if isinstance(picture, RowFault):
+            found.faults |= {index: _skipped(rows[index], index, picture) for index in sharing[path]}
+        else:
+            found.turned_pictures += len(sharing[path]) * picture.oriented
+    return dataclasses.replace(found, faults=dict(sorted(found.faults.items())))
+
+
+def _skipped(row: dict[str, Any], index: int, fault: RowFault) -> SkippedRow:
+    return SkippedRow(row_id(row, index), str(row.get("image", "")), fault.reason, fault.detail)

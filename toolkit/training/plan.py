@@ -1,0 +1,146 @@
+"""What one training stage is made of, so that a run can be told from another, resumed, and known to be finished.
+
+Imports no torch: asking whether a stage is finished takes a moment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from toolkit.errors import OnError, UserError
+from toolkit.files import REPOSITORY, read_json, sha256_of
+from toolkit.presets import INITIALISATION_SEED, SAMPLE_ORDER_SEED, Preset
+
+RECORD = "run.json"
+PLAN = "plan.json"
+# Larger files, base model weights, are told apart by name and size: hashing them takes longer than it tells.
+HASHED_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the input files that decides a stage's numbers.
+
+    Args:
+        stage: which parameters learn.
+        preset: name of the preset the figures come from.
+        batch, accumulation, processes: their product is the global batch.
+        learning_rate: highest of the cosine schedule.
+        image_aspect_ratio, group_by_modality_length, precision, max_length: see presets/full.yaml.
+        stochastic_depth: of the frozen aux tower; off only in equality tests.
+        initialisation_seed, order_seed: of a new adapter, and of the sample order and stochastic depth.
+        on_error: policy for rows that cannot be trained.
+        images, synthetic_images: where the rows' pictures lie.
+    """
+
+    stage: Literal["pretrain", "finetune"]
+    preset: str
+    batch: int
+    accumulation: int
+    processes: int
+    learning_rate: float
+    image_aspect_ratio: Literal["square", "pad"]
+    group_by_modality_length: bool
+    precision: Literal["bf16", "fp32"]
+    max_length: int
+    stochastic_depth: bool
+    initialisation_seed: int
+    order_seed: int
+    on_error: OnError
+    images: str
+    synthetic_images: str
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of an optimizer step."""
+        return self.batch * self.accumulation * self.processes
+
+
+def seeds() -> tuple[int, int]:
+    """(initialisation, sample order): 1024 and 42, both moved by the environment variable TRAIN_SEED.
+
+    Raises:
+        UserError: TRAIN_SEED is no whole number from 0 on.
+    """
+    text = os.environ.get("TRAIN_SEED", "0")
+    if not text.isdecimal():
+        raise UserError(f"TRAIN_SEED must be a whole number from 0 (the fixed seeds) on, found {text!r}")
+    return INITIALISATION_SEED + int(text), SAMPLE_ORDER_SEED + int(text)
+
+
+def process_count(preset: Preset, stage: Literal["pretrain", "finetune"], batch: int, accumulation: int) -> int:
+    """How many processes make up the preset's global batch.
+
+    Raises:
+        UserError: none do.
+    """
+    target = preset.stage(stage).global_batch
+    processes, rest = divmod(target, batch * accumulation)
+    if rest or not processes:
+        raise UserError(
+            f"{stage} batch {batch} x accumulation {accumulation} does not divide preset {preset.name}'s global batch "
+            f"of {target}: choose figures whose product with the number of GPUs is {target}"
+        )
+    return processes
+
+
+def fingerprint(files: list[Path], folders: list[Path]) -> dict[str, str]:
+    """SHA-256 of each file and of each file directly in a folder, by path; of big model files the size in bytes.
+
+    Raises:
+        UserError: a file or folder is missing.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; `bash download.sh` fetches the models")
+        files = files + sorted(path for path in folder.iterdir() if path.is_file())
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+    return {
+        display_path(path): sha256_of(path) if path.stat().st_size <= HASHED_BYTES else f"{path.stat().st_size} bytes"
+        for path in files
+    }
+
+
+def display_path(path: Path) -> str:
+    """A path as records keep it: relative to the workspace where it lies inside."""
+    path = path.resolve()
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
+
+
+def make_plan(settings: Settings, inputs: dict[str, str]) -> dict[str, Any]:
+    """The plan as records hold it; two runs with equal plans give equal results."""
+    return {"inputs": inputs, "configuration": dataclasses.asdict(settings)}
+
+
+def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
+    """Whether this very stage has been run to its end in `folder`; False also if it was only begun.
+
+    Raises:
+        UserError: the folder holds another run's results or checkpoints.
+    """
+    for name in (RECORD, PLAN):
+        if (folder / name).is_file():
+            _require_same(folder, read_json(folder / name), plan, "a finished" if name == RECORD else "an unfinished")
+            return name == RECORD
+    return False
+
+
+def _require_same(folder: Path, record: dict[str, Any], plan: dict[str, Any], state: str) -> None:
+    changed = [
+        key
+        for part in ("inputs", "configuration")
+        for key in sorted({*record[part], *plan[part]})
+        if record[part].get(key) != plan[part].get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds {state} run that differs in {', '.join(changed[:3])}"
+            f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}; "
+            "choose another EXP_NAME, or remove the folder to start anew"
+        )

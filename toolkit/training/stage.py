@@ -1,0 +1,196 @@
+"""One stage of the fixed training, from a model and rows to trained weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import TrainingArguments
+
+from toolkit.errors import UserError
+from toolkit.mgm.model import MGMGemmaForCausalLM
+from toolkit.presets import WARMUP_RATIO
+from toolkit.training.data import Collator, SampleReader, TrainingSet
+from toolkit.training.order import micro_batches, modality_grouped_order, shuffled_order, word_lengths
+from toolkit.training.plan import Settings
+from toolkit.training.progress import Progress
+from toolkit.training.trainer import FixedTrainer, last_checkpoint
+from toolkit.training.zero import join_alone, needs_offload, zero_config
+
+# Another process may prepare data or write a checkpoint of tens of GB while one waits for it.
+WAIT_SECONDS = 3600 * 2
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a stage runs; changes nothing in its result.
+
+    Args:
+        workers: loader processes for each training process.
+        logging_steps, save_steps: optimizer steps between two log lines, two checkpoints.
+        save_total_limit: checkpoints kept.
+        deepspeed: use DeepSpeed also without a GPU; with one it is always used.
+    """
+
+    workers: int
+    logging_steps: int
+    save_steps: int
+    save_total_limit: int
+    deepspeed: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did.
+
+    Args:
+        trainer: the Trainer after its last step.
+        steps, micro_batches, samples: of all processes, over the whole stage.
+        resumed_at_step: 0, or where a checkpoint was taken up.
+        seconds, samples_per_second: of this process's training loop.
+    """
+
+    trainer: FixedTrainer
+    steps: int
+    micro_batches: int
+    samples: int
+    resumed_at_step: int
+    seconds: float
+    samples_per_second: float
+
+
+def fit(
+    model: MGMGemmaForCausalLM,
+    rows: Sequence[dict[str, Any]],
+    reader: SampleReader,
+    settings: Settings,
+    pace: Pace,
+    folder: Path,
+    save_weights: Callable[[Path], None],
+) -> Outcome:
+    """Train one stage for one epoch, or what is left of it after the last checkpoint in `folder`.
+
+    Args:
+        model: in the dtype of the settings' precision, on the CPU; trained in place.
+        rows: LLaVA-format, all of them trainable (see `data.scan`).
+        reader: makes samples of them.
+        folder: receives checkpoints and TensorBoard logs.
+        save_weights: writes the model's weights into the checkpoint folder it is given.
+
+    Raises:
+        UserError: too few rows for one optimizer step; a picture has become unreadable; the loss is not finite.
+    """
+    _quieten()
+    model.set_trainable(settings.stage)
+    model.set_stochastic_depth(settings.stochastic_depth)
+    batches = _global_batches(rows, settings)
+    per_process = len(batches) // settings.processes
+    steps = per_process // settings.accumulation
+    progress = Progress(settings.stage, settings.global_batch)
+    arguments = _arguments(model, settings, pace, steps, folder)
+    trainer = FixedTrainer(
+        micro_batches=batches[arguments.process_index :: settings.processes],
+        save_weights=save_weights,
+        model=model,
+        args=arguments,
+        train_dataset=TrainingSet(rows, reader),
+        data_collator=Collator(reader.tokenizer.pad_token_id),
+        callbacks=[progress],
+    )
+    with arguments.main_process_first(local=False):
+        checkpoint = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return Outcome(
+        trainer=trainer,
+        steps=steps,
+        micro_batches=len(batches),
+        samples=sum(len(batch) for batch in batches),
+        resumed_at_step=progress.first_step,
+        seconds=progress.seconds,
+        samples_per_second=progress.samples_per_second,
+    )
+
+
+def _global_batches(rows: Sequence[dict[str, Any]], settings: Settings) -> list[list[int]]:
+    if settings.group_by_modality_length:
+        chunks = settings.accumulation * settings.processes
+        order = modality_grouped_order(word_lengths(rows), settings.batch, chunks, settings.order_seed)
+    else:
+        order = shuffled_order(len(rows), settings.order_seed)
+    batches = micro_batches(order, settings.batch, settings.accumulation, settings.processes)
+    if not batches:
+        raise UserError(
+            f"{len(rows)} rows make no {settings.stage} step: one takes {settings.global_batch}; bring more rows"
+        )
+    return batches
+
+
+def _arguments(
+    model: MGMGemmaForCausalLM, settings: Settings, pace: Pace, steps: int, folder: Path
+) -> TrainingArguments:
+    gpu = torch.cuda.is_available()
+    bf16 = settings.precision == "bf16"
+    deepspeed = None
+    if gpu or pace.deepspeed:
+        if not importlib.util.find_spec("deepspeed"):
+            raise UserError("training on a GPU needs DeepSpeed: `pip install deepspeed`, or run install.sh again")
+        join_alone()
+        offload = gpu and _leave_gpu(model, settings)
+        deepspeed = zero_config(settings.batch, settings.accumulation, bf16, offload)
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch,
+        gradient_accumulation_steps=settings.accumulation,
+        max_steps=steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(WARMUP_RATIO * steps),
+        max_grad_norm=0.0,  # off: the fixed training does not clip
+        seed=settings.order_seed,
+        bf16=bf16,
+        tf32=True if gpu else None,
+        use_cpu=not gpu,
+        ddp_backend="gloo" if "RANK" in os.environ and not gpu else None,
+        ddp_timeout=WAIT_SECONDS,
+        deepspeed=deepspeed,
+        gradient_checkpointing=gpu,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if gpu else None,
+        dataloader_num_workers=pace.workers,
+        logging_steps=pace.logging_steps,
+        logging_nan_inf_filter=False,
+        save_steps=pace.save_steps,
+        save_total_limit=pace.save_total_limit,
+        report_to=["tensorboard"] if importlib.util.find_spec("tensorboard") else [],
+        disable_tqdm=True,
+    )
+
+
+def _leave_gpu(model: MGMGemmaForCausalLM, settings: Settings) -> bool:
+    parameters = list(model.parameters())
+    return needs_offload(
+        parameters=sum(parameter.numel() for parameter in parameters),
+        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        processes=settings.processes,
+        batch=settings.batch,
+        image_tokens=model.image_tokens,
+        vocabulary=model.config.vocab_size,
+        # Total, not free: every process must come to the same answer, whichever looks first.
+        gpu_bytes=min(torch.cuda.mem_get_info(gpu)[1] for gpu in range(torch.cuda.device_count())),
+    )
+
+
+def _quieten() -> None:
+    """Leave the terminal to the progress lines."""
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|deepspeed)\b.*")
