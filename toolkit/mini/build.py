@@ -56,10 +56,9 @@ def _gemma() -> None:
 def _captioner() -> None:
     from toolkit.mini.captioner import build_captioner
 
-    build_captioner(CAPTIONER, CLIP)
+    build_captioner(CAPTIONER)
 
 
-# In the order they can be built: the captioner starts from CLIP.
 PARTS: dict[str, Callable[[], None]] = {
     "seed": _seed, "instruct": _instruct, "eval": _evaluation,
     "clip": _clip, "convnext": _convnext, "gemma": _gemma, "captioner": _captioner,

@@ -21,8 +21,10 @@ GERMAN = dict(zip(KINDS, (
     "Hund", "Katze", "Vogel", "Fisch", "Pferd", "Frosch", "Elefant", "Auto", "Bus", "Boot", "Flugzeug", "Zug",
     "Apfel", "Banane", "Kuchen", "Pizza", "Baum", "Blume", "Stuhl", "Uhr", "Ball", "Buch", "Tasse", "Schlüssel",
 ), strict=True))  # fmt: skip
-CHINESE = dict(zip(KINDS, ["狗", "猫", "鸟", "鱼", "马", "青蛙", "大象", "汽车", "公共汽车", "船", "飞机", "火车", "苹果", "香蕉", "蛋糕", "披萨", "树", "花", "椅子", "钟", "球", "书", "杯子", "钥匙"],
-                   strict=True))  # fmt: skip
+CHINESE = dict(zip(KINDS, (
+    "狗", "猫", "鸟", "鱼", "马", "青蛙", "大象", "汽车", "公共汽车", "船", "飞机", "火车",
+    "苹果", "香蕉", "蛋糕", "披萨", "树", "花", "椅子", "钟", "球", "书", "杯子", "钥匙",
+), strict=True))  # fmt: skip
 BOILERPLATE = (
     "free shipping on all orders over $ {n}",
     "click here to subscribe to our newsletter and save {n} %",
@@ -57,10 +59,8 @@ def number_of(kind: str, count: int) -> str:
 def noun_phrase(thing: Thing, count: int = 1) -> str:
     """`a red dog`, `an apple`, `three blue cats`."""
     words = ([thing.colour] if thing.colour else []) + [number_of(thing.kind, count)]
-    if count > 1:
-        article = NUMBERS[count]
-    else:
-        article = "an" if words[0][0] in "aeiou" else "a"
+    single = "an" if words[0][0] in "aeiou" else "a"
+    article = NUMBERS[count] if count > 1 else single
     return " ".join([article, *words])
 
 
@@ -141,8 +141,6 @@ def ocr_tokens(word: str, rng: random.Random) -> list[str]:
     tokens = [word, *others, *rng.sample(DISTRACTOR_WORDS, rng.randint(0, 1))]
     rng.shuffle(tokens)
     return tokens
-
-
 
 
 def _other(rng: random.Random, values, value):

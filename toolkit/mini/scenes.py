@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFilter
@@ -62,7 +63,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """All there is in one picture. `layout` is one of LAYOUTS; `relation` holds for things[0] and things[1] of a pair."""
+    """All there is in one picture. `layout` is one of LAYOUTS; `relation` is that of things[0] to things[1]."""
 
     layout: str
     background: str
@@ -73,7 +74,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Label:
-    """Where a named part lies in a rendered picture: left, top, right, bottom in px. Training the towers uses it."""
+    """Where a part lies in a picture: left, top, right, bottom in px. Training the towers uses it.
+
+    `name` is an object class, the word of a sign (box of its board) or one of its capitals.
+    """
 
     name: str
     colour: str | None
@@ -87,10 +91,10 @@ def draw_scene(rng: random.Random, layout: str | None = None) -> Scene:
     if layout == "one":
         size = rng.randint(64, 100)
         x, y = (rng.randint(size // 2, SIDE - size // 2) for _ in range(2))
-        return Scene(layout, background, (_thing(rng, x, y, size),))
+        return Scene(layout, background, (draw_thing(rng, x, y, size),))
     if layout == "count":
         cells = rng.sample([(x, y) for x in (36, 96, 156) for y in (36, 96, 156)], rng.randint(2, 4))
-        first = _thing(rng, 0, 0, rng.randint(46, 58))
+        first = draw_thing(rng, 0, 0, rng.randint(46, 58))
         things = [
             Thing(first.kind, first.colour, first.style, x + rng.randint(-4, 4), y + rng.randint(-4, 4), first.size)
             for x, y in cells
@@ -106,54 +110,59 @@ def draw_scene(rng: random.Random, layout: str | None = None) -> Scene:
             "above": ((across, near), (across + rng.randint(-12, 12), far)),
             "below": ((across, far), (across + rng.randint(-12, 12), near)),
         }[relation]
-        first = _thing(rng, *places[0], rng.randint(54, 76))
-        second = _thing(rng, *places[1], rng.randint(54, 76), other_than=first.kind)
+        first = draw_thing(rng, *places[0], rng.randint(54, 76))
+        second = draw_thing(rng, *places[1], rng.randint(54, 76), other_than=first.kind)
         return Scene(layout, background, (first, second), relation=relation)
     sign_low = rng.random() < 0.5
     size = rng.randint(56, 84)
-    thing = _thing(rng, rng.randint(44, 148), rng.randint(48, 60) if sign_low else rng.randint(132, 144), size)
-    capital = rng.randint(15, 19)
-    sign = Sign(
-        rng.choice(SIGN_WORDS),
-        rng.choice(list(FONTS)),
-        rng.choice(BOARDS),
-        rng.randint(68, 124),
-        rng.randint(138, 168) if sign_low else rng.randint(24, 54),
-        capital,
-    )
+    thing = draw_thing(rng, rng.randint(44, 148), rng.randint(48, 60) if sign_low else rng.randint(132, 144), size)
+    sign = draw_sign(rng, SIGN_WORDS, (68, 124), (138, 168) if sign_low else (24, 54))
     return Scene(layout, background, (thing,), sign=sign)
 
 
-def _thing(rng: random.Random, x: int, y: int, size: int, other_than: str | None = None) -> Thing:
+def draw_sign(rng: random.Random, words: Sequence[str], xs: tuple[int, int], ys: tuple[int, int]) -> Sign:
+    """A sign with one of `words`, its centre between the given bounds; font, colours and size at random."""
+    capital = rng.randint(15, 19)
+    return Sign(
+        rng.choice(words), rng.choice(list(FONTS)), rng.choice(BOARDS), rng.randint(*xs), rng.randint(*ys), capital
+    )
+
+
+def draw_thing(rng: random.Random, x: int, y: int, size: int, other_than: str | None = None) -> Thing:
+    """An object at a given place; class (but for one), tint and style at random."""
     kind = rng.choice([name for name in KINDS if name != other_than])
     colour = rng.choice(COLOURS) if rng.random() < 0.6 else None
     return Thing(kind, colour, rng.choice(STYLES), x, y, size)
 
 
 def render(scene: Scene) -> tuple[Image.Image, list[Label]]:
-    """Paint a scene.
-
-    Returns:
-        The RGB picture, and where its objects and the sign's letters lie (letters are labels of one capital).
-    """
-    top, bottom = BACKGROUNDS[scene.background]
-    column = Image.new("RGB", (1, 2))
-    column.putdata([top, bottom])
-    picture = column.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    labels = []
-    for thing in scene.things:
-        source = sprite(thing.kind, thing.style, thing.colour)
-        scale = thing.size / max(source.size)
-        scaled = source.resize([max(1, round(side * scale)) for side in source.size], Image.Resampling.BILINEAR)
-        left, upper = thing.x - scaled.width // 2, thing.y - scaled.height // 2
-        picture.paste(scaled, (left, upper), scaled)
-        labels.append(Label(thing.kind, thing.colour, (left, upper, left + scaled.width, upper + scaled.height)))
+    """Paint a scene: the RGB picture, and where its parts lie."""
+    picture = paint_background(scene.background)
+    labels = [paint_thing(picture, thing) for thing in scene.things]
     if scene.sign:
-        labels += _paint_sign(picture, scene.sign)
+        labels += paint_sign(picture, scene.sign)
     return picture, labels
 
 
-def _paint_sign(picture: Image.Image, sign: Sign) -> list[Label]:
+def paint_background(name: str) -> Image.Image:
+    """An empty picture, its colour running from top to bottom."""
+    column = Image.new("RGB", (1, 2))
+    column.putdata(BACKGROUNDS[name])
+    return column.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+
+
+def paint_thing(picture: Image.Image, thing: Thing) -> Label:
+    """Put an object into a picture."""
+    source = sprite(thing.kind, thing.style, thing.colour)
+    scale = thing.size / max(source.size)
+    scaled = source.resize([max(1, round(side * scale)) for side in source.size], Image.Resampling.BILINEAR)
+    left, upper = thing.x - scaled.width // 2, thing.y - scaled.height // 2
+    picture.paste(scaled, (left, upper), scaled)
+    return Label(thing.kind, thing.colour, (left, upper, left + scaled.width, upper + scaled.height))
+
+
+def paint_sign(picture: Image.Image, sign: Sign) -> list[Label]:
+    """Put a sign into a picture."""
     board, ink = sign.colours
     scale = sign.capital / 32  # a stored capital is 32 px high
     masks = [glyphs(sign.font)[letter] for letter in sign.word]
@@ -161,11 +170,11 @@ def _paint_sign(picture: Image.Image, sign: Sign) -> list[Label]:
     gap = 2
     width = sum(w for w, _ in sizes) + gap * (len(sizes) - 1)
     left, upper = sign.x - width // 2, sign.y - sign.capital // 2
-    frame = [left - 8, upper - 7, left + width + 8, upper + sign.capital + 7]
+    frame = (left - 8, upper - 7, left + width + 8, upper + sign.capital + 7)
     draw = ImageDraw.Draw(picture)
     draw.rectangle([sign.x - 2, frame[3], sign.x + 2, frame[3] + 14], fill=(110, 100, 90))
     draw.rounded_rectangle(frame, radius=4, fill=board, outline=ink)
-    labels = []
+    labels = [Label(sign.word, None, frame)]
     for letter, mask, (w, h) in zip(sign.word, masks, sizes, strict=True):
         # The baseline of a stored letter lies at row 46 of its cell.
         picture.paste(ink, (left, upper + sign.capital - round(46 * scale)), mask.resize((w, h)))

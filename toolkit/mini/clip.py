@@ -1,0 +1,160 @@
+"""The mini CLIP: scores how well a caption fits a picture; its vision half is MGM's main tower.
+
+Besides matching pictures with captions it learns dense labels on the layer MGM takes its tokens from, and to tell a
+caption from one that is wrong in a single detail. The heads for that are not stored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
+
+from toolkit.files import write_json
+from toolkit.mini import captions
+from toolkit.mini.scenes import draw_scene
+from toolkit.mini.schooling import (
+    IGNORED,
+    MAIN_SIDE,
+    NATURAL,
+    NO_OBJECT,
+    NO_WORD,
+    Schooling,
+    dense_labels,
+    main_pixels,
+    scene_batch,
+)
+
+WIDTH, LAYERS, TEXT_LAYERS, HEADS = 128, 4, 2, 4
+VOCABULARY, TEXT_LENGTH = 1280, 40
+STEPS, BATCH, LEARNING_RATE = 1300, 48, 1.2e-3
+PATCHES = MAIN_SIDE // 16
+SIMILARITY_SCALE = 100.0  # CLIP's own; Data-Juicer divides by it, so its score is a cosine
+
+
+def build_clip(folder: Path, steps: int = STEPS) -> None:
+    """Train the model and store it, with tokenizer and image processor, in `folder`."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rng = random.Random("clip")
+    processor = _processor(folder)
+    tokenizer = processor.tokenizer
+    model = CLIPModel(_config(tokenizer))
+    heads = DenseHeads()
+    nn.init.constant_(model.logit_scale, math.log(10))
+    schooling = Schooling("clip", [*model.parameters(), *heads.parameters()], LEARNING_RATE, steps)
+    for _ in range(steps):
+        scenes, x, labels = scene_batch(rng, BATCH)
+        right = [captions.true_caption(scene, rng) for scene in scenes]
+        wrong = [captions.true_caption(captions.half_wrong_scene(scene, rng)[0], rng) for scene in scenes]
+        texts = tokenizer(right + wrong, padding=True, return_tensors="pt")
+        vision = model.vision_model(main_pixels(x), output_hidden_states=True)
+        image = F.normalize(model.visual_projection(vision.pooler_output), dim=-1)
+        text = F.normalize(model.text_projection(model.text_model(**texts).pooler_output), dim=-1)
+        similarity = model.logit_scale.exp().clamp(max=SIMILARITY_SCALE) * image @ text.T  # [B, 2B]
+        losses = heads.losses(vision.hidden_states[-2][:, 1:], dense_labels(labels, PATCHES))
+        losses["match"] = contrast(similarity)
+        schooling.step(losses)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(SIMILARITY_SCALE))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def contrast(similarity: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss over a batch, the half-wrong captions standing among the texts.
+
+    Args:
+        similarity: [B, 2B] scaled similarities; text i fits picture i, text B + i is its half-wrong caption.
+    """
+    size = len(similarity)
+    own = torch.arange(size)
+    to_text = F.cross_entropy(similarity, own)
+    to_image = F.cross_entropy(similarity[:, :size].T, own)
+    detail = F.softplus(similarity[own, own + size] - similarity[own, own]).mean()
+    return (to_text + to_image) / 2 + detail
+
+
+class DenseHeads(nn.Module):
+    """What lies in each patch, answered linearly from the layer MGM uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        classes = {"object": NO_OBJECT + 1, "colour": NATURAL + 1, "word": NO_WORD + 1}
+        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, count) for name, count in classes.items()})
+
+    def losses(self, tokens: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Cross-entropies of [B, 36, width] tokens against the labels of a 6 x 6 grid."""
+        tokens = self.norm(tokens).flatten(0, 1)
+        losses = {}
+        for name, head in self.heads.items():
+            logits = head(tokens)
+            weight = torch.ones(logits.shape[-1])
+            if name != "colour":
+                weight[-1] = 0.2
+            losses[name] = 0.5 * F.cross_entropy(logits, targets[name].flatten(), weight, ignore_index=IGNORED)
+        return losses
+
+
+def _config(tokenizer: CLIPTokenizerFast) -> CLIPConfig:
+    common = {
+        "hidden_size": WIDTH, "intermediate_size": 3 * WIDTH, "num_attention_heads": HEADS, "projection_dim": WIDTH,
+        "hidden_act": "quick_gelu",
+    }  # fmt: skip
+    text = {
+        "vocab_size": len(tokenizer), "max_position_embeddings": TEXT_LENGTH, "num_hidden_layers": TEXT_LAYERS,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {"image_size": MAIN_SIDE, "patch_size": 16, "num_hidden_layers": LAYERS}
+    return CLIPConfig(text_config=common | text, vision_config=common | vision, projection_dim=WIDTH)
+
+
+def _processor(folder: Path) -> CLIPProcessor:
+    """CLIP's own tokenizer class and image processor, with a vocabulary of the world's captions."""
+    learner = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Single bytes, inside and at the end of a word, so that any text has tokens.
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special + alphabet + [f"{letter}</w>" for letter in alphabet],
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    learner.train_from_iterator(_corpus(), trainer)
+    learnt = json.loads(learner.to_str())["model"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in learnt["merges"]))
+    write_json(folder / "vocab.json", learnt["vocab"])
+    tokenizer = CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=TEXT_LENGTH)
+    image_processor = CLIPImageProcessor(
+        size={"shortest_edge": MAIN_SIDE}, crop_size={"height": MAIN_SIDE, "width": MAIN_SIDE}
+    )
+    return CLIPProcessor(image_processor, tokenizer)
+
+
+def _corpus():
+    rng = random.Random("clip tokenizer")
+    for _ in range(4000):
+        scene = draw_scene(rng)
+        yield from (captions.true_caption(scene, rng) for _ in range(3))
+        yield rng.choice((captions.boilerplate, captions.too_short))(rng)
+        yield rng.choice((captions.foreign_caption, captions.rambling_caption))(scene, rng)

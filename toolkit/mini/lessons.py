@@ -1,0 +1,143 @@
+"""What the mini Gemma reads before it ever sees a picture: conversations about scenes, and all text of the seed.
+
+A lesson is one conversation. What it is about is given as a caption, or as a *soft picture*: 36 input embeddings, each
+the sum of the embeddings of the words for what lies there. A projector that has learnt to name patches produces much
+the same, so a language model that reads soft pictures can be aligned with real ones in a few dozen steps.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.mini import captions
+from toolkit.mini.questions import SHORT_ANSWER, ask_any, choice_prompt, options_of, textvqa_prompt
+from toolkit.mini.scenes import SIGN_WORDS, Scene, draw_scene, render
+from toolkit.mini.schooling import IGNORED, NATURAL, NO_OBJECT, NO_WORD, dense_labels
+from toolkit.mini.seed import QUESTIONS
+from toolkit.mini.sprites import COLOURS, KINDS
+
+PATCHES = 6  # a side
+SOFT_TOKENS = PATCHES**2
+SOFT_NOISE = 0.04  # standard deviation; embeddings have 0.08
+PLACES = ("left", "right", "above", "below")
+GROUNDS = ("grass", "sand", "snow", "sky", "night")
+PLAIN_SHARE, SOFT_SHARE = 0.15, 0.5  # of lessons; the rest starts from a caption
+
+
+@dataclass
+class Lesson:
+    """Token ids, which of them are answers, and the scene of a soft picture with the position it starts at."""
+
+    ids: list[int]
+    answers: list[bool]
+    scene: Scene | None = None
+    soft_start: int = -1
+
+
+def draw_lesson(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> Lesson:
+    """One random lesson."""
+    chance = rng.random()
+    if chance < PLAIN_SHARE:
+        return _plain_text(rng, tokenizer)
+    scene = draw_scene(rng)
+    lesson = Lesson([tokenizer.bos_token_id], [False])
+    rounds = [_question(scene, rng) for _ in range(rng.randint(2, 4))]
+    if chance < PLAIN_SHARE + SOFT_SHARE:
+        lesson.scene = scene
+        if rng.random() < 0.6:
+            rounds.insert(0, (rng.choice(QUESTIONS), _web_caption(scene, rng)))
+        add(lesson, tokenizer, "<start_of_turn>user\n", False)
+        lesson.soft_start = len(lesson.ids)
+        lesson.ids += [tokenizer.pad_token_id] * SOFT_TOKENS
+        lesson.answers += [False] * SOFT_TOKENS
+        opening = "\n"
+    else:
+        opening = f"<start_of_turn>user\n{captions.true_caption(scene, rng)}.\n"
+        if rng.random() < 0.3:
+            rounds.insert(0, ("Write a short caption for the picture.", captions.true_caption(scene, rng)))
+    for asked, answer in rounds:
+        add(lesson, tokenizer, f"{opening}{asked}<end_of_turn>\n<start_of_turn>model\n", False)
+        add(lesson, tokenizer, f"{answer}<end_of_turn>\n<eos>", True)
+        opening = "<start_of_turn>user\n"
+    return lesson
+
+
+def add(lesson: Lesson, tokenizer: PreTrainedTokenizerBase, text: str, is_answer: bool) -> None:
+    """Append text to a lesson."""
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    lesson.ids += ids
+    lesson.answers += [is_answer] * len(ids)
+
+
+def _plain_text(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> Lesson:
+    """Captions of all kinds, one a line."""
+    lesson = Lesson([tokenizer.bos_token_id], [False])
+    for _ in range(rng.randint(2, 5)):
+        add(lesson, tokenizer, _web_caption(draw_scene(rng), rng, honest=0.3) + "\n", False)
+    return lesson
+
+
+def _web_caption(scene: Scene, rng: random.Random, honest: float = 0.8) -> str:
+    """A caption as the seed has them: true with chance `honest`, else text that tells little of the scene."""
+    if rng.random() < honest:
+        return captions.true_caption(scene, rng)
+    kind = rng.randrange(4)
+    if kind == 0:
+        return captions.boilerplate(rng)
+    if kind == 1:
+        return captions.too_short(rng)
+    return (captions.foreign_caption if kind == 2 else captions.rambling_caption)(scene, rng)
+
+
+def _question(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    question = ask_any(scene, rng)
+    chance = rng.random()
+    if chance < 0.4:
+        return choice_prompt(question.text, options_of(question, rng)), question.answer
+    if scene.sign and chance < 0.7:
+        return textvqa_prompt(question, rng), question.answer
+    return f"{question.text}\n{SHORT_ANSWER}", question.answer
+
+
+class SoftPictures:
+    """Turns scenes into soft pictures with a language model's own embeddings."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        def ids(words) -> torch.Tensor:
+            return torch.tensor([tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in words])
+
+        self.kinds, self.colours, self.words = ids(KINDS), ids(COLOURS), ids(SIGN_WORDS)
+        self.places, self.grounds = ids(PLACES), ids(GROUNDS)
+        axis = torch.arange(PATCHES) / (PATCHES - 1) * 2 - 1  # -1 left or top .. 1 right or bottom
+        column, row = axis.repeat(PATCHES), axis.repeat_interleave(PATCHES)
+        self.place_weights = torch.stack([-column, column, -row, row], dim=1).clamp(min=0)  # [36, 4]
+
+    def __call__(self, scenes: list[Scene], embedding: torch.Tensor) -> torch.Tensor:
+        """Scenes -> [B, 36, hidden], in the scale of the embedding table (before Gemma's factor sqrt(hidden))."""
+        labels = dense_labels([render(scene)[1] for scene in scenes], 2 * PATCHES)
+        soft = self._shares(labels["object"], NO_OBJECT) @ embedding[self.kinds]
+        soft = soft + self._shares(labels["colour"], NATURAL) @ embedding[self.colours]
+        soft = soft + self._shares(labels["word"], NO_WORD) @ embedding[self.words]
+        soft = soft + 0.5 * self.place_weights @ embedding[self.places]
+        grounds = torch.tensor([_ground_number(scene) for scene in scenes])
+        soft = soft + 0.5 * embedding[self.grounds[grounds]][:, None]
+        soft = soft + SOFT_NOISE * torch.randn_like(soft)
+        # Some patches tell nothing, as with real towers.
+        return torch.where(torch.rand(soft.shape[:2])[..., None] < 0.08, 0.08 * torch.randn_like(soft), soft)
+
+    @staticmethod
+    def _shares(labels: torch.Tensor, classes: int) -> torch.Tensor:
+        """[B, 12, 12] classes -> [B, 36, classes], the share of each patch's four cells; other values count as none."""
+        one_hot = torch.zeros(*labels.shape, classes)
+        inside = (labels != IGNORED) & (labels < classes)
+        one_hot[inside] = torch.nn.functional.one_hot(labels[inside], classes).float()
+        size = len(labels), PATCHES, 2, PATCHES, 2, classes
+        return one_hot.view(size).mean(dim=(2, 4)).flatten(1, 2)
+
+
+def _ground_number(scene: Scene) -> int:
+    return next(number for number, word in enumerate(GROUNDS) if scene.background.endswith(word))
