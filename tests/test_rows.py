@@ -94,11 +94,13 @@ def test_paths_that_leave_their_root_are_refused(path):
 
 def test_read_rows_keeps_line_numbers_and_goes_on_after_a_broken_line(tmp_path):
     file = tmp_path / "rows.jsonl"
-    file.write_bytes(b'{"id": "1"}\n\n{"id": \n[1]\n\xff\xfe{}\n{"id": "6"}\n')
+    file.write_bytes(
+        b'{"id": "1"}\n\n{"id": \n[1]\n\xff\xfe{}\n{"id": "6"}\n{"text": "half \\ud83d"}\n{"id": "\\ud83d\\ude00"}\n'
+    )
     lines = dict(read_rows(file))
-    assert list(lines) == [1, 3, 4, 5, 6]
-    assert [id_of(line) for line in lines.values()] == ["1", "?", "?", "?", "6"]
-    assert all(reason_of(lines[number]) == "not_json" for number in (3, 4, 5))
+    assert list(lines) == [1, 3, 4, 5, 6, 7, 8]
+    assert [id_of(line) for line in lines.values()] == ["1", "?", "?", "?", "6", "?", "\U0001f600"]
+    assert all(reason_of(lines[number]) == "not_json" for number in (3, 4, 5, 7))
 
 
 def test_read_rows_names_a_missing_file(tmp_path):

@@ -94,10 +94,15 @@ def parse_object(line: bytes) -> dict:
     """The JSON object a line holds.
 
     Raises:
-        ValueError: the line is not JSON, or not an object; the text says which.
+        ValueError: the line is not JSON, no Unicode, or not an object; the text says which.
     """
     try:
         value = json.loads(line)
+        if b"\\u" in line:
+            # Half an emoji, as text cut at a byte count has it, is JSON but can be neither written nor tokenised.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not Unicode text ({error.reason})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(value, dict):
