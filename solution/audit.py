@@ -179,9 +179,7 @@ class Ledger:
 def funnel(ledger: Ledger) -> str:
     """The run's funnel as a table, its conservation line, the reasons for drops and the first failed rows."""
     header = ("operator", *(key.replace("_", " ") for key in COUNTS), "seconds")
-    body = [
-        (step.name, *(f"{getattr(step, key):,}" for key in COUNTS), f"{step.seconds:.1f}") for step in ledger.steps
-    ]
+    body = [(step.name, *(f"{getattr(step, key):,}" for key in COUNTS), f"{step.seconds:.1f}") for step in ledger.steps]
     totals = ledger.totals()
     lines = _aligned([header, *body])
     lines.append(
@@ -201,6 +199,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Text rows with the first column to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     ]

@@ -17,7 +17,7 @@ _HOPELESS = 20  # an operator that raises for so many single rows and passes non
 
 
 def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, work_dir: str) -> list[Any]:
-    """Data-Juicer's operator objects. Raises UserError with the operator's own words where it refuses its parameters."""
+    """Data-Juicer's operator objects. Raises UserError, in the operator's words, where it refuses its parameters."""
     # In this process unless more are asked for: Data-Juicer would start two for each operator, at seconds apiece.
     common = {
         "skip_op_error": False,  # else one bad row silently loses its whole batch; see _by_halves
@@ -218,4 +218,8 @@ def _number(value: Any) -> float | None:
 def _one_line(error: BaseException) -> str:
     """The first line of an exception's text, with its type where the text alone says little."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return first if isinstance(error, ValueError | ImportError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
+    return (
+        first
+        if isinstance(error, ValueError | ImportError) and first
+        else f"{type(error).__name__}: {first}".rstrip(": ")
+    )

@@ -14,7 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, this folder is on the path, not the root
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # run as a script, this folder is on the path, not the root
 
 from solution.errors import UserError
 from solution.files import ROOT, replaced, sha256_of, shown, stamp_of
@@ -29,7 +31,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.")
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe, a YAML file")
     parser.add_argument("--dataset", type=Path, help="the seed's jsonl (default: the recipe's dataset_path)")
-    parser.add_argument("--images", type=Path, help="folder that image paths start from (default: the data set's folder)")
+    parser.add_argument(
+        "--images", type=Path, help="folder that image paths start from (default: the data set's folder)"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "processed_data", help="folder of the result")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="skip", help="at a bad row (default: skip it)")
     parser.add_argument("--overwrite", action="store_true", help="run again even where the result is already there")
@@ -52,7 +56,9 @@ def process(arguments: argparse.Namespace) -> None:
     images = (arguments.images or recipe.dataset.parent).absolute()
     inputs = describe_inputs(recipe, images, arguments.on_error)
     if not arguments.overwrite and is_done(output, inputs):
-        print(f"already done: {shown(output / RESULT)} is this recipe's result on these inputs; --overwrite runs it again")
+        print(
+            f"already done: {shown(output / RESULT)} is this recipe's result on these inputs; --overwrite runs it again"
+        )
         return
     set_environment(recipe)
     # Only now what takes seconds: Data-Juicer, torch and the operators.
@@ -73,7 +79,10 @@ def process(arguments: argparse.Namespace) -> None:
 
 def describe_inputs(recipe: Recipe, images: Path, on_error: str) -> dict[str, Any]:
     """All that decides the result: inputs with their hashes, configuration, versions of code and packages."""
-    code = [*(ROOT / "solution").rglob("*.py"), *(file for path in recipe.operator_paths for file in _python_files(path))]
+    code = [
+        *(ROOT / "solution").rglob("*.py"),
+        *(file for path in recipe.operator_paths for file in _python_files(path)),
+    ]
     return {
         "inputs": {
             "recipe": {"path": shown(recipe.path), "sha256": sha256_of(recipe.path)},

@@ -28,13 +28,15 @@ class Progress:
         self.process = process
 
     def save(self, done: int, dataset: NestedDataset, ledger: Ledger) -> None:
-        """Keep the state after the first ``done`` operators; the record comes last, so a killed save changes nothing."""
+        """Keep the state after the first ``done`` operators; the record comes last, so a killed save does no harm."""
         with replaced(self.folder / f"{done}.rows.parquet") as temporary:
             pq.write_table(dataset.with_format("arrow")[:], temporary)
         ledger.write(self.folder / f"{done}.audit.parquet")
         steps = [vars(step) | {"reasons": dict(step.reasons)} for step in ledger.steps]
         with replaced(self.folder / "state.json") as temporary:
-            temporary.write_text(json.dumps({"key": self._key(done), "done": done, "columns": ledger.columns, "steps": steps}))
+            temporary.write_text(
+                json.dumps({"key": self._key(done), "done": done, "columns": ledger.columns, "steps": steps})
+            )
         for file in self.folder.glob("*.parquet"):
             if not file.name.startswith(f"{done}."):
                 file.unlink()

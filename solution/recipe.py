@@ -123,11 +123,13 @@ def _dataset(recipe: Path, given: Path | None, own: str | None) -> Path:
 
 
 def _step(recipe: Path, number: int, entry: Any) -> tuple[str, dict[str, Any]]:
-    """One entry of `process` as (operator, parameters); parameters called hf_... become absolute where they are folders."""
+    """One entry of `process` as (operator, parameters); hf_... parameters become absolute where they are folders."""
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise UserError(f"recipe {recipe}, process entry {number}: expected `- operator: {{parameters}}`, found {entry!r}")
+        raise UserError(
+            f"recipe {recipe}, process entry {number}: expected `- operator: {{parameters}}`, found {entry!r}"
+        )
     ((name, params),) = entry.items()
     if not isinstance(params, dict | None):
         raise UserError(f"recipe {recipe}, operator {number} ({name}): expected parameters, found {params!r}")
@@ -207,7 +209,9 @@ def _check_limits(values: dict[str, Any], allowed: tuple[float, float] | None, w
             continue
         high = values.get("max_" + key.removeprefix("min_")) if key.startswith("min_") else None
         if isinstance(high, int | float) and low > high:
-            raise UserError(f"{where}: {key} {low} is greater than max_{key.removeprefix('min_')} {high}: no row can pass")
+            raise UserError(
+                f"{where}: {key} {low} is greater than max_{key.removeprefix('min_')} {high}: no row can pass"
+            )
         limit = key.startswith(("min_", "max_")) and key.endswith(("_score", "_ratio", "_recall"))
         if allowed and limit and not (allowed[0] <= low <= allowed[1] or abs(low) >= 1e9):
             raise UserError(f"{where}: {key} {low} is outside the score's range, {allowed[0]:g} to {allowed[1]:g}")

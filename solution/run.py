@@ -70,7 +70,9 @@ class Run:
                 _say(f"[{number}/{len(operators)}] {operator._name}: {len(dataset):,} rows in")
                 dataset = run_operator(operator, dataset, ledger)
                 step = ledger.steps[-1]
-                _say(f"    {step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed in {step.seconds:.1f} s")
+                _say(
+                    f"    {step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed in {step.seconds:.1f} s"
+                )
                 if not len(dataset):
                     raise UserError(self._nothing_left(ledger))
                 progress.save(number, dataset, ledger)
@@ -113,7 +115,9 @@ class Run:
         try:
             return NestedDataset.from_dict({key: [row.get(key) for row in rows] for key in (*ledger.columns, ROW)})
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise UserError(f"data set {shown(self.recipe.dataset)} has a key with values of several types: {error}") from error
+            raise UserError(
+                f"data set {shown(self.recipe.dataset)} has a key with values of several types: {error}"
+            ) from error
 
     def _nothing_left(self, ledger: Ledger) -> str:
         """The message for an empty result: which operator took the last rows, and why."""

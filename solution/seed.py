@@ -12,7 +12,7 @@ from solution.audit import Ledger, RowAudit
 from solution.errors import UserError
 from solution.files import replaced, shown
 from solution.operators.captions import IMAGE_TOKENS, image_token_of
-from solution.operators.pictures import BadPicture, open_picture
+from solution.operators.pictures import PictureError, open_picture
 
 SYNTHETIC = "synthetic_images"
 WORK_TOKEN = IMAGE_TOKENS[0]  # Data-Juicer's own; rows written with the other one get theirs back at the end
@@ -48,7 +48,9 @@ class Folders:
                 return name.as_posix()
         if path.is_relative_to(self.images):
             return path.relative_to(self.images).as_posix()
-        raise UserError(f"image {image} lies neither under {self.images} nor in {self.output / SYNTHETIC}: write it there")
+        raise UserError(
+            f"image {image} lies neither under {self.images} nor in {self.output / SYNTHETIC}: write it there"
+        )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -132,13 +134,13 @@ def _fault(file: str) -> str:
     """Why a picture cannot be used, empty for a good one."""
     try:
         open_picture(file)
-    except BadPicture as bad:
+    except PictureError as bad:
         return str(bad)
     return ""
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], folders: Folders, ledger: Ledger) -> None:
-    """Write processed_data.jsonl whole or not at all: seed keys and copy marks only, relative paths, the seed's token."""
+    """Write processed_data.jsonl whole or not at all: seed keys and copy marks, relative paths, the seed's token."""
     keys = dict.fromkeys([*ledger.columns, "caption_index", "copy_index"])
     with replaced(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:

@@ -29,7 +29,7 @@ _LEFT_OVERS = (
 
 @OPERATORS.register_module("caption_cleanup_mapper")
 class CaptionCleanupMapper(Mapper):
-    """Unicode and white space in one form, mark-up and boiler-plate out; the tokens around the caption stay as they are."""
+    """Unicode and white space in one form, mark-up and boiler-plate out; the tokens around captions stay."""
 
     _batched_op = True
 

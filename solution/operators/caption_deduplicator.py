@@ -71,7 +71,9 @@ class CaptionDeduplicator(Deduplicator):
             prefix = words[: len(words) - math.ceil(self.min_overlap * len(words)) + 1]
             word_set = frozenset(words)
             candidates = (leader for word in prefix for leader in leaders[word])
-            group = next((name for other, name in candidates if self._overlap(word_set, other) >= self.min_overlap), None)
+            group = next(
+                (name for other, name in candidates if self._overlap(word_set, other) >= self.min_overlap), None
+            )
             if group is None:
                 group = caption
                 for word in prefix:

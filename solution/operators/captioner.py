@@ -15,7 +15,14 @@ class Captioner:
     """One image-to-text model of transformers (BLIP, BLIP-2 ...) with its generation settings."""
 
     def __init__(
-        self, model: str, prompt: str, max_new_tokens: int, temperature: float, seed: int, model_batch: int, on_gpu: bool
+        self,
+        model: str,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        model_batch: int,
+        on_gpu: bool,
     ) -> None:
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
@@ -26,7 +33,7 @@ class Captioner:
         self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model)
 
     def caption(self, pictures: Sequence[Image.Image], row_keys: Sequence[str], rank: int | None = None) -> list[str]:
-        """One caption a picture. ``row_keys`` name the rows: with a temperature, chance hangs on seed and row key alone."""
+        """One caption a picture; ``row_keys`` name the rows: with a temperature, chance hangs on seed and key alone."""
         captions = []
         for start in range(0, len(pictures), self.model_batch):
             part = slice(start, start + self.model_batch)

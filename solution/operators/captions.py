@@ -1,7 +1,7 @@
 """The text field of a row: one image token, a caption, the end-of-chunk token.
 
-A seed row's text is ``<__dj__image>\\na caption <|__dj__eoc|>``; the challenge's documentation writes the image token as
-``<image>``. Every operator here reads and writes the caption alone, whatever the tokens around it.
+A seed row's text is ``<__dj__image>\\na caption <|__dj__eoc|>``; the challenge's documentation writes the image token
+as ``<image>``. Every operator here reads and writes the caption alone, whatever the tokens around it.
 """
 
 import re
@@ -9,8 +9,10 @@ import re
 IMAGE_TOKENS = ("<__dj__image>", "<image>")
 END_TOKEN = "<|__dj__eoc|>"
 
+# One white-space character on either side of the caption belongs to the frame, more of it does not.
 _FRAME = re.compile(
-    r"^(?P<head>(?:\s*(?:<__dj__image>|<image>))*\s*)(?P<caption>.*?)(?P<tail>\s*(?:<\|__dj__eoc\|>\s*)?)$", re.DOTALL
+    r"^(?P<head>(?:\s*(?:<__dj__image>|<image>))*\s?)\s*(?P<caption>.*?)\s*?(?P<tail>\s?(?:<\|__dj__eoc\|>\s*)?)$",
+    re.DOTALL,
 )
 _SPECIAL = re.compile("|".join(re.escape(token) for token in (*IMAGE_TOKENS, END_TOKEN)))
 
@@ -21,9 +23,9 @@ def caption_of(text: str) -> str:
 
 
 def with_caption(text: str, caption: str) -> str:
-    """``text`` with its caption replaced and its tokens and the white space around them kept.
+    """``text`` with its caption replaced and its tokens kept, each with the one white-space character beside it.
 
-    Raises ValueError where a special token stands inside the caption (several chunks): there is no one caption to replace.
+    Raises ValueError where a special token stands inside the caption (several chunks): no one caption to replace.
     """
     parts = _FRAME.match(text)
     if parts is None or _SPECIAL.search(parts["caption"]):

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from data_juicer.utils.model_utils import get_model, prepare_model
 
-from .pictures import BadPicture, open_row_pictures
+from .pictures import PictureError, open_row_pictures
 
-# (model, images, caption) -> score of this process, so that a second check after recaptioning pays for new captions only.
+# (model, images, caption) -> score, for this process: a second check after recaptioning pays for new captions only.
 _KNOWN: dict[tuple[str, tuple[str, ...], str], float] = {}
 
 
@@ -54,7 +54,7 @@ class ClipScorer:
                 try:
                     pictures.append(open_row_pictures(images[row]))
                     good.append(row)
-                except BadPicture as bad:
+                except PictureError as bad:
                     failures[row] = str(bad)
             if good:
                 yield good, pictures

@@ -1,5 +1,6 @@
 """Keep rows whose caption fits its picture, by CLIP similarity, in batches."""
 
+import math
 from typing import Annotated
 
 from data_juicer.ops.base_op import OPERATORS, Filter
@@ -43,17 +44,15 @@ class ClipSimilarityFilter(Filter):
         self.scorer = ClipScorer(hf_clip, model_batch, self.use_cuda())
 
     def compute_stats_batched(self, samples: Batch, rank: int | None = None) -> Batch:
-        """Write `clip_similarity` (a float; NaN for a failed row) to each row's stats."""
+        """Write `clip_similarity` (a float; None for a failed row) to each row's stats."""
         captions = [caption_of(text) for text in samples[self.text_key]]
         scores, failures = self.scorer.score(samples[self.image_key], captions, rank)
         for stats, score in zip(samples[Fields.stats], scores, strict=True):
-            stats["clip_similarity"] = score
+            stats["clip_similarity"] = None if math.isnan(score) else score
         add_texts(samples, FAILURE, failures)
         return samples
 
     def process_batched(self, samples: Batch) -> list[bool]:
         """One True (keep) or False a row."""
-        return [
-            self.get_keep_boolean(stats["clip_similarity"], self.min_score, self.max_score)
-            for stats in samples[Fields.stats]
-        ]
+        scores = [stats["clip_similarity"] for stats in samples[Fields.stats]]
+        return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]

@@ -67,7 +67,7 @@ class ConditionalRecaptionMapper(Mapper):
         )
 
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
-        """Replace captions in place; a row with several pictures is left alone, one with an unreadable picture fails."""
+        """Replace captions in place; rows with several pictures are left alone, unreadable pictures fail theirs."""
         texts, images = samples[self.text_key], samples[self.image_key]
         captions = [caption_of(text) for text in texts]
         scores, failures = self.scorer.score(images, captions, rank)

@@ -16,7 +16,12 @@ class FillToCapSelector(Selector):
     """
 
     def __init__(
-        self, cap: PositiveInt = 200_000, score_key: str = "clip_similarity", max_copies: PositiveInt = 4, *args, **kwargs
+        self,
+        cap: PositiveInt = 200_000,
+        score_key: str = "clip_similarity",
+        max_copies: PositiveInt = 4,
+        *args,
+        **kwargs,
     ) -> None:
         """Fill to the cap.
 
@@ -48,7 +53,7 @@ class FillToCapSelector(Selector):
         return kept.add_column("copy_index", index)
 
     def _best_first(self, dataset) -> list[int]:
-        """Positions by falling score; equal scores keep their order. Raises ValueError where rows have no such score."""
+        """Positions by falling score, equal ones in order. Raises ValueError where rows have no such score."""
         stats = dataset[Fields.stats] if Fields.stats in dataset.column_names else [{}] * len(dataset)
         scores = [row.get(self.score_key) for row in stats]
         if any(score is None or math.isnan(score) for score in scores):

@@ -8,7 +8,7 @@ from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from PIL import Image
 from pydantic import Field
 
-from .pictures import BadPicture, open_row_pictures
+from .pictures import PictureError, open_row_pictures
 from .rows import FAILURE, Batch, add_texts
 
 SIDE = 16  # hash of 16 x 16 = 256 bits
@@ -38,8 +38,8 @@ def perceptual_hash(picture: Image.Image) -> bytes:
 class PictureDeduplicator(Deduplicator):
     """Keeps the first of rows whose pictures' hashes differ in at most `max_distance` of 256 bits.
 
-    The search is exact: two hashes within d bits agree in at least one of d + 1 slices. Rows of one id (extra captions of
-    a picture) are no copies of each other. A row with an unreadable picture fails.
+    The search is exact: two hashes within d bits agree in at least one of d + 1 slices. Rows of one id (extra captions
+    of a picture) are no copies of each other. A row with an unreadable picture fails.
     """
 
     _batched_op = True
@@ -60,7 +60,7 @@ class PictureDeduplicator(Deduplicator):
             try:
                 hashes.append("".join(perceptual_hash(picture).hex() for picture in open_row_pictures(paths)))
                 failures.append("")
-            except BadPicture as bad:
+            except PictureError as bad:
                 hashes.append("")
                 failures.append(str(bad))
         samples["picture_hash"] = hashes
@@ -96,8 +96,6 @@ class PictureDeduplicator(Deduplicator):
         self, position: int, code: np.ndarray, candidates: list[int], packed: dict[int, np.ndarray], names: list[str]
     ) -> int | None:
         """The first kept row whose hash is near enough, None without one."""
-        for other in sorted(set(candidates)):
-            if names[other] != names[position] and len(packed[other]) == len(code):
-                if int(np.unpackbits(packed[other] ^ code).sum()) <= self.max_distance:
-                    return other
-        return None
+        others = (other for other in sorted(set(candidates)) if names[other] != names[position])
+        alike = (other for other in others if len(packed[other]) == len(code))
+        return next((other for other in alike if np.unpackbits(packed[other] ^ code).sum() <= self.max_distance), None)

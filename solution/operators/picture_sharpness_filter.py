@@ -1,6 +1,5 @@
 """Keep rows whose picture is in focus."""
 
-import math
 import sys
 
 import numpy as np
@@ -9,12 +8,12 @@ from data_juicer.utils.constant import Fields
 from PIL import Image
 from pydantic import NonNegativeFloat
 
-from .pictures import BadPicture, open_row_pictures
+from .pictures import PictureError, open_row_pictures
 from .rows import FAILURE, Batch, add_texts
 
 
 def sharpness(picture: Image.Image, longest: int = 512) -> float:
-    """Variance of the Laplacian of the grey picture (grey values 0 to 255), larger pictures reduced to `longest` px first."""
+    """Variance of the Laplacian of the grey picture (0 to 255), larger pictures reduced to `longest` px first."""
     grey = picture.convert("L")
     grey.thumbnail((longest, longest))
     pixels = np.asarray(grey, dtype=np.float32)
@@ -32,7 +31,11 @@ class PictureSharpnessFilter(Filter):
     _batched_op = True
 
     def __init__(
-        self, min_sharpness: NonNegativeFloat = 50.0, max_sharpness: NonNegativeFloat = sys.float_info.max, *args, **kwargs
+        self,
+        min_sharpness: NonNegativeFloat = 50.0,
+        max_sharpness: NonNegativeFloat = sys.float_info.max,
+        *args,
+        **kwargs,
     ) -> None:
         """Keep pictures with min_sharpness <= sharpness <= max_sharpness.
 
@@ -44,21 +47,22 @@ class PictureSharpnessFilter(Filter):
         self.max_sharpness = max_sharpness
 
     def compute_stats_batched(self, samples: Batch) -> Batch:
-        """Write `picture_sharpness` (NaN for a failed row) to each row's stats."""
+        """Write `picture_sharpness` (None for a failed row) to each row's stats."""
         failures = []
         for stats, paths in zip(samples[Fields.stats], samples[self.image_key], strict=True):
             try:
                 stats["picture_sharpness"] = min(map(sharpness, open_row_pictures(paths)))
                 failures.append("")
-            except BadPicture as bad:
-                stats["picture_sharpness"] = math.nan
+            except PictureError as bad:
+                stats["picture_sharpness"] = None
                 failures.append(str(bad))
         add_texts(samples, FAILURE, failures)
         return samples
 
     def process_batched(self, samples: Batch) -> list[bool]:
         """One True (keep) or False a row."""
+        scores = [stats["picture_sharpness"] for stats in samples[Fields.stats]]
         return [
-            self.get_keep_boolean(stats["picture_sharpness"], self.min_sharpness, self.max_sharpness)
-            for stats in samples[Fields.stats]
+            score is not None and self.get_keep_boolean(score, self.min_sharpness, self.max_sharpness)
+            for score in scores
         ]

@@ -6,27 +6,27 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 
-class BadPicture(Exception):
+class PictureError(Exception):
     """A picture that is missing or cannot be decoded; the text says which file and why."""
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """Decode the whole picture at ``path`` to RGB. Raises BadPicture where it is missing, broken or cut short."""
+    """Decode the whole picture at ``path`` to RGB. Raises PictureError where it is missing, broken or cut short."""
     # Data-Juicer sets this switch on import, and a truncated JPEG then passes silently with its lower part grey.
     tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except FileNotFoundError:
-        raise BadPicture(f"image {path} is missing") from None
+        raise PictureError(f"image {path} is missing") from None
     except Exception as error:  # decoders raise many types (OSError, SyntaxError, struct.error ...); all mean one thing
-        raise BadPicture(f"image {path} cannot be read ({error})") from error
+        raise PictureError(f"image {path} cannot be read ({error})") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
 def open_row_pictures(paths: Sequence[str] | None) -> list[Image.Image]:
-    """All pictures of one row. Raises BadPicture for the first bad one, or where the row has none."""
+    """All pictures of one row. Raises PictureError for the first bad one, or where the row has none."""
     if not paths:
-        raise BadPicture("the row has no image")
+        raise PictureError("the row has no image")
     return [open_picture(path) for path in paths]

@@ -21,6 +21,6 @@ def count_rows(batch: Batch) -> int:
 
 
 def add_texts(batch: Batch, column: str, texts: Sequence[str]) -> None:
-    """Write one text a row to FAILURE or NOTE; what an earlier operator left there stays where the new text is empty."""
+    """Write one text a row to FAILURE or NOTE; an earlier operator's text stays where the new one is empty."""
     before = batch.get(column) or [""] * len(texts)
     batch[column] = [new or old or "" for new, old in zip(texts, before, strict=True)]

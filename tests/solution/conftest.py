@@ -34,7 +34,9 @@ def clip_folder(tmp_path_factory) -> Path:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = sizes | {"vocab_size": len(words), "eos_token_id": len(words) - 1, "bos_token_id": len(words) - 2}
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=sizes | {"image_size": 32, "patch_size": 16}, projection_dim=16))
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config=sizes | {"image_size": 32, "patch_size": 16}, projection_dim=16)
+    )
     for parameter in model.parameters():  # wide weights: scores of different pairs lie apart
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -56,11 +58,32 @@ def captioner_folder(tmp_path_factory) -> Path:
     )
 
     folder = tmp_path_factory.mktemp("captioner")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "red", "dog", "cat", "on", "the", "blue", "car"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "[DEC]",
+        "a",
+        "red",
+        "dog",
+        "cat",
+        "on",
+        "the",
+        "blue",
+        "car",
+    ]
     (folder / "vocab.txt").write_text("\n".join([*words, *string.ascii_lowercase[1:]]) + "\n")
     tokenizer = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = sizes | {"vocab_size": len(tokenizer), "bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    text = sizes | {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": 5,
+        "eos_token_id": 3,
+        "sep_token_id": 3,
+        "pad_token_id": 0,
+    }
     torch.manual_seed(1)
     config = BlipConfig(
         text_config=text | {"encoder_hidden_size": 32, "is_decoder": True, "max_position_embeddings": 64},
@@ -117,9 +140,18 @@ def make_recipe(tmp_path) -> Callable[..., Path]:
 def run_process(tmp_path) -> Callable[..., SimpleNamespace]:
     """Run solution/process.py as a user does; returns code, out, err, rows (None without a result), record, audit."""
 
-    def run(recipe: Path, seed: Path | None, *options: str, environment: dict[str, str] | None = None) -> SimpleNamespace:
+    def run(
+        recipe: Path, seed: Path | None, *options: str, environment: dict[str, str] | None = None
+    ) -> SimpleNamespace:
         output = tmp_path / "output" / "processed_data"
-        command = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(recipe), "--output", str(output)]
+        command = [
+            sys.executable,
+            str(ROOT / "solution" / "process.py"),
+            "--recipe",
+            str(recipe),
+            "--output",
+            str(output),
+        ]
         command += ["--dataset", str(seed)] if seed else []
         done = subprocess.run(
             [*command, *options],

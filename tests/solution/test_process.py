@@ -1,0 +1,246 @@
+"""The command as a user runs it: rows in, processed_data.jsonl out, every row accounted for, faults in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.solution.conftest import ROOT, TEXT
+
+CAPTIONS = [
+    f"{colour} {thing}" for colour in ("a red", "two blue", "one green") for thing in ("dog", "cat on a mat", "car")
+]
+COLUMNS = [
+    "id", "row", "parent", "state", "operator", "score", "threshold", "reason", "text_before", "text_after", "image",
+    "image_state",
+]  # fmt: skip
+
+
+def audit_of(done) -> list[dict]:
+    return pq.read_table(done.audit).to_pylist()
+
+
+def assert_conserved(done) -> None:
+    """The record and the audit agree, and nothing is lost."""
+    counts, audit = done.record["counts"], audit_of(done)
+    assert counts["in"] + counts["created"] == counts["kept"] + counts["dropped"] + counts["failed"] == len(audit)
+    assert counts["kept"] == len(done.rows)
+    for state in ("kept", "dropped", "failed"):
+        assert counts[state] == sum(line["state"] == state for line in audit)
+    assert counts["created"] == sum(line["parent"] is not None for line in audit)
+
+
+def test_a_whole_recipe(make_seed, make_recipe, run_process, clip_folder, captioner_folder):
+    """Clean, recaption, filter, fill: relative paths, the contract's fields, audit and record; a rerun is at once done."""
+    seed = make_seed([*CAPTIONS[:-1], "royalty free image", CAPTIONS[0] + " stock photo"])
+    models = {"hf_clip": str(clip_folder)}
+    recipe = make_recipe(
+        [
+            {"caption_cleanup_mapper": None},
+            {"caption_words_filter": {"min_num": 1}},
+            {
+                "conditional_recaption_mapper": models
+                | {"hf_captioner": str(captioner_folder), "below": 0.05, "min_words": 1}
+            },
+            {"clip_similarity_filter": models | {"min_score": -0.9}},
+            {"fill_to_cap_selector": {"cap": 15}},
+        ]
+    )
+    done = run_process(recipe, seed)
+    assert done.code == 0, done.err
+    assert len(done.rows) == 15
+    assert_conserved(done)
+    for row in done.rows:
+        assert set(row) <= {"id", "text", "images", "copy_index"}
+        assert row["images"] == [f"images/{row['id']}.jpg"]
+        assert row["text"].startswith("<__dj__image>\n")
+        assert row["text"].endswith(" <|__dj__eoc|>")
+    audit = audit_of(done)
+    assert list(audit[0]) == COLUMNS
+    dropped = [line for line in audit if line["state"] == "dropped"]
+    assert [(line["id"], line["operator"]) for line in dropped] == [("008", "caption_words_filter")]
+    assert (dropped[0]["score"], dropped[0]["threshold"]) == (0.0, 1.0)
+    assert dropped[0]["text_before"] == TEXT.format("royalty free image")
+    recaptioned = [line for line in audit if line["reason"].startswith("new caption")]
+    assert recaptioned
+    assert all(line["operator"] == "conditional_recaption_mapper" for line in recaptioned)
+    created = [line for line in audit if line["parent"]]
+    assert len(created) == 6
+    assert {line["row"] for line in created} == set(range(11, 17))
+    assert "15 kept + 1 dropped + 0 failed" in done.out
+    assert done.record["inputs"]["dataset"]["sha256"]
+    assert not list(done.output.parent.rglob("*.tmp"))
+
+    started = time.monotonic()
+    again = run_process(recipe, seed)
+    assert again.code == 0
+    assert "already done" in again.out
+    assert time.monotonic() - started < 5
+    lines = (done.output / "processed_data.jsonl").read_bytes()
+    over = run_process(recipe, seed, "--overwrite")
+    assert "already done" not in over.out
+    assert (done.output / "processed_data.jsonl").read_bytes() == lines
+
+
+def test_one_broken_picture_costs_one_row(make_seed, make_recipe, run_process, clip_folder):
+    seed = make_seed(CAPTIONS)
+    broken = seed.parent / "images" / "004.jpg"
+    with broken.open("r+b") as file:
+        file.truncate(broken.stat().st_size * 3 // 4)  # Pillow opens it and Data-Juicer would keep it
+    recipe = make_recipe([{"clip_similarity_filter": {"hf_clip": str(clip_folder), "min_score": -1.0}}])
+    done = run_process(recipe, seed)
+    assert done.code == 0, done.err
+    assert [row["id"] for row in done.rows] == [f"{number:03d}" for number in range(9) if number != 4]
+    assert_conserved(done)
+    assert "images/004.jpg" in done.out
+    (failed,) = done.record["failed"]
+    assert (failed["id"], failed["row"], failed["image"]) == ("004", 5, "images/004.jpg")
+    assert "cannot be read" in failed["reason"]
+
+    stopped = run_process(recipe, seed, "--on-error", "stop")
+    assert stopped.code == 1
+    assert stopped.err.splitlines()[-1].startswith("error: line 5 (id 004, images/004.jpg)")
+    assert "Traceback" not in stopped.err
+
+
+def test_faulty_rows_are_failed_by_line(make_seed, make_recipe, run_process):
+    """Mixed tokens, a missing picture, a path upwards, no JSON, one id for two pictures: each costs its own line."""
+    seed = make_seed(["a dog", "a cat"])
+    good = json.loads(seed.read_text().splitlines()[0])
+    lines = [
+        json.dumps(good | {"text": "<image><__dj__image>\na dog"}),
+        json.dumps(good | {"id": "other", "images": ["images/none.jpg"]}),
+        json.dumps(good | {"images": ["../images/000.jpg"]}),
+        "{no json",
+        json.dumps(good | {"images": ["images/001.jpg"]}),
+        json.dumps(good | {"text": "<image>\nthe same dog <|__dj__eoc|>"}),
+    ]
+    seed.write_text(seed.read_text() + "\n".join(lines) + "\n")
+    done = run_process(make_recipe([{"caption_cleanup_mapper": None}]), seed)
+    assert done.code == 0, done.err
+    assert [row["text"] for row in done.rows] == [
+        TEXT.format("a dog"), TEXT.format("a cat"), "<image>\nthe same dog <|__dj__eoc|>",
+    ]  # fmt: skip
+    assert_conserved(done)
+    reasons = {failure["row"]: failure["reason"] for failure in done.record["failed"]}
+    for row, words in {3: "mixes", 4: "missing", 5: "without ..", 6: "JSON", 7: "already stands for another"}.items():
+        assert words in reasons.pop(row)
+    assert not reasons
+
+
+def test_both_tokens_come_back_as_they_were(make_seed, make_recipe, run_process):
+    """A stock operator that looks for Data-Juicer's token works on a file with the documentation's."""
+    seed = make_seed(CAPTIONS, token="<image>")
+    done = run_process(
+        make_recipe([{"whitespace_normalization_mapper": None}, {"caption_words_filter": {"max_num": 9}}]), seed
+    )
+    assert done.code == 0, done.err
+    assert done.rows == [json.loads(line) for line in seed.read_text().splitlines()]
+
+
+def test_no_rows_left_is_an_error(make_seed, make_recipe, run_process):
+    recipe = make_recipe([{"caption_cleanup_mapper": None}, {"caption_words_filter": {"min_num": 30}}])
+    done = run_process(recipe, make_seed(CAPTIONS))
+    assert done.code == 1
+    last = done.err.splitlines()[-1]
+    assert last.startswith("error: no rows left: operator 2 (caption_words_filter) dropped 9")
+    assert "below min_num 30" in last
+    assert done.rows is None
+    assert len(audit_of(done)) == 9  # where the scores can be looked up
+
+
+def test_unknown_key_is_one_line(make_seed, make_recipe, run_process):
+    done = run_process(make_recipe([], dataset_pth="x"), make_seed(["a"]))
+    assert done.code == 1
+    (line,) = done.err.splitlines()
+    assert "did you mean dataset_path?" in line
+
+
+def test_nothing_is_installed_while_running(make_seed, make_recipe, run_process, tmp_path):
+    """text_action_filter needs a package that is not here: one line says so, and no installer is ever started."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("pip", "uv"):
+        (tools / tool).write_text(f"#!/bin/sh\ntouch {tmp_path}/installer_started\n")
+        (tools / tool).chmod(0o755)
+        module = tools / f"{tool}.py"  # for `python -m pip` and `python -m uv`
+        module.write_text(f"open({str(tmp_path / 'installer_started')!r}, 'w')\n")
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(tools)}
+    done = run_process(make_recipe([{"text_action_filter": None}]), make_seed(["a"]), environment=environment)
+    assert done.code == 1
+    assert "needs the package" in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "installer_started").exists()
+
+
+def test_synthetic_images_lie_beside_the_result(make_seed, make_recipe, run_process):
+    """Pictures under synthetic_images/ are found beside the input jsonl, the others under --images."""
+    seed = make_seed(["a dog", "a cat"])
+    inner = seed.parent / "elsewhere"
+    (inner / "synthetic_images").mkdir(parents=True)
+    (seed.parent / "images" / "001.jpg").rename(inner / "synthetic_images" / "001.jpg")
+    text = seed.read_text().replace("images/001.jpg", "synthetic_images/001.jpg")
+    (inner / "rows.jsonl").write_text(text)
+    done = run_process(
+        make_recipe([{"caption_cleanup_mapper": None}]), inner / "rows.jsonl", "--images", str(seed.parent)
+    )
+    assert done.code == 0, done.err
+    assert [row["images"] for row in done.rows] == [["images/000.jpg"], ["synthetic_images/001.jpg"]]
+    assert (done.output / "synthetic_images" / "001.jpg").is_file()
+    assert [line["image_state"] for line in audit_of(done)] == ["seed", "synthetic"]
+
+
+SLOW_OPERATOR = '''
+import time
+from data_juicer.ops.base_op import OPERATORS, Mapper
+
+@OPERATORS.register_module("waiting_mapper")
+class WaitingMapper(Mapper):
+    """Takes its time."""
+
+    def process_single(self, sample):
+        time.sleep(0.5)
+        return sample
+'''
+
+
+def test_a_killed_run_goes_on_with_the_same_result(make_seed, make_recipe, run_process, tmp_path):
+    seed = make_seed([f"{caption} stock photo" for caption in CAPTIONS])
+    (tmp_path / "waiting.py").write_text(SLOW_OPERATOR)
+    process = [{"caption_cleanup_mapper": None}, {"waiting_mapper": None}, {"caption_words_filter": {"min_num": 3}}]
+    recipe = make_recipe(process, custom_operator_paths=[str(tmp_path / "waiting.py")])
+    command = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(recipe), "--dataset", str(seed)]
+    output = tmp_path / "output" / "processed_data"
+    run = subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.DEVNULL)
+    state = tmp_path / "output" / "audit" / "trial.unfinished" / "state.json"
+    deadline = time.monotonic() + 60
+    while not (state.exists() and json.loads(state.read_text())["done"] == 1) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not (output / "processed_data.jsonl").exists()
+    resumed = run_process(recipe, seed)
+    assert resumed.code == 0, resumed.err
+    assert "goes on behind operator 1 of 3" in resumed.err
+    assert_conserved(resumed)
+    lines = (output / "processed_data.jsonl").read_bytes()
+    afresh = run_process(recipe, seed, "--overwrite")
+    assert "goes on" not in afresh.err
+    assert (output / "processed_data.jsonl").read_bytes() == lines
+    assert [line | {"score": 0} for line in audit_of(afresh)] == [line | {"score": 0} for line in audit_of(resumed)]
+    assert not state.parent.exists()
+
+
+@pytest.mark.parametrize("folder", ["root", "elsewhere"])
+def test_help_from_anywhere(folder, tmp_path):
+    command = [sys.executable, str(ROOT / "solution" / "process.py"), "--help"]
+    done = subprocess.run(
+        command, cwd=ROOT if folder == "root" else tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "--on-error {stop,skip}" in done.stdout
