@@ -90,9 +90,10 @@ def batch_of_three(goldens: Path, model: MGMGemmaForCausalLM, aspect: str) -> di
     }
 
 
+@pytest.mark.parametrize("reference_mode", [False, True])
 @pytest.mark.parametrize(("stage", "aspect"), [("pretrain", "square"), ("finetune", "pad")])
 def test_expansion_logits_loss_and_gradients(
-    goldens: Path, model: MGMGemmaForCausalLM, stage: str, aspect: str
+    goldens: Path, model: MGMGemmaForCausalLM, stage: str, aspect: str, reference_mode: bool
 ) -> None:
     golden = np.load(goldens / f"batch3_{stage}.npz")
     measured = json.loads((goldens / "model.json").read_text())[f"batch3_{stage}"]
@@ -104,19 +105,27 @@ def test_expansion_logits_loss_and_gradients(
     model.set_stochastic_depth(False)
     model.set_trainable(stage)
     model.zero_grad()
-    features = model.encode_images(batch["images"], batch["images_aux"])
+    pictures = {name: batch[name] for name in ("images", "images_aux")}
+    with torch.no_grad():
+        features = model.encode_images(**pictures)
     words = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
     _, mask, labels = model.expand_images(**words, image_features=features, padding_side="right")
     assert (mask.numpy() == golden["expanded_attention_mask"]).all()
     assert (labels.numpy() == golden["expanded_labels"]).all()
 
-    output = model(**words, image_features=features)
+    model.eval()
+    with torch.no_grad():
+        output = model(**words, image_features=features)
     lengths = mask.sum(dim=1).tolist()
     seen = [torch.cat([row[:8], row[n - 8 : n]]) for row, n in zip(output.logits, lengths, strict=True)]
     assert_close(torch.stack(seen), golden["logits_first8_last8_valid"], FORWARD)
-    assert output.loss.item() == pytest.approx(measured["loss"], rel=FORWARD)
 
-    output.loss.backward()
+    model.train()
+    model.set_reference_mode(reference_mode)
+    loss = model(**words, **pictures).loss
+    assert loss.item() == pytest.approx(measured["loss"], rel=FORWARD)
+    loss.backward()
+    model.set_reference_mode(False)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert set(gradients) == set(measured["grad"])
     total = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()

@@ -14,7 +14,7 @@ from transformers import CLIPVisionConfig, GemmaConfig, GemmaForCausalLM, GemmaM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from toolkit.mgm.vision import CLIPTower, ConvNeXtTower, mine_patch_info, norm_linear
+from toolkit.mgm.vision import CLIPTower, ConvNeXtTower, mine_patch_info, mine_patch_info_plainly, norm_linear
 
 # The towers of the published MGM-2B, whose config.json names their folders but not their sizes.
 CLIP_LARGE_336 = {
@@ -78,6 +78,7 @@ class MGMModel(GemmaModel):
         self.vision_tower = CLIPTower(CLIPVisionConfig(**config.vision_config), config.mm_vision_select_layer)
         self.vision_tower_aux = ConvNeXtTower(**config.vision_config_aux)
         self.build_adapter()
+        self.reference_mode = False
 
     def build_adapter(self) -> None:
         """Make the projector and the three maps of patch info mining anew, with torch's default initialisation."""
@@ -101,8 +102,11 @@ class MGMModel(GemmaModel):
         dtype = self.mm_projector[0].weight.dtype
         with torch.no_grad():
             tokens = self.vision_tower(images.to(dtype))  # [N, 576, 1024]
+            if not self.reference_mode:  # ConvNeXt's blocks work with channels last: no copies in between
+                images_aux = images_aux.contiguous(memory_format=torch.channels_last)
             aux = self.vision_tower_aux(images_aux.to(dtype))  # [N, 2880, 192, 192]
-        mined = mine_patch_info(
+        mine = mine_patch_info_plainly if self.reference_mode else mine_patch_info
+        mined = mine(
             tokens, aux, self.vlm_uni_query_projector, self.vlm_uni_aux_projector, self.vlm_uni_val_projector
         )
         return self.mm_projector(tokens + mined)
@@ -150,6 +154,10 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
     def set_stochastic_depth(self, enabled: bool) -> None:
         """Switch the aux tower's stochastic depth in training on (the fixed training) or off (equality tests)."""
         self.model.vision_tower_aux.stochastic_depth = enabled
+
+    def set_reference_mode(self, enabled: bool) -> None:
+        """Compute as the reference does: plain mining, logits of every position. What fast paths are compared with."""
+        self.model.reference_mode = enabled
 
     def expand_images(
         self,
@@ -225,8 +233,9 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
             image_features: [N, 576, 2048], their encoding, if it is known already.
 
         Returns:
-            logits [B, M, vocabulary] after expansion to M tokens; loss = mean cross-entropy over all supervised tokens
-            of the batch.
+            loss = mean cross-entropy over all supervised tokens of the batch; logits [B, M, vocabulary] after expansion
+            to M tokens. In training only the S supervised positions go through the vocabulary (256,000 words, a third of
+            the language model's forward): logits are then [S, vocabulary], fp32.
         """
         # While generating, Gemma's own forward sees embeddings first, then one new token at a time.
         if inputs_embeds is not None or past_key_values is not None:
@@ -247,8 +256,14 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
             zero = sum(parameter.sum() for parameter in self.adapter_parameters().values()) * 0.0
             inputs_embeds = inputs_embeds + zero.to(inputs_embeds.dtype)
         hidden = self.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, **kwargs)[0]
-        logits = self.lm_head(hidden).float()
-        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        targets = labels[:, 1:]
+        if self.training and not self.model.reference_mode:
+            supervised = targets != IGNORE_INDEX
+            logits = self.lm_head(hidden[:, :-1][supervised]).float()
+            loss = nn.functional.cross_entropy(logits, targets[supervised])
+        else:
+            logits = self.lm_head(hidden).float()
+            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     @torch.inference_mode()
