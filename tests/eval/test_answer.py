@@ -33,9 +33,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     plain = MGMGemmaForCausalLM.encode_images
 
-    def counted(self: MGMGemmaForCausalLM, images: torch.Tensor, images_aux: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(images))
-        return plain(self, images, images_aux)
+    def counted(self: MGMGemmaForCausalLM, pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return plain(self, pixels)
 
     monkeypatch.setattr(MGMGemmaForCausalLM, "encode_images", counted)
     return sizes

@@ -92,7 +92,7 @@ def test_refusals_name_the_file(model: MGMGemmaForCausalLM, base_models: dict, t
         load_adapter(model, hostile)
     partial = tmp_path / "partial.bin"
     torch.save({"model.mm_projector.0.weight": torch.zeros(1)}, partial)
-    with pytest.raises(UserError, match="mm_projector.0.weight"):
+    with pytest.raises(UserError, match=r"mm_projector\.0\.weight"):
         load_adapter(model, partial)
     with pytest.raises(UserError, match="not an MGM-Gemma checkpoint"):
         load_finetuned(base_models["llm"], torch.float32)

@@ -28,10 +28,7 @@ def pad(rows: list[list[int]], side: str = "right") -> dict[str, torch.Tensor]:
 
 def pictures(count: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return {
-        "images": torch.randn(count, 3, 24, 24, generator=generator),
-        "images_aux": torch.randn(count, 3, 48, 48, generator=generator),
-    }
+    return {"pixels": torch.randint(0, 256, (count, 3, 48, 48), dtype=torch.uint8, generator=generator)}
 
 
 def test_full_size_has_the_published_names_and_shapes() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.parity.reference_weights import golden_model, rule_pixels
-from toolkit.mgm.checkpoint import image_processor, load_tokenizer
+from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX, encode_conversation
-from toolkit.mgm.images import open_image
+from toolkit.mgm.images import open_image, scale_picture
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly
 
@@ -73,20 +73,18 @@ def test_towers_mining_and_projector(model: MGMGemmaForCausalLM, vision: dict) -
 def batch_of_three(goldens: Path, model: MGMGemmaForCausalLM, aspect: str) -> dict[str, torch.Tensor]:
     """The goldens' three samples (two pictures, one text alone), padded on the right."""
     tokenizer = load_tokenizer(goldens / "tiny_tokenizer")
-    processor = image_processor(model)
     encoded, pictures = [], []
     for row in json.loads((goldens / "data" / "batch3.json").read_text()):
         ids, labels = encode_conversation(row["conversations"], tokenizer, "image" in row, max_length=2048)
         encoded.append((ids, labels))
         if IMAGE_TOKEN_INDEX in ids:
-            pictures.append(processor(open_image(goldens / row["image"]), aspect))
+            pictures.append(scale_picture(open_image(goldens / row["image"]), model.config.image_size_aux, aspect))
     longest = max(len(ids) for ids, _ in encoded)
     return {
         "input_ids": torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in encoded]),
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in encoded]),
         "labels": torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in encoded]),
-        "images": torch.stack([main for main, _ in pictures]),
-        "images_aux": torch.stack([aux for _, aux in pictures]),
+        "pixels": torch.stack(pictures),
     }
 
 
@@ -105,9 +103,8 @@ def test_expansion_logits_loss_and_gradients(
     model.set_stochastic_depth(False)
     model.set_trainable(stage)
     model.zero_grad()
-    pictures = {name: batch[name] for name in ("images", "images_aux")}
     with torch.no_grad():
-        features = model.encode_images(**pictures)
+        features = model.encode_images(batch["pixels"])
     words = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
     _, mask, labels = model.expand_images(**words, image_features=features, padding_side="right")
     assert (mask.numpy() == golden["expanded_attention_mask"]).all()
@@ -122,7 +119,7 @@ def test_expansion_logits_loss_and_gradients(
 
     model.train()
     model.set_reference_mode(reference_mode)
-    loss = model(**words, **pictures).loss
+    loss = model(**batch).loss
     assert loss.item() == pytest.approx(measured["loss"], rel=FORWARD)
     loss.backward()
     model.set_reference_mode(False)

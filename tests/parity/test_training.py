@@ -12,7 +12,7 @@ import torch
 
 from tests.parity.reference_weights import golden_model, rule_tensor
 from toolkit.files import read_json
-from toolkit.mgm.checkpoint import image_processor, load_tokenizer
+from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.rows import ImageRoots
 from toolkit.training.data import SampleReader, scan
@@ -50,7 +50,7 @@ def run(request: pytest.FixtureRequest, goldens: Path, tmp_path_factory: pytest.
     reader = SampleReader(
         roots=ImageRoots(goldens, goldens),
         tokenizer=load_tokenizer(folder / "base" / "gemma"),
-        processor=image_processor(model),
+        image_size_aux=model.config.image_size_aux,
         aspect="square" if stage == "pretrain" else "pad",
         max_length=2048,
         image_tokens=model.image_tokens,

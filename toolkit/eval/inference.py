@@ -9,9 +9,9 @@ import torch
 
 from toolkit.errors import RowFault, UserError
 from toolkit.eval.questions import Question
-from toolkit.mgm.checkpoint import image_processor, load_finetuned, load_tokenizer
+from toolkit.mgm.checkpoint import load_finetuned, load_tokenizer
 from toolkit.mgm.conversation import encode_prompt
-from toolkit.mgm.images import open_image
+from toolkit.mgm.images import open_image, scale_picture
 
 END_OF_TURN = "<end_of_turn>"
 # Questions are sorted by length within this many batches, whose pictures' features are held in memory: about 2.4 MB a
@@ -36,7 +36,6 @@ class Answerer:
         half = self.device.type == "cuda" and not full_precision
         self.model = load_finetuned(folder, torch.float16 if half else torch.float32).to(self.device)
         self.tokenizer = load_tokenizer(folder)
-        self.processor = image_processor(self.model)
         # Finetuning pads; published checkpoints say so in the same field.
         self.aspect = getattr(self.model.config, "image_aspect_ratio", "pad")
 
@@ -85,15 +84,13 @@ class Answerer:
         images = list(asked)
         for start in range(0, len(images), batch):
             together = images[start : start + batch]
-            tensors = [self._tensors(asked[image]) for image in together]
-            main = torch.stack([pair[0] for pair in tensors]).to(self.device)  # [N, 3, 336, 336]
-            aux = torch.stack([pair[1] for pair in tensors]).to(self.device)  # [N, 3, 768, 768]
-            features |= zip(together, self.model.encode_images(main, aux), strict=True)
+            pixels = torch.stack([self._pixels(asked[image]) for image in together]).to(self.device)  # [N, 3, 768, 768]
+            features |= zip(together, self.model.encode_images(pixels), strict=True)
         return features
 
-    def _tensors(self, question: Question) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pixels(self, question: Question) -> torch.Tensor:
         try:
-            return self.processor(open_image(question.image), self.aspect)
+            return scale_picture(open_image(question.image), self.model.config.image_size_aux, self.aspect)
         except RowFault as fault:
             raise UserError(f"question {question.question_id}: {fault}; evaluation needs every picture") from None
 

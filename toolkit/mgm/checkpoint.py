@@ -26,7 +26,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
-from toolkit.mgm.images import ImageProcessor
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
 
 SHARD_BYTES = 5_000_000_000
@@ -107,7 +106,7 @@ def load_finetuned(folder: Path, dtype: torch.dtype) -> MGMGemmaForCausalLM:
     """
     fields = read_json(folder / "config.json")
     if fields.pop("model_type", None) != MGMConfig.model_type:
-        raise UserError(f"{folder}/config.json: not an MGM-Gemma checkpoint (model_type must be {MGMConfig.model_type})")
+        raise UserError(f"{folder}/config.json: not an MGM-Gemma checkpoint (model_type is not {MGMConfig.model_type})")
     weights = dict(read_weights(folder))
     if not any(name.startswith(CONVNEXT_PREFIX) for name in weights):
         # A published checkpoint may leave the frozen aux tower to its own folder.
@@ -196,19 +195,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def image_processor(model: MGMGemmaForCausalLM) -> ImageProcessor:
-    """The picture processor of a model's two towers."""
-    return ImageProcessor(model.config.vision_config["image_size"], model.config.image_size_aux)
-
-
 def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of a checkpoint folder: safetensors before pickles, shards by their index where there is one.
 
     Raises:
         UserError: the folder holds no weights.
     """
-    for pattern, index_name in (("*.safetensors", "model.safetensors.index.json"), ("*.bin", "pytorch_model.bin.index.json")):
-        index = folder / index_name
+    for pattern, stem in (("*.safetensors", "model.safetensors"), ("*.bin", "pytorch_model.bin")):
+        index = folder / f"{stem}.index.json"
         if index.is_file():
             files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
         else:

@@ -1,7 +1,7 @@
-"""Text of MGM: Gemma's turn template, token ids with a placeholder for the picture, labels on the answers only.
+"""Text of MGM: Gemma's turn template, token ids with a placeholder for the picture, labels on the answers alone.
 
-One round reads `<start_of_turn>user\\nQ<end_of_turn>\\n<start_of_turn>model\\nA<end_of_turn>\\n<eos>`; `<bos>` stands once
-at the start. Supervised are the answer, its `<end_of_turn>`, the newline and `<eos>`.
+One round reads `<start_of_turn>user\\nQ<end_of_turn>\\n<start_of_turn>model\\nA<end_of_turn>\\n<eos>`;
+`<bos>` stands once at the start. Supervised are the answer, its `<end_of_turn>`, the newline and `<eos>`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Pictures of MGM: one picture becomes a high-resolution tensor for the aux tower and a small one for the main tower."""
+"""Pictures of MGM: scaled once for the aux tower, from which the main tower's smaller view is made."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -36,46 +35,46 @@ def open_image(source: Path | bytes) -> Image.Image:
         raise RowFault("unreadable_image", f"{name}: {error}") from None
 
 
-@dataclass(frozen=True)
-class ImageProcessor:
-    """Turns a picture into the two tensors MGM sees.
+def scale_picture(image: Image.Image, size: int, aspect: Literal["square", "pad"]) -> torch.Tensor:
+    """Scale and crop a picture for the aux tower; `normalise` makes both towers' inputs of it, on the device.
 
     Args:
-        image_size: px of the main tower's square input (336 in MGM-2B).
-        image_size_aux: px of the aux tower's (768).
+        image: RGB.
+        size: px of the aux tower's square input (768 in MGM-2B).
+        aspect: `square` cuts the sides of a picture that is not square; `pad` first centres it on a square of the mean
+            colour.
+
+    Returns:
+        [3, size, size], uint8: a fifth of the bytes of both towers' float tensors.
     """
-
-    image_size: int
-    image_size_aux: int
-
-    def __call__(self, image: Image.Image, aspect: Literal["square", "pad"]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale, crop and normalise.
-
-        Args:
-            image: RGB.
-            aspect: `square` cuts the sides of a picture that is not square; `pad` first centres it on a square of the
-                mean colour.
-
-        Returns:
-            main [3, image_size, image_size] and aux [3, image_size_aux, image_size_aux], float32, normalised.
-        """
-        if aspect == "pad":
-            image = _pad_to_square(image)
-        size = self.image_size_aux
-        width, height = image.size
-        short, long = min(width, height), max(width, height)
-        scaled = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
-        image = image.resize(scaled, Image.Resampling.BICUBIC)
-        left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-        pixels = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.float32)  # [size, size, 3]
-        aux = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - _column(MEAN)) / _column(STD)
-        # Plain bilinear from the normalised aux tensor, without antialiasing: the reference's, ratio 16/7 at full size.
-        main = F.interpolate(aux[None], size=(self.image_size,) * 2, mode="bilinear", align_corners=False)[0]
-        return main, aux.contiguous()
+    if aspect == "pad":
+        image = _pad_to_square(image)
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    scaled = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
+    image = image.resize(scaled, Image.Resampling.BICUBIC)
+    left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)))  # [size, size, 3]
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def _column(values: tuple[float, ...]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+def normalise(pixels: torch.Tensor, image_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs of the main and the aux tower from scaled pictures.
+
+    Args:
+        pixels: [N, 3, A, A], uint8, of `scale_picture`.
+        image_size: px of the main tower's square input (336 in MGM-2B).
+
+    Returns:
+        main [N, 3, image_size, image_size] and aux [N, 3, A, A], float32.
+    """
+    aux = (pixels.float() / 255 - _column(MEAN, pixels)) / _column(STD, pixels)
+    # Plain bilinear from the normalised aux tensor, without antialiasing: the reference's, ratio 16/7 at full size.
+    return F.interpolate(aux, size=(image_size, image_size), mode="bilinear", align_corners=False), aux
+
+
+def _column(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]
 
 
 def _pad_to_square(image: Image.Image) -> Image.Image:

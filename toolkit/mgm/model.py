@@ -14,6 +14,7 @@ from transformers import CLIPVisionConfig, GemmaConfig, GemmaForCausalLM, GemmaM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from toolkit.mgm.images import normalise
 from toolkit.mgm.vision import CLIPTower, ConvNeXtTower, mine_patch_info, mine_patch_info_plainly, norm_linear
 
 # The towers of the published MGM-2B, whose config.json names their folders but not their sizes.
@@ -61,8 +62,8 @@ class MGMConfig(GemmaConfig):
         self.mm_vision_select_layer = mm_vision_select_layer
         self.tokenizer_model_max_length = tokenizer_model_max_length
         super().__init__(**kwargs)
-        # Gemma was trained with the tanh form, while its first config files say `gelu`. transformers 5 corrects the word
-        # in any Gemma, transformers 4 in none; here it is corrected where it was wrong: for Gemma's own vocabulary.
+        # Gemma was trained with the tanh form, while its first config files say `gelu`. transformers 5 corrects the
+        # word in any Gemma, 4 in none; here it is corrected where it was wrong: for Gemma's own vocabulary.
         if hidden_act == "gelu" and self.vocab_size == GEMMA_VOCABULARY:
             hidden_act = "gelu_pytorch_tanh"
         self.hidden_act = hidden_act
@@ -89,26 +90,24 @@ class MGMModel(GemmaModel):
         self.vlm_uni_aux_projector = norm_linear(width_aux, width)
         self.vlm_uni_val_projector = norm_linear(width_aux, width)
 
-    def encode_images(self, images: torch.Tensor, images_aux: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures as tokens of the language model; gradients reach the adapter, never the towers.
 
         Args:
-            images: [N, 3, 336, 336], normalised.
-            images_aux: [N, 3, 768, 768], normalised.
+            pixels: [N, 3, 768, 768], uint8, of `images.scale_picture`.
 
         Returns:
             [N, 576, 2048]
         """
         dtype = self.mm_projector[0].weight.dtype
         with torch.no_grad():
-            tokens = self.vision_tower(images.to(dtype))  # [N, 576, 1024]
+            images, images_aux = normalise(pixels, self.config.vision_config["image_size"])
             if not self.reference_mode:  # ConvNeXt's blocks work with channels last: no copies in between
                 images_aux = images_aux.contiguous(memory_format=torch.channels_last)
+            tokens = self.vision_tower(images.to(dtype))  # [N, 576, 1024]
             aux = self.vision_tower_aux(images_aux.to(dtype))  # [N, 2880, 192, 192]
         mine = mine_patch_info_plainly if self.reference_mode else mine_patch_info
-        mined = mine(
-            tokens, aux, self.vlm_uni_query_projector, self.vlm_uni_aux_projector, self.vlm_uni_val_projector
-        )
+        mined = mine(tokens, aux, self.vlm_uni_query_projector, self.vlm_uni_aux_projector, self.vlm_uni_val_projector)
         return self.mm_projector(tokens + mined)
 
 
@@ -125,9 +124,9 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def encode_images(self, images: torch.Tensor, images_aux: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """See MGMModel.encode_images."""
-        return self.model.encode_images(images, images_aux)
+        return self.model.encode_images(pixels)
 
     @property
     def image_tokens(self) -> int:
@@ -216,8 +215,7 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        images: torch.Tensor | None = None,
-        images_aux: torch.Tensor | None = None,
+        pixels: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         past_key_values: Any = None,
@@ -229,13 +227,13 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
             input_ids: [B, L]; IMAGE_TOKEN_INDEX is a picture's placeholder.
             attention_mask: [B, L], nonzero on real tokens; padding on the right.
             labels: [B, L], IGNORE_INDEX where nothing is learnt.
-            images, images_aux: the N pictures of the rows with a placeholder, see `encode_images`.
+            pixels: the N pictures of the rows with a placeholder, in row order, see `encode_images`.
             image_features: [N, 576, 2048], their encoding, if it is known already.
 
         Returns:
-            loss = mean cross-entropy over all supervised tokens of the batch; logits [B, M, vocabulary] after expansion
-            to M tokens. In training only the S supervised positions go through the vocabulary (256,000 words, a third of
-            the language model's forward): logits are then [S, vocabulary], fp32.
+            loss = mean cross-entropy over all supervised tokens of the batch; logits [B, M, vocabulary] after
+            expansion to M tokens. In training only the S supervised positions go through the vocabulary (256,000 words,
+            a third of the language model's forward): logits are then [S, vocabulary], fp32.
         """
         # While generating, Gemma's own forward sees embeddings first, then one new token at a time.
         if inputs_embeds is not None or past_key_values is not None:
@@ -246,8 +244,8 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        if image_features is None and images is not None:
-            image_features = self.encode_images(images, images_aux)
+        if image_features is None and pixels is not None:
+            image_features = self.encode_images(pixels)
         inputs_embeds, attention_mask, labels = self.expand_images(
             input_ids, attention_mask, labels, image_features, padding_side="right"
         )
@@ -271,8 +269,7 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        images: torch.Tensor | None = None,
-        images_aux: torch.Tensor | None = None,
+        pixels: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
@@ -281,14 +278,14 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         Args:
             input_ids: [B, L]; IMAGE_TOKEN_INDEX is a picture's placeholder.
             attention_mask: [B, L], nonzero on real tokens.
-            images, images_aux, image_features: as in `forward`.
+            pixels, image_features: as in `forward`.
             kwargs: `transformers.GenerationConfig` fields such as `max_new_tokens`.
 
         Returns:
             The new tokens only, [B, T].
         """
-        if image_features is None and images is not None:
-            image_features = self.encode_images(images, images_aux)
+        if image_features is None and pixels is not None:
+            image_features = self.encode_images(pixels)
         inputs_embeds, mask, _ = self.expand_images(
             input_ids, attention_mask, None, image_features, padding_side="left"
         )

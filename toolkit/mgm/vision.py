@@ -40,7 +40,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise 7x7, LayerNorm, two-layer MLP, layer scale, residual (Liu et al., 2201.03545), with stochastic depth."""
+    """Depthwise 7x7, LayerNorm, MLP, layer scale, residual (Liu et al., 2201.03545), with stochastic depth."""
 
     def __init__(self, channels: int, drop_path_rate: float):
         super().__init__()

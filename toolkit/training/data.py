@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.errors import RowFault, SkippedRow, UserError
 from toolkit.files import read_json
 from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode_conversation, require_supervision
-from toolkit.mgm.images import ImageProcessor, open_image
+from toolkit.mgm.images import open_image, scale_picture
 from toolkit.pictures import inspect_pictures
 from toolkit.rows import ImageRoots
 
@@ -30,7 +30,7 @@ class SampleReader:
     Args:
         roots: where the rows' pictures lie.
         tokenizer: Gemma's.
-        processor: of the model's two towers.
+        image_size_aux: px of the aux tower's input.
         aspect: how a picture that is not square is fitted.
         max_length: tokens of a sample after its picture is expanded.
         image_tokens: how many tokens a picture takes (576 in MGM-2B).
@@ -38,7 +38,7 @@ class SampleReader:
 
     roots: ImageRoots
     tokenizer: PreTrainedTokenizerBase
-    processor: ImageProcessor
+    image_size_aux: int
     aspect: Literal["square", "pad"]
     max_length: int
     image_tokens: int
@@ -80,7 +80,7 @@ class SampleReader:
         return path if other == name or path.is_file() else self.roots.resolve(other)
 
     def sample(self, row: dict[str, Any]) -> dict[str, Any]:
-        """ids and labels; with a picture's place among the ids also `image` [3, S, S] and `image_aux` [3, A, A].
+        """ids and labels; with a picture's place among the ids also `pixels` [3, A, A], uint8.
 
         Raises:
             RowFault: those of `tokens`, `picture_path` and `open_image`.
@@ -89,7 +89,7 @@ class SampleReader:
         sample: dict[str, Any] = {"input_ids": ids, "labels": labels}
         if IMAGE_TOKEN_INDEX in ids:
             picture = open_image(self.picture_path(row))
-            sample["image"], sample["image_aux"] = self.processor(picture, self.aspect)
+            sample["pixels"] = scale_picture(picture, self.image_size_aux, self.aspect)
         return sample
 
 
@@ -135,10 +135,9 @@ class Collator:
             input_ids[number, :length] = torch.tensor(sample["input_ids"])
             labels[number, :length] = torch.tensor(sample["labels"])
         batch = {"input_ids": input_ids, "labels": labels, "attention_mask": input_ids != self.pad_token_id}
-        pictured = [sample for sample in samples if "image" in sample]
-        if pictured:
-            batch["images"] = torch.stack([sample["image"] for sample in pictured])  # [N, 3, S, S]
-            batch["images_aux"] = torch.stack([sample["image_aux"] for sample in pictured])  # [N, 3, A, A]
+        pictures = [sample["pixels"] for sample in samples if "pixels" in sample]
+        if pictures:
+            batch["pixels"] = torch.stack(pictures)  # [N, 3, A, A]
         return batch
 
 
