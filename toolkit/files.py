@@ -27,6 +27,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def display_path(path: Path) -> str:
+    """A path as records keep it: relative to the workspace where it lies inside."""
+    path = path.resolve()
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[TextIO]:
     """Open a UTF-8 text file that appears under `path` only when the block ends without an error."""

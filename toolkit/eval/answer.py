@@ -27,7 +27,7 @@ from typing import Any
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.questions import Question, answer_line
-from toolkit.files import package_versions, read_json, read_jsonl, sha256_of, write_json, write_jsonl
+from toolkit.files import display_path, package_versions, read_json, read_jsonl, sha256_of, write_json, write_jsonl
 from toolkit.presets import load_preset
 
 BENCHMARKS = ("textvqa", "mmbench")
@@ -107,7 +107,7 @@ def eval_command(args: argparse.Namespace) -> None:
         table = mmbench.read_table(settings.questions)
         mmbench.upload_columns(table)  # refuse before answering, not after
         questions = mmbench.questions_of(table, args.language)
-    inputs = {str(settings.questions): sha256_of(settings.questions), **_model_hashes(args.model)}
+    inputs = {display_path(settings.questions): sha256_of(settings.questions), **_model_hashes(args.model)}
     job = _Job(questions, inputs, configuration)
 
     if _is_finished(args.out, job):
@@ -165,7 +165,7 @@ def _model_hashes(folder: Path) -> dict[str, str]:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; --model expects the folder of a finetuned or published MGM")
     files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
-    return {str(path): sha256_of(path) for path in files}
+    return {display_path(path): sha256_of(path) for path in files}
 
 
 def _is_finished(out: Path, job: _Job) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolkit.errors import OnError, UserError
-from toolkit.files import REPOSITORY, read_json, sha256_of
+from toolkit.files import display_path, read_json, sha256_of
 from toolkit.presets import INITIALISATION_SEED, SAMPLE_ORDER_SEED, Preset
 
 RECORD = "run.json"
@@ -105,12 +105,6 @@ def fingerprint(files: list[Path], folders: list[Path]) -> dict[str, str]:
         display_path(path): sha256_of(path) if path.stat().st_size <= HASHED_BYTES else f"{path.stat().st_size} bytes"
         for path in files
     }
-
-
-def display_path(path: Path) -> str:
-    """A path as records keep it: relative to the workspace where it lies inside."""
-    path = path.resolve()
-    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
 
 
 def make_plan(settings: Settings, inputs: dict[str, str]) -> dict[str, Any]:
