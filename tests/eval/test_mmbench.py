@@ -108,6 +108,9 @@ def test_no_table_at_all(tmp_path: Path) -> None:
     (tmp_path / "other.tsv").write_text("a\tb\n1\t2\n")
     with pytest.raises(UserError, match="column 'index' is missing"):
         read_table(tmp_path / "other.tsv")
+    broken = table(tmp_path, {"index": "0"}, {"index": "1", "question": "a tab\ttoo many"})
+    with pytest.raises(UserError, match=r"mmbench.tsv:3: more cells"):
+        read_table(broken)
 
 
 def test_picture_that_is_no_base64(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_annotations_are_found_by_picture_and_question(tmp_path: Path) -> None:
     ("document", "message"),
     [
         ([], "expected"),
+        ({"data": []}, "expected"),
         ({"data": [{"image_id": "x"}]}, "entry 0 differs"),
         ({"data": [{"image_id": "x", "question": "y", "answers": ["z"]}]}, "has 1 answers, expected 10"),
     ],

@@ -50,13 +50,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     csv.field_size_limit(1 << 30)  # pictures are far longer than csv's default of 128 KiB
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", restval="")
         missing = [column for column in REQUIRED_COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{path}: column {missing[0]!r} is missing; expected an MMBench TSV with a header line")
         rows, pictures = {}, {}
         for cells in reader:
+            if None in cells:  # where DictReader puts what the header has no name for
+                raise UserError(f"{path}:{reader.line_num}: more cells than the header has columns")
             row = {column: "" if cell in EMPTY_CELLS else cell for column, cell in cells.items()}
             # The rotations of a question repeat its picture; together they hold one copy.
             row["image"] = pictures.setdefault(row["image"], row["image"])

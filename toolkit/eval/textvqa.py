@@ -69,7 +69,7 @@ def read_annotations(path: Path) -> dict[tuple[str, str], list[str]]:
     """
     document = read_json(path)
     expected = f'{path}: expected {{"data": [{{"image_id", "question", "answers": [10 texts]}}, ...]}}'
-    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+    if not isinstance(document, dict) or not isinstance(document.get("data"), list) or not document["data"]:
         raise UserError(expected)
     annotations = {}
     for number, entry in enumerate(document["data"]):
