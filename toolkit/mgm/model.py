@@ -106,6 +106,23 @@ class MGMModel(GemmaModel):
                 images_aux = images_aux.contiguous(memory_format=torch.channels_last)
             tokens = self.vision_tower(images.to(dtype))  # [N, 576, 1024]
             aux = self.vision_tower_aux(images_aux.to(dtype))  # [N, 2880, 192, 192]
+        return self._adapt(tokens, aux)
+
+    def encode_nothing(self) -> torch.Tensor:
+        """A zero that depends on every adapter parameter, as a picture's features would.
+
+        A batch of text alone needs it in training. Without a gradient Adam would skip the adapter's moments; and ZeRO's
+        processes add up gradients in the order they arrive, which has to be that of a process with pictures.
+
+        Returns:
+            scalar
+        """
+        like = self.mm_projector[0].weight
+        width, width_aux = self.config.vision_config["hidden_size"], sum(self.config.vision_config_aux["dims"])
+        # Two patches a side of two positions a side: the smallest picture that takes the same steps as a real one.
+        return 0.0 * self._adapt(like.new_zeros(1, 4, width), like.new_zeros(1, width_aux, 4, 4)).sum()
+
+    def _adapt(self, tokens: torch.Tensor, aux: torch.Tensor) -> torch.Tensor:
         mine = mine_patch_info_plainly if self.reference_mode else mine_patch_info
         mined = mine(tokens, aux, self.vlm_uni_query_projector, self.vlm_uni_aux_projector, self.vlm_uni_val_projector)
         return self.mm_projector(tokens + mined)
@@ -246,13 +263,11 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
             )
         if image_features is None and pixels is not None:
             image_features = self.encode_images(pixels)
+        nothing = self.model.encode_nothing() if image_features is None and self.training else 0.0
         inputs_embeds, attention_mask, labels = self.expand_images(
             input_ids, attention_mask, labels, image_features, padding_side="right"
         )
-        if image_features is None and self.training:
-            # A batch of text alone still gives the adapter zero gradients: with none, Adam would skip its moments.
-            zero = sum(parameter.sum() for parameter in self.adapter_parameters().values()) * 0.0
-            inputs_embeds = inputs_embeds + zero.to(inputs_embeds.dtype)
+        inputs_embeds = inputs_embeds + nothing
         hidden = self.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, **kwargs)[0]
         targets = labels[:, 1:]
         if self.training and not self.model.reference_mode:
