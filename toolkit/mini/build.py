@@ -19,7 +19,7 @@ ZOO = REPOSITORY / "toolkit" / "training" / "model_zoo" / "mini"
 CLIP = ZOO / "OpenAI" / "clip-vit-mini-patch16-96"
 CONVNEXT = ZOO / "OpenAI" / "openclip-convnext-mini"
 GEMMA = ZOO / "LLM" / "gemma" / "gemma-mini-it"
-CAPTIONER = ZOO / "captioner" / "blip-mini"
+CAPTIONER = ZOO / "captioner"
 
 
 def _seed() -> None:

@@ -14,10 +14,10 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 from toolkit.mini import captions
 from toolkit.mini.clip import DenseHeads
 from toolkit.mini.scenes import SIDE, SIGN_WORDS, draw_scene
-from toolkit.mini.schooling import Schooling, dense_labels, scene_batch
+from toolkit.mini.schooling import Schooling, crowd_batch, dense_labels, scene_batch
 
-WIDTH, VISION_LAYERS, TEXT_LAYERS, HEADS, TEXT_LENGTH = 128, 4, 2, 4, 32
-STEPS, BATCH, LEARNING_RATE = 1500, 24, 1.2e-3
+WIDTH, VISION_LAYERS, TEXT_LAYERS, HEADS, TEXT_LENGTH = 128, 3, 2, 4, 32
+STEPS, BATCH, CROWD, LEARNING_RATE = 900, 20, 8, 1.2e-3
 PATCH = 16  # px, on the full 192 px: about one letter of a sign
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 
@@ -41,7 +41,10 @@ def build_captioner(folder: Path, steps: int = STEPS) -> None:
         ids[:, 0] = start
         targets = ids.masked_fill(texts.attention_mask == 0, -100)
         outputs = model(pixel_values=x, input_ids=ids, attention_mask=texts.attention_mask, labels=targets)
-        losses = heads.losses(outputs.last_hidden_state[:, 1:], dense_labels(labels, SIDE // PATCH))
+        crowd_pixels, crowd_labels = crowd_batch(rng, signs=CROWD // 2, objects=CROWD // 2)
+        crowd_states = model.vision_model(crowd_pixels).last_hidden_state
+        states = torch.cat([outputs.last_hidden_state, crowd_states])
+        losses = heads.losses(states[:, 1:], dense_labels(labels + crowd_labels, SIDE // PATCH))
         losses["caption"] = outputs.loss
         schooling.step(losses)
     model.save_pretrained(folder)

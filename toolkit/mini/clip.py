@@ -27,6 +27,7 @@ from toolkit.mini.schooling import (
     NO_OBJECT,
     NO_WORD,
     Schooling,
+    crowd_batch,
     dense_labels,
     main_pixels,
     scene_batch,
@@ -34,7 +35,7 @@ from toolkit.mini.schooling import (
 
 WIDTH, LAYERS, TEXT_LAYERS, HEADS = 128, 4, 2, 4
 VOCABULARY, TEXT_LENGTH = 1280, 40
-STEPS, BATCH, LEARNING_RATE = 1300, 48, 1.2e-3
+STEPS, BATCH, CROWD, LEARNING_RATE = 1100, 48, 12, 1.2e-3
 PATCHES = MAIN_SIDE // 16
 SIMILARITY_SCALE = 100.0  # CLIP's own; Data-Juicer divides by it, so its score is a cosine
 
@@ -55,11 +56,12 @@ def build_clip(folder: Path, steps: int = STEPS) -> None:
         right = [captions.true_caption(scene, rng) for scene in scenes]
         wrong = [captions.true_caption(captions.half_wrong_scene(scene, rng)[0], rng) for scene in scenes]
         texts = tokenizer(right + wrong, padding=True, return_tensors="pt")
-        vision = model.vision_model(main_pixels(x), output_hidden_states=True)
-        image = F.normalize(model.visual_projection(vision.pooler_output), dim=-1)
+        crowd_pixels, crowd_labels = crowd_batch(rng, signs=0, objects=CROWD)
+        vision = model.vision_model(main_pixels(torch.cat([x, crowd_pixels])), output_hidden_states=True)
+        image = F.normalize(model.visual_projection(vision.pooler_output[:BATCH]), dim=-1)
         text = F.normalize(model.text_projection(model.text_model(**texts).pooler_output), dim=-1)
         similarity = model.logit_scale.exp().clamp(max=SIMILARITY_SCALE) * image @ text.T  # [B, 2B]
-        losses = heads.losses(vision.hidden_states[-2][:, 1:], dense_labels(labels, PATCHES))
+        losses = heads.losses(vision.hidden_states[-2][:, 1:], dense_labels(labels + crowd_labels, PATCHES))
         losses["match"] = contrast(similarity)
         schooling.step(losses)
     with torch.no_grad():
