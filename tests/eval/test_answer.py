@@ -47,7 +47,7 @@ def test_batched_answers_are_those_of_one_at_a_time(
 ) -> None:
     monkeypatch.setattr(inference, "BATCHES_SORTED_TOGETHER", sorted_together)
     questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
-    answerer = Answerer(tiny_model, full_precision=True)
+    answerer = Answerer.load(tiny_model, full_precision=True)
     alone = [answers[0] for q in questions for answers in answerer.answers([q], batch=1, max_new_tokens=12)]
     assert len(set(alone)) > 4, "the model's answers are too alike to tell batches apart"
     together: dict[int, str] = {}
@@ -163,7 +163,7 @@ def test_ask(tiny_model: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFix
     assert main([*arguments, question]) == 0
     printed = capsys.readouterr().out
     questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
-    (answers,) = Answerer(tiny_model, full_precision=True).answers([questions[1]], batch=1, max_new_tokens=12)
+    (answers,) = Answerer.load(tiny_model, full_precision=True).answers([questions[1]], batch=1, max_new_tokens=12)
     assert printed == answers[0] + "\n"
 
 

@@ -42,7 +42,7 @@ def answerer(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> Answere
     folder = tmp_path_factory.mktemp("model") / "MGM-2B-Finetune-rule"
     model = golden_model(goldens, tmp_path_factory.mktemp("base"))
     save_finetuned(model, load_tokenizer(goldens / "tiny_tokenizer"), folder)
-    return Answerer(folder, full_precision=True)
+    return Answerer.load(folder, full_precision=True)
 
 
 @pytest.mark.parametrize("name", ["textvqa", "mmbench_single", "mmbench_cn"])

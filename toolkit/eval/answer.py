@@ -51,6 +51,9 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--chunk", type=int, default=0, help="answer only this part of the questions, from 0")
     parser.add_argument("--chunks", type=_positive, default=1, help="of this many parts")
+    parser.add_argument(
+        "--reference-mode", action="store_true", help="one question at a time, no fast path: what tests compare with"
+    )
     parser.add_argument("--language", choices=mmbench.INSTRUCTIONS, default="en", help="of MMBench's instruction")
 
 
@@ -68,7 +71,7 @@ def ask_command(args: argparse.Namespace) -> None:
     """Print the model's answer to one question about one picture."""
     from toolkit.eval.inference import Answerer
 
-    answerer = Answerer(args.model, full_precision=False)
+    answerer = Answerer.load(args.model, full_precision=False)
     question = Question("asked", args.image, args.question)
     for answers in answerer.answers([question], batch=1, max_new_tokens=args.max_new_tokens):
         print(answers[0])
@@ -98,6 +101,7 @@ def eval_command(args: argparse.Namespace) -> None:
         "benchmark": args.benchmark,
         "max_new_tokens": settings.max_new_tokens,
         "full_precision": preset.precision == "fp32",
+        "reference_mode": args.reference_mode,
     }
     table = []
     if args.benchmark == "textvqa":
@@ -191,14 +195,15 @@ def _answer(job: _Job, questions: list[Question], args: argparse.Namespace) -> d
     """Answer questions, keeping each batch's answers on disk at once."""
     from toolkit.eval.inference import Answerer
 
-    answerer = Answerer(args.model, job.configuration["full_precision"])
+    answerer = Answerer.load(args.model, job.configuration["full_precision"], args.reference_mode)
     label = args.benchmark if args.chunks == 1 else f"{args.benchmark} {args.chunk + 1}/{args.chunks}"
+    answer = answerer.answers_one_at_a_time if args.reference_mode else answerer.answers
     found: dict[str, str] = {}
     started = reported = time.monotonic()
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=args.out, prefix=f".answers-{job.fingerprint}-", suffix=".jsonl", delete=False
     ) as file:
-        for answers in answerer.answers(questions, args.batch, job.configuration["max_new_tokens"]):
+        for answers in answer(questions, args.batch, job.configuration["max_new_tokens"]):
             batch = {_key(questions[place]): text for place, text in answers.items()}
             file.write(json.dumps(batch) + "\n")
             file.flush()

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import RowFault, UserError
 from toolkit.eval.questions import Question
 from toolkit.mgm.checkpoint import load_finetuned, load_tokenizer
 from toolkit.mgm.conversation import encode_prompt
 from toolkit.mgm.images import open_image, scale_picture
+from toolkit.mgm.model import MGMGemmaForCausalLM
 
 END_OF_TURN = "<end_of_turn>"
 # Questions are sorted by length within this many batches, whose pictures' features are held in memory: about 2.4 MB a
@@ -23,21 +25,33 @@ class Answerer:
     """A trained MGM, ready to answer.
 
     Args:
-        folder: a finetuned or published MGM folder.
-        full_precision: float32 even on a GPU; otherwise a GPU works in float16, as the reference's inference does.
-            A CPU always works in float32.
-
-    Raises:
-        UserError: the folder is not a whole checkpoint.
+        model: on its device, in evaluation mode.
+        tokenizer: the model's.
     """
 
-    def __init__(self, folder: Path, full_precision: bool):
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        half = self.device.type == "cuda" and not full_precision
-        self.model = load_finetuned(folder, torch.float16 if half else torch.float32).to(self.device)
-        self.tokenizer = load_tokenizer(folder)
+    def __init__(self, model: MGMGemmaForCausalLM, tokenizer: PreTrainedTokenizerBase):
+        self.model = model
+        self.tokenizer = tokenizer
         # Finetuning pads; published checkpoints say so in the same field.
-        self.aspect = getattr(self.model.config, "image_aspect_ratio", "pad")
+        self.aspect = getattr(model.config, "image_aspect_ratio", "pad")
+
+    @classmethod
+    def load(cls, folder: Path, full_precision: bool, reference_mode: bool = False) -> Answerer:
+        """Read a finetuned or published MGM folder.
+
+        Args:
+            full_precision: float32 even on a GPU; otherwise a GPU works in float16, as the reference's inference does.
+                A CPU always works in float32.
+            reference_mode: no fast path; see `MGMGemmaForCausalLM.set_reference_mode`.
+
+        Raises:
+            UserError: the folder is not a whole checkpoint.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        half = device.type == "cuda" and not full_precision
+        model = load_finetuned(folder, torch.float16 if half else torch.float32).to(device)
+        model.set_reference_mode(reference_mode)
+        return cls(model, load_tokenizer(folder))
 
     def answers(self, questions: list[Question], batch: int, max_new_tokens: int) -> Iterator[dict[int, str]]:
         """Answer questions, those on one picture next to each other, long ones first within a few batches.
@@ -74,6 +88,14 @@ class Answerer:
                 )
                 yield dict(zip(together, texts, strict=True))
 
+    def answers_one_at_a_time(
+        self, questions: list[Question], _batch: int, max_new_tokens: int
+    ) -> Iterator[dict[int, str]]:
+        """As `answers`, each question by itself with its picture encoded anew: the reference's way."""
+        for place, question in enumerate(questions):
+            for answers in self.answers([question], 1, max_new_tokens):
+                yield {place: answers[0]}
+
     @torch.inference_mode()
     def _features(
         self, questions: list[Question], known: dict[Path | bytes, torch.Tensor], batch: int
@@ -84,7 +106,9 @@ class Answerer:
         images = list(asked)
         for start in range(0, len(images), batch):
             together = images[start : start + batch]
-            pixels = torch.stack([self._pixels(asked[image]) for image in together]).to(self.device)  # [N, 3, 768, 768]
+            pixels = torch.stack([self._pixels(asked[image]) for image in together]).to(
+                self.model.device
+            )  # [N, 3, 768, 768]
             features |= zip(together, self.model.encode_images(pixels), strict=True)
         return features
 
@@ -98,7 +122,7 @@ class Answerer:
         """Greedy answers to prompts of different lengths; padding goes on the left."""
         longest = max(len(ids) for ids in prompts)
         pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
+        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
         new_tokens = self.model.generate(
             ids,
             ids != pad,
