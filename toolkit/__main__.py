@@ -13,6 +13,7 @@ from toolkit.errors import UserError
 COMMANDS = {
     "check": ("toolkit.check", "check a processed_data.jsonl: schema, tokens, images, cap, trainability of every row"),
     "preflight": ("toolkit.preflight", "check batch sizes, data, models and GPUs before a run starts"),
+    "download": ("toolkit.download.command", "fetch models and data to their places, verified; runs again to go on"),
     "prepare": ("toolkit.prepare", "cap the rows, restore their questions and write the LLaVA-format training file"),
     "train": ("toolkit.training.train", "train one stage of MGM: pretrain or finetune"),
     "eval": ("toolkit.eval.answer", "answer TextVQA and MMBench with a trained MGM"),

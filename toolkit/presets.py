@@ -7,13 +7,14 @@ import difflib
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY
 
+T = TypeVar("T")
 PRESET_FOLDER = Path(__file__).resolve().parent / "presets"
 PRESETS = ("full", "10k", "mini")
 
@@ -94,11 +95,23 @@ def load_preset(name: str) -> Preset:
     path = PRESET_FOLDER / f"{name}.yaml" if name in PRESETS else Path(name)
     if not path.is_file():
         raise UserError(f"no preset {name!r}; expected one of {', '.join(PRESETS)} or the path of a preset's YAML file")
-    return _build(Preset, {"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))}, str(path))
+    return build(Preset, {"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))}, str(path))
 
 
-def _build(cls: type, values: dict[str, Any], where: str) -> Any:
-    """Make a dataclass of a YAML mapping, refusing unknown, missing and mistyped keys by name."""
+def build(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Make a dataclass of a YAML mapping; keys with a default may be left out.
+
+    Args:
+        cls: the dataclass; its fields are texts, numbers, paths (from the repository), Literals, dataclasses, and lists
+            of these.
+        values: the mapping as read.
+        where: file and key, for messages.
+
+    Raises:
+        UserError: a key is unknown, missing or mistyped; names it.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected keys and values, found {values!r}")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -107,14 +120,21 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     built = {}
     for field in dataclasses.fields(cls):
         if field.name not in values:
-            raise UserError(f"{where}: key {field.name!r} is missing")
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise UserError(f"{where}: key {field.name!r} is missing")
+            continue
         built[field.name] = _convert(hints[field.name], values[field.name], f"{where}: {field.name}")
     return cls(**built)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
+        return build(hint, value, where)
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise UserError(f"{where} must be a list, found {value!r}")
+        (item,) = typing.get_args(hint)
+        return [_convert(item, entry, f"{where}[{place}]") for place, entry in enumerate(value)]
     if hint is Path:
         return REPOSITORY / value
     if typing.get_origin(hint) is Literal:

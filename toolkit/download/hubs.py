@@ -1,0 +1,95 @@
+"""Resources that come from a model hub, through the hub's own client."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from toolkit.download.fetch import SourceError, reason_of
+from toolkit.download.manifest import Source
+from toolkit.download.progress import Task
+from toolkit.files import sha256_of
+
+# What the clients leave in a folder for themselves.
+LEFTOVERS = (".cache", "._____temp", ".msc", ".mdl", ".mv", ".git", ".gitattributes")
+
+
+def silence_clients() -> None:
+    """Keep the hubs' clients from drawing their own bars over ours. Call before they are imported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def fetch_repository(source: Source, folder: Path, task: Task) -> None:
+    """Fetch the wanted files of a repository into `folder`; what an earlier run left there is continued.
+
+    Mirrors and accounts are the clients' own: HF_ENDPOINT, HF_TOKEN, MODELSCOPE_ENDPOINT, MODELSCOPE_API_TOKEN.
+
+    Raises:
+        SourceError: no such repository, no permission, not reached, or wrong bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    task.watched = folder
+    try:
+        {"huggingface": _from_huggingface, "modelscope": _from_modelscope}[source.home](source, folder, task)
+    finally:
+        task.measure()
+        task.watched = None
+    for name in LEFTOVERS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _from_huggingface(source: Source, folder: Path, task: Task) -> None:
+    # Both clients take seconds to import.
+    import requests
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
+
+    try:
+        info = HfApi().repo_info(source.repository, repo_type=source.kind, files_metadata=True)
+        wanted = [file for file in info.siblings or [] if _is_wanted(file.rfilename, source)]
+        task.total = sum(file.size or 0 for file in wanted)
+        snapshot_download(
+            source.repository,
+            repo_type=source.kind,
+            revision=info.sha,  # the listing's, should the repository change meanwhile
+            local_dir=folder,
+            allow_patterns=source.keep or None,
+        )
+    except GatedRepoError:
+        raise SourceError(
+            f"gated: accept the licence at https://huggingface.co/{source.repository}, then set HF_TOKEN"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, requests.RequestException, OSError) as error:
+        raise SourceError(reason_of(error)) from None
+    # The client itself compares sizes only.
+    for file in wanted:
+        if file.lfs and sha256_of(folder / file.rfilename) != file.lfs.sha256:
+            (folder / file.rfilename).unlink()
+            raise SourceError(f"{file.rfilename}: wrong bytes (not the hub's sha256); run again to fetch it anew")
+
+
+def _from_modelscope(source: Source, folder: Path, task: Task) -> None:
+    import requests
+    from modelscope.hub.snapshot_download import snapshot_download
+    from modelscope_hub.errors import HubError
+
+    # Its retries are warnings; what comes of them is our line.
+    logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
+    try:
+        snapshot_download(
+            source.repository, repo_type=source.kind, local_dir=str(folder), allow_patterns=source.keep or None
+        )
+    except (HubError, requests.RequestException, OSError, ValueError) as error:
+        raise SourceError(reason_of(error)) from None
+
+
+def _is_wanted(name: str, source: Source) -> bool:
+    return not source.keep or any(fnmatch.fnmatch(name, pattern) for pattern in source.keep)

@@ -1,0 +1,248 @@
+"""One resource from its sources to its place: fetched beside it, verified, renamed, recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from toolkit.download.fetch import Partial, SourceError, fetch
+from toolkit.download.hubs import fetch_repository
+from toolkit.download.manifest import HUBS, RemoteFile, Resource, Source
+from toolkit.download.progress import Task
+from toolkit.download.unpack import DamagedArchive, RefusedArchive, unpack
+from toolkit.download.verify import expected_files, faults_of, files_below, warnings_of
+from toolkit.errors import UserError
+from toolkit.files import read_json, sha256_of, write_json
+
+# Archives and plain files on their way, and the records of what was verified.
+DOWNLOADS = Path("input") / ".downloads"
+
+
+class Installer:
+    """Installs resources below one root; several threads may each install another resource.
+
+    Args:
+        root: folder that destinations start from.
+        resources: all that are to be installed in this run; some share an archive.
+        attempts: how often in a row a transfer may fail without getting on.
+    """
+
+    def __init__(self, root: Path, resources: list[Resource], attempts: int):
+        self.root, self.downloads = root, root / DOWNLOADS
+        self._waiting = {resource.name: resource for resource in resources}
+        self._attempts = attempts
+        self._files: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._placing = threading.Lock()
+
+    def destination(self, resource: Resource) -> Path:
+        """Where a resource belongs."""
+        return self.root / resource.destination
+
+    def is_complete(self, resource: Resource) -> bool:
+        """Whether a record says so and the files it names still have their sizes: no bytes are read."""
+        record, folder = self._record(resource), self.destination(resource)
+        return bool(record) and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == file["bytes"]
+            for name, file in record["named"].items()
+        )
+
+    def adopt(self, resource: Resource) -> str:
+        """Accept what a hand or the original kit's script put there already.
+
+        Returns:
+            Where it was found, for a person; empty where it was not.
+        """
+        folder, old = self.destination(resource), self.root / resource.old_place
+        if not faults_of(resource, folder):
+            found = resource.destination
+        elif resource.old_place and not os.path.lexists(folder) and not faults_of(resource, old):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.symlink_to(os.path.relpath(old, folder.parent), target_is_directory=True)
+            found = f"{resource.old_place} (linked to {resource.destination})"
+        else:
+            return ""
+        entries = {path.relative_to(folder).parts[0] for path in expected_files(resource, folder)}
+        for name in (pattern for expectation in resource.expect for pattern in expectation.path):
+            if (folder / name).is_dir():
+                entries |= {name} if name != "." else {entry.name for entry in folder.iterdir()}
+        self._write_record(resource, sorted(entries), "found there", time.monotonic())
+        return found
+
+    def install(self, resource: Resource, task: Task) -> dict:
+        """Fetch a resource from the first source that delivers.
+
+        Returns:
+            Its record.
+
+        Raises:
+            UserError: no source delivers; says why each did not, and what to do by hand.
+        """
+        start, reasons = time.monotonic(), []
+        for source in resource.sources:
+            staging = self._staging(resource, source)
+            try:
+                self._stage(resource, source, staging, task)
+            except SourceError as error:
+                reasons.append(f"{source.home}: {error}")
+                continue
+            task.phase = "placing"
+            entries = self._place(staging, self.destination(resource))
+            record = self._write_record(resource, entries, source.home, start)
+            self._clean(resource)
+            task.phase, task.total = "done", task.done
+            return record
+        task.phase = "failed"
+        raise UserError(f"{resource.name}: {'; '.join(reasons) or 'not at this source'}. {self.by_hand(resource)}")
+
+    def by_hand(self, resource: Resource) -> str:
+        """What a user can do whom no source serves."""
+        urls = [file.url for source in resource.sources for file in source.files if source.home == "organisers"]
+        repositories = [f"{source.repository} of {source.home}" for source in resource.sources if source.repository]
+        ways = [f"get {', '.join(urls)} into {DOWNLOADS}/"] if urls else []
+        ways.append(f"put {' or '.join(repositories) or 'its files'} into {resource.destination}/")
+        return f"By hand: {', or '.join(ways)}, then run the same command again"
+
+    def verify(self, resource: Resource) -> list[str]:
+        """Read everything again: what is wrong now with a resource that should be complete."""
+        folder = self.destination(resource)
+        if faults := faults_of(resource, folder):
+            return faults
+        if not (record := self._record(resource)):
+            return [] if self.adopt(resource) else ["not as expected"]
+        now = _describe(resource, folder, record["entries"])
+        faults = [
+            f"{name}: its bytes are not those that were verified before"
+            for name, file in record["named"].items()
+            if now["named"].get(name) != file
+        ]
+        if not faults and now["listing"] != record["listing"]:
+            is_now, was = (f"{state['files']:,} files with {state['bytes']:,} bytes" for state in (now, record))
+            faults = [f"there are {is_now}; {was} were verified before, or some have other names"]
+        return faults
+
+    def _stage(self, resource: Resource, source: Source, staging: Path, task: Task) -> None:
+        """Build the whole resource in `staging`; damaged files are fetched once more."""
+        for again in (True, False):
+            task.phase, task.done = f"from {source.home}", 0
+            try:
+                if source.home in HUBS:
+                    fetch_repository(source, staging, task)
+                else:
+                    self._fetch_files(resource, source, staging, task)
+                task.phase = "verifying"
+                faults, fetch_anew = faults_of(resource, staging), [file for file in source.files if not file.unpack]
+            except DamagedArchive as error:
+                faults, fetch_anew = [str(error)], [file for file in source.files if file.unpack]
+            if not faults:
+                return
+            for file in fetch_anew:
+                self._discard(file)
+            shutil.rmtree(staging, ignore_errors=True)
+            if not (again and fetch_anew):
+                break
+        raise SourceError("; ".join(faults))
+
+    def _fetch_files(self, resource: Resource, source: Source, staging: Path, task: Task) -> None:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        for file in source.files:
+            before = task.done
+
+            def report(done: int, total: int | None, before: int = before) -> None:
+                task.done, task.total = before + done, before + total if total else task.total
+
+            local, into = self.downloads / file.name, staging / file.inside
+            # Two resources may want the same archive.
+            with self._files[file.name]:
+                task.phase = f"fetching {file.name}"
+                fetch(file.url, local, self._attempts, report)
+            into.mkdir(parents=True, exist_ok=True)
+            if not file.unpack:
+                shutil.copyfile(local, into / file.name)
+                continue
+            task.phase = f"unpacking {file.name}"
+            try:
+                unpack(local, file.unpack, into, int(4e9 * resource.unpacked_gb + 1e9))
+            except RefusedArchive as error:
+                raise SourceError(f"{DOWNLOADS / file.name} refused: {error}; nothing of it was used") from None
+            except DamagedArchive as error:
+                raise DamagedArchive(f"{file.name} is damaged: {error}") from None
+
+    def _place(self, staging: Path, destination: Path) -> list[str]:
+        """Rename the staged folder into place, or its entries where the folder is there already."""
+        entries = sorted(entry.name for entry in staging.iterdir())
+        with self._placing:
+            if not destination.exists():
+                os.rename(staging, destination)
+                return entries
+            for name in entries:
+                # A folder cannot be renamed over a full one: the old one steps aside first.
+                if (destination / name).exists():
+                    os.rename(destination / name, staging / f"{name}.old")
+                os.rename(staging / name, destination / name)
+        shutil.rmtree(staging)
+        return entries
+
+    def _staging(self, resource: Resource, source: Source) -> Path:
+        # Beside the real destination, so that renaming is one step and not a copy.
+        parent = self.destination(resource).resolve().parent
+        return parent / f".{resource.name}.{source.home}.incoming"
+
+    def _clean(self, resource: Resource) -> None:
+        """Remove what is needed no more, now that a resource is in its place."""
+        del self._waiting[resource.name]
+        needed = {file.name for other in self._waiting.values() for source in other.sources for file in source.files}
+        for source in resource.sources:
+            shutil.rmtree(self._staging(resource, source), ignore_errors=True)
+            for file in source.files:
+                if file.name not in needed:
+                    self._discard(file)
+
+    def _discard(self, file: RemoteFile) -> None:
+        with self._files[file.name]:
+            (self.downloads / file.name).unlink(missing_ok=True)
+            Partial(self.downloads / file.name).clear()
+
+    def _record_path(self, resource: Resource) -> Path:
+        return self.downloads / "records" / f"{resource.name}.json"
+
+    def _record(self, resource: Resource) -> dict:
+        """What was verified of a resource; empty where nothing was, or under another manifest entry."""
+        path = self._record_path(resource)
+        record = read_json(path) if path.exists() else {}
+        return record if record.get("fingerprint") == resource.fingerprint else {}
+
+    def _write_record(self, resource: Resource, entries: list[str], home: str, start: float) -> dict:
+        folder = self.destination(resource)
+        record = {
+            "resource": resource.name,
+            "fingerprint": resource.fingerprint,
+            "source": home,
+            "destination": resource.destination,
+            **_describe(resource, folder, entries),
+            "warnings": warnings_of(resource, folder),
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        write_json(self._record_path(resource), record)
+        return record
+
+
+def _describe(resource: Resource, folder: Path, entries: list[str]) -> dict:
+    """What lies in some entries of a folder: a hash over all names and sizes, and the expected files' own hashes."""
+    listing, files, total = hashlib.sha256(), 0, 0
+    for entry in entries:
+        path = folder / entry
+        below = files_below(path) if path.is_dir() else [("", path.stat().st_size)] if path.exists() else []
+        for name, size in below:
+            listing.update(f"{entry}/{name}\t{size}\n".encode(errors="surrogateescape"))
+            files, total = files + 1, total + size
+    named = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in expected_files(resource, folder)
+    }
+    return {"entries": entries, "files": files, "bytes": total, "listing": listing.hexdigest(), "named": named}

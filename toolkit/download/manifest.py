@@ -1,0 +1,155 @@
+"""The list of everything the kit downloads: `resources.yaml`, whose comments say what each key means."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from toolkit.errors import UserError
+from toolkit.presets import build
+
+MANIFEST = Path(__file__).resolve().parent / "resources.yaml"
+# Another place with the organisers' files, such as a mirror of one's own.
+BASE_URL_VARIABLE = "BETTER_SYNTH_URL"
+
+Home = Literal["modelscope", "huggingface", "organisers", "authors"]
+HOMES = ("modelscope", "huggingface", "organisers", "authors")
+HUBS = ("modelscope", "huggingface")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file fetched over HTTP.
+
+    Args:
+        url: whole, or relative to the organisers' base URL.
+        unpack: for an archive, the folder inside it whose content goes to the destination; empty for a plain file.
+        inside: for what goes into a folder of the destination, that folder.
+    """
+
+    url: str
+    unpack: str = ""
+    inside: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return unquote(PurePosixPath(urlsplit(self.url).path).name)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One home of a resource: a repository of a hub, or files over HTTP."""
+
+    home: Home
+    repository: str = ""
+    kind: Literal["model", "dataset"] = "model"
+    keep: list[str] = field(default_factory=list)
+    files: list[RemoteFile] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What must lie at the destination; `resources.yaml` explains the keys."""
+
+    path: list[str]
+    files: int = 1
+    size: int = 0
+    lines: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A file of rows and the folder where the pictures it names must lie, both inside the destination."""
+
+    rows: str
+    folder: str = "."
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One thing to download, placed whole or not at all."""
+
+    name: str
+    about: str
+    kits: list[str]
+    destination: str
+    fetch_gb: float
+    unpacked_gb: float
+    sources: list[Source]
+    expect: list[Expectation]
+    pictures: list[Pictures] = field(default_factory=list)
+    old_place: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what is expected, and where: what was verified under other rules counts no longer."""
+        entry = dataclasses.asdict(self)
+        rules = {key: entry[key] for key in ("name", "destination", "expect", "pictures")}
+        return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes on disk while it is being installed: what is fetched and what comes out of archives."""
+        return int((self.fetch_gb + self.unpacked_gb) * 1e9)
+
+
+def load_manifest(path: Path = MANIFEST) -> list[Resource]:
+    """Read a manifest, relative URLs made whole.
+
+    Raises:
+        UserError: the file is missing; a key is unknown, missing or mistyped; a source lacks its repository or files.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such manifest")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    base = os.environ.get(BASE_URL_VARIABLE, values["organisers"]).rstrip("/") + "/"
+    resources = []
+    for name, entry in values["resources"].items():
+        resource = build(Resource, {"name": name, **entry}, f"{path}: {name}")
+        for source in resource.sources:
+            if not (source.repository if source.home in HUBS else source.files):
+                raise UserError(f"{path}: {name}: source {source.home} needs {_needs(source.home)}")
+        resources.append(dataclasses.replace(resource, sources=[_whole(source, base) for source in resource.sources]))
+    return resources
+
+
+def choose(resources: list[Resource], kit: str, only: list[str], home: str) -> list[Resource]:
+    """The resources of a kit, or the named ones of any kit, from one home if one is named.
+
+    Raises:
+        UserError: no such resource; none of them has that home.
+    """
+    known = {resource.name: resource for resource in resources}
+    if unknown := [name for name in only if name not in known]:
+        raise UserError(f"no resource {unknown[0]!r}; there are {', '.join(known)}")
+    chosen = [known[name] for name in only] or [resource for resource in resources if kit in resource.kits]
+    if not home:
+        return chosen
+    with_home = [
+        dataclasses.replace(resource, sources=[source for source in resource.sources if source.home == home])
+        for resource in chosen
+    ]
+    if not any(resource.sources for resource in with_home):
+        raise UserError(f"--source {home}: none of {', '.join(resource.name for resource in chosen)} is there")
+    return with_home
+
+
+def _needs(home: str) -> str:
+    return "a repository" if home in HUBS else "files"
+
+
+def _whole(source: Source, base: str) -> Source:
+    files = [
+        dataclasses.replace(file, url=file.url if "://" in file.url else base + file.url) for file in source.files
+    ]
+    return dataclasses.replace(source, files=files)

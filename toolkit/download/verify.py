@@ -1,0 +1,147 @@
+"""Is a resource whole? What `resources.yaml` expects of it, read from the files themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.arrays import read_array
+from toolkit.download.manifest import Expectation, Pictures, Resource
+from toolkit.errors import UserError
+from toolkit.files import read_json, read_jsonl, sha256_of
+
+# How torch.save began its files before they were zip archives: a pickled number, the format's mark.
+LEGACY_TORCH = b"\x80\x02\x8a\x0a"
+
+
+def faults_of(resource: Resource, folder: Path) -> list[str]:
+    """What is missing or wrong in a folder that should hold the resource; empty where it is sound."""
+    if not folder.is_dir():
+        return [f"{folder} is not there"]
+    return [fault for expectation in resource.expect for fault in _faults(expectation, folder)]
+
+
+def warnings_of(resource: Resource, folder: Path) -> list[str]:
+    """What a user should know of a resource that is otherwise sound: pictures that its rows name and it lacks."""
+    return [warning for pictures in resource.pictures for warning in _missing_pictures(pictures, folder)]
+
+
+def expected_files(resource: Resource, folder: Path) -> list[Path]:
+    """The single files that the manifest asks for by name or pattern, as found, sorted."""
+    found = {path for expectation in resource.expect for path in _matches(expectation, folder) if path.is_file()}
+    return sorted(found)
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, int]]:
+    """(path relative to the folder, bytes) of every file below it, sorted folder by folder."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(root, name)
+            yield os.path.relpath(path, folder), os.stat(path).st_size
+
+
+def _matches(expectation: Expectation, folder: Path) -> list[Path]:
+    return [path for pattern in expectation.path for path in ([folder] if pattern == "." else folder.glob(pattern))]
+
+
+def _faults(expectation: Expectation, folder: Path) -> Iterator[str]:
+    wanted = " or ".join(expectation.path)
+    paths = _matches(expectation, folder)
+    found = sum(sum(1 for _ in files_below(path)) if path.is_dir() else 1 for path in paths)
+    if found < expectation.files:
+        yield f"{wanted}: {found:,} files, expected at least {expectation.files:,}"
+        return
+    for path in paths:
+        if path.is_file():
+            yield from _file_faults(expectation, path)
+
+
+def _file_faults(expectation: Expectation, path: Path) -> Iterator[str]:
+    size = path.stat().st_size
+    if expectation.size and size != expectation.size:
+        yield f"{path.name}: {size:,} bytes, expected {expectation.size:,}"
+    elif expectation.sha256 and (digest := sha256_of(path)) != expectation.sha256:
+        yield f"{path.name}: sha256 {digest}, expected {expectation.sha256}"
+    elif fault := _unsound(path, size):
+        yield f"{path.name}: {fault}"
+    elif expectation.lines and (lines := _count_lines(path)) != expectation.lines:
+        yield f"{path.name}: {lines:,} lines, expected {expectation.lines:,}"
+
+
+def _unsound(path: Path, size: int) -> str:
+    """Why a file cannot be whole, judged by its format; empty where nothing speaks against it."""
+    if not size:
+        return "empty"
+    try:
+        if path.suffix == ".safetensors":
+            return _unsound_safetensors(path, size)
+        if path.suffix == ".bin":
+            return _unsound_torch(path)
+        if path.suffix == ".jsonl":
+            for _ in read_jsonl(path):
+                pass
+        elif path.suffix == ".json":
+            for _ in _entries(path):
+                pass
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ").removeprefix(f"{path}:")
+    return ""
+
+
+def _unsound_safetensors(path: Path, size: int) -> str:
+    """Source: the safetensors format: 8 bytes of header length, the header in JSON, the tensors' bytes."""
+    with path.open("rb") as file:
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length < size else None
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (struct.error, ValueError, AttributeError, KeyError, TypeError):
+            return "not a safetensors file"
+    whole = 8 + length + max(ends, default=0)
+    return "" if size == whole else f"cut short or spoilt: {size:,} bytes, its header promises {whole:,}"
+
+
+def _unsound_torch(path: Path) -> str:
+    with path.open("rb") as file:
+        legacy = file.read(4) == LEGACY_TORCH
+    # A zip's directory stands at its end: without it the file was cut short. The old format tells nothing.
+    return "" if legacy or zipfile.is_zipfile(path) else "no weights of torch, or cut short"
+
+
+def _entries(path: Path) -> Iterator[Any]:
+    """Rows of a .jsonl file or of a JSON array; one entry for any other JSON document."""
+    if path.suffix == ".jsonl":
+        yield from (row for _, row in read_jsonl(path))
+        return
+    with path.open("rb") as file:
+        array = file.read(64).lstrip()[:1] == b"["
+    # Tokenizers and the like may hold arrays of other things than objects, but are small.
+    if array and path.stat().st_size > 1 << 20:
+        yield from (entry for _, entry in read_array(path))
+    else:
+        document = read_json(path)
+        yield from document if isinstance(document, list) else [document]
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(bool(line.strip()) for line in file)
+
+
+def _missing_pictures(pictures: Pictures, folder: Path) -> Iterator[str]:
+    named, missing, first = 0, 0, ""
+    for row in _entries(folder / pictures.rows):
+        images = row.get("images", row.get("image", []))
+        for image in [images] if isinstance(images, str) else images:
+            named += 1
+            if not (folder / pictures.folder / image).is_file():
+                missing += 1
+                first = first or image
+    if missing:
+        yield f"{missing:,} of the {named:,} pictures that {pictures.rows} names are not there, the first is {first}"
