@@ -102,7 +102,7 @@ def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger) -> Nes
         if text.count(WORK_TOKEN) != len(images)
     ]
     for position in broken:
-        ledger.fail(result[ROW][position], "the operator changed the number of image tokens")
+        ledger.fail(result[position][ROW], "the operator changed the number of image tokens")
     result = _without(result, broken)
     # Scores of the old captions must not rank or pass the new ones.
     stale = (changed or len(after) > len(before)) and STATS in result.column_names
@@ -111,7 +111,7 @@ def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger) -> Nes
 
 def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Operators that compare rows; ours say why a row goes (`dropped_because`, by position)."""
-    rows = dataset[ROW]
+    rows = list(dataset[ROW])
     try:
         result = operator.run(dataset)
     except ValueError as error:
@@ -158,9 +158,9 @@ def _without_failed(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """The rows without those that an operator of ours marked as failed; the mark itself goes too."""
     if FAILURE not in dataset.column_names:
         return dataset
-    failures = dataset[FAILURE]
+    failures = list(dataset[FAILURE])
     bad = [position for position, failure in enumerate(failures) if failure]
-    rows = dataset[ROW]
+    rows = list(dataset[ROW])
     for position in bad:
         ledger.fail(rows[position], failures[position])
     return _without(dataset.remove_columns(FAILURE), bad)

@@ -14,11 +14,7 @@ class CaptionStatisticFilter(Filter):
 
     _batched_op = True
     stat: str
-
-    @property
-    @abstractmethod
-    def limits(self) -> tuple[float, float]:
-        """Lowest and highest measure to keep."""
+    limits: tuple[float, float]  # lowest and highest measure to keep
 
     @abstractmethod
     def measure(self, caption: str) -> float:

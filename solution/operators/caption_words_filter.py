@@ -19,13 +19,7 @@ class CaptionWordsFilter(CaptionStatisticFilter):
         :param max_num: most words to keep
         """
         super().__init__(*args, **kwargs)
-        self.min_num = min_num
-        self.max_num = max_num
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        """min_num and max_num."""
-        return self.min_num, self.max_num
+        self.min_num, self.max_num, self.limits = min_num, max_num, (min_num, max_num)
 
     def measure(self, caption: str) -> int:
         """The number of words."""

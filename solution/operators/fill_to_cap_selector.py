@@ -46,7 +46,7 @@ class FillToCapSelector(Selector):
         if not copies:
             return dataset.select(sorted(best))
         chosen = dataset.select(sorted(best) + [row for row, _ in copies])
-        before = chosen["copy_index"] if "copy_index" in chosen.column_names else [None] * len(chosen)
+        before = list(chosen["copy_index"]) if "copy_index" in chosen.column_names else [None] * len(chosen)
         highest = max((index for index in before if index), default=0)
         index = before[: len(best)] + [highest + round_ for _, round_ in copies]
         kept = chosen.remove_columns("copy_index") if "copy_index" in chosen.column_names else chosen

@@ -47,7 +47,7 @@ class PictureDeduplicator(Deduplicator):
     def __init__(self, max_distance: Annotated[int, Field(ge=0, le=63)] = 10, *args, **kwargs) -> None:
         """Drop what looks the same.
 
-        :param max_distance: bits of 256 in which copies may differ, 0 (same hash) to 63
+        :param max_distance: bits of 256 in which copies may differ, 0 (same hash) to 63; above 30 the search grows slow
         """
         super().__init__(*args, **kwargs)
         self.max_distance = max_distance
@@ -69,33 +69,35 @@ class PictureDeduplicator(Deduplicator):
 
     def process(self, dataset, show_num: int = 0):
         """Dataset with hashes -> (dataset without repeats and without hashes, no traced pairs)."""
-        hashes = dataset["picture_hash"]
-        names = dataset["id"] if "id" in dataset.column_names else list(map(str, range(len(hashes))))
+        # As lists: a column of a data set is read from its table anew for every single index.
+        hashes = list(dataset["picture_hash"])
+        names = list(dataset["id"]) if "id" in dataset.column_names else list(map(str, range(len(hashes))))
         self.dropped_because = {}
         slices: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-        packed = {}
+        codes = {position: np.frombuffer(bytes.fromhex(text), np.uint8) for position, text in enumerate(hashes) if text}
         kept = []
-        for position, text in enumerate(hashes):
-            code = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
-            keys = [(part, piece.tobytes()) for part, piece in enumerate(self._split(code))] if text else []
-            twin = self._twin(position, code, [other for key in keys for other in slices[key]], packed, names)
+        for position in range(len(hashes)):
+            keys = self._slice_keys(codes[position]) if position in codes else []
+            candidates = sorted({other for key in keys for other in slices[key] if names[other] != names[position]})
+            twin = self._twin(position, candidates, codes)
             if twin is None:
                 kept.append(position)
-                packed[position] = code
                 for key in keys:
                     slices[key].append(position)
             else:
                 self.dropped_because[position] = f"repeats a picture: that of {names[twin]}"
         return dataset.select(kept).remove_columns("picture_hash"), {}
 
-    def _split(self, code: np.ndarray) -> list[np.ndarray]:
-        """The hash's bits in max_distance + 1 slices."""
-        return np.array_split(np.unpackbits(code), self.max_distance + 1)
+    def _slice_keys(self, code: np.ndarray) -> list[tuple[int, bytes]]:
+        """The hash's bits in max_distance + 1 slices, each with its number."""
+        slices = np.array_split(np.unpackbits(code), self.max_distance + 1)
+        return [(number, piece.tobytes()) for number, piece in enumerate(slices)]
 
-    def _twin(
-        self, position: int, code: np.ndarray, candidates: list[int], packed: dict[int, np.ndarray], names: list[str]
-    ) -> int | None:
-        """The first kept row whose hash is near enough, None without one."""
-        others = (other for other in sorted(set(candidates)) if names[other] != names[position])
-        alike = (other for other in others if len(packed[other]) == len(code))
-        return next((other for other in alike if np.unpackbits(packed[other] ^ code).sum() <= self.max_distance), None)
+    def _twin(self, position: int, candidates: list[int], codes: dict[int, np.ndarray]) -> int | None:
+        """The first of the kept rows `candidates` whose hash is near enough, None without one."""
+        alike = [other for other in candidates if len(codes[other]) == len(codes[position])]
+        if not alike:
+            return None
+        differing = np.stack([codes[other] for other in alike]) ^ codes[position]  # [candidates, bytes]
+        near = np.unpackbits(differing, axis=1).sum(axis=1) <= self.max_distance
+        return alike[int(near.argmax())] if near.any() else None

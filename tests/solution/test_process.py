@@ -36,7 +36,7 @@ def assert_conserved(done) -> None:
 
 
 def test_a_whole_recipe(make_seed, make_recipe, run_process, clip_folder, captioner_folder):
-    """Clean, recaption, filter, fill: relative paths, the contract's fields, audit and record; a rerun is at once done."""
+    """Clean, recaption, filter, fill: relative paths, contract fields, audit and record; a rerun is done at once."""
     seed = make_seed([*CAPTIONS[:-1], "royalty free image", CAPTIONS[0] + " stock photo"])
     models = {"hf_clip": str(clip_folder)}
     recipe = make_recipe(
