@@ -54,15 +54,14 @@ class SmallWorld:
         return run(self.command(stage, out, *more, data=data))
 
 
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
-    """Run a command from the repository root on one thread, its output captured."""
-    return subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, on one thread."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+
+
+def run(command: list[str], **changes: str) -> subprocess.CompletedProcess:
+    """Run a command from the repository root, its output captured."""
+    return subprocess.run(command, cwd=REPOSITORY, env=environment(**changes), capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")

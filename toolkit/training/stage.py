@@ -24,7 +24,7 @@ from toolkit.training.order import micro_batches, modality_grouped_order, shuffl
 from toolkit.training.plan import Settings
 from toolkit.training.progress import Progress
 from toolkit.training.trainer import FixedTrainer, last_checkpoint
-from toolkit.training.zero import join_alone, needs_offload, zero_config
+from toolkit.training.zero import enter, needs_offload, zero_config
 
 # Another process may prepare data or write a checkpoint of tens of GB while one waits for it.
 WAIT_SECONDS = 3600 * 2
@@ -143,7 +143,7 @@ def _arguments(
     if gpu or pace.deepspeed:
         if not importlib.util.find_spec("deepspeed"):
             raise UserError("training on a GPU needs DeepSpeed: `pip install deepspeed`, or run install.sh again")
-        join_alone()
+        enter(gpu)
         offload = gpu and _leave_gpu(model, settings)
         deepspeed = zero_config(settings.batch, settings.accumulation, bf16, offload)
     return TrainingArguments(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
-import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,8 @@ def train_command(args: argparse.Namespace) -> None:
     Raises:
         UserError: the inputs do not fit each other, the machine or the output folder's earlier run.
     """
-    if LAUNCHED not in os.environ and os.environ.get("RANK", "0") == "0":
-        try:
-            from toolkit.submission import fixed_part_sha256
-        except ModuleNotFoundError:  # not written yet
-            fixed_part_sha256 = lambda: "unknown"  # noqa: E731
+    if LAUNCHED not in os.environ and _is_first():
+        from toolkit.submission import fixed_part_sha256
 
         print(f"fixed part sha256: {fixed_part_sha256()}", flush=True)
     preset = load_preset(args.preset)
@@ -80,7 +78,7 @@ def train_command(args: argparse.Namespace) -> None:
     if is_finished(args.out, plan):
         print(f"{settings.stage} is already finished in {args.out}: same data, models and settings; nothing to do")
         return
-    _require_devices(preset, settings)
+    _require_devices(preset, settings, args.deepspeed)
     if settings.processes > 1 and "RANK" not in os.environ:
         _checked_rows(args, preset, settings, plan)
         _launch(settings.processes)
@@ -116,13 +114,14 @@ def _settings(args: argparse.Namespace, preset: Preset) -> Settings:
     )
 
 
-def _require_devices(preset: Preset, settings: Settings) -> None:
+def _require_devices(preset: Preset, settings: Settings, deepspeed: bool) -> None:
     import torch
 
     gpus = torch.cuda.device_count()
     if preset.needs_gpu and not gpus:
         raise UserError(f"preset {preset.name} needs a CUDA GPU and none is visible; `--preset mini` runs without")
-    present = int(os.environ.get("WORLD_SIZE", 0)) or max(gpus, 1)
+    # Testing DeepSpeed without GPUs, any number of processes share the CPU.
+    present = int(os.environ.get("WORLD_SIZE", 0)) or gpus or (settings.processes if deepspeed else 1)
     # One process may leave further GPUs alone; the mini preset does.
     if settings.processes != present and not (settings.processes == 1 and not preset.needs_gpu):
         raise UserError(
@@ -132,16 +131,32 @@ def _require_devices(preset: Preset, settings: Settings) -> None:
 
 
 def _launch(processes: int) -> None:
-    """Start this very command once a GPU, by torch's launcher."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    status = subprocess.run([*launcher, "-m", "toolkit", *sys.argv[1:]], env={**os.environ, LAUNCHED: "1"}).returncode
-    if status:
-        raise UserError(f"training stopped (status {status}, see above); run the same command again to resume")
+    """Start this very command once a GPU, under torch's launcher."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ[LAUNCHED] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # The process that failed has said why; the launcher would add a page.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", "toolkit", *sys.argv[1:])
+    except (ChildFailedError, SignalException):
+        raise UserError("training was cut short; run the same command again to resume") from None
 
 
 def _reader(args: argparse.Namespace, preset: Preset, settings: Settings) -> SampleReader:
     from toolkit.mgm.checkpoint import load_tokenizer
-    from toolkit.mgm.images import ImageProcessor
     from toolkit.training.data import SampleReader
 
     tower = read_json(preset.vision_tower / "config.json")
@@ -149,7 +164,7 @@ def _reader(args: argparse.Namespace, preset: Preset, settings: Settings) -> Sam
     return SampleReader(
         roots=ImageRoots(seed=args.images, processed=args.synthetic_images or args.images),
         tokenizer=load_tokenizer(preset.llm),
-        processor=ImageProcessor(tower["image_size"], preset.image_size_aux),
+        image_size_aux=preset.image_size_aux,
         aspect=settings.image_aspect_ratio,
         max_length=settings.max_length,
         image_tokens=(tower["image_size"] // tower["patch_size"]) ** 2,
@@ -173,7 +188,8 @@ def _checked_rows(
     if (args.out / PLAN).is_file():
         plan = read_json(args.out / PLAN)
     else:
-        print(f"looking at every one of {len(rows):,} rows and their pictures ...", flush=True)
+        if _is_first():
+            print(f"looking at every one of {len(rows):,} rows and their pictures ...", flush=True)
         found = scan(rows, reader)
         if found.faults and settings.on_error == "stop":
             first = next(iter(found.faults.values()))
@@ -192,9 +208,11 @@ def _checked_rows(
             },
             "skipped": [{"row": index} | dataclasses.asdict(row) for index, row in found.faults.items()],
         }
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first():
             write_json(args.out / PLAN, plan)
-        print(f"{len(rows) - len(found.faults):,} rows can be trained, {len(found.faults):,} are skipped", flush=True)
+            print(
+                f"{len(rows) - len(found.faults):,} rows can be trained, {len(found.faults):,} are skipped", flush=True
+            )
     skipped = {row["row"] for row in plan["skipped"]}
     return [row for index, row in enumerate(rows) if index not in skipped], reader, plan
 
@@ -259,6 +277,11 @@ def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: d
         f"{settings.stage} finished: {outcome.steps} steps, {outcome.samples:,} samples, "
         f"{outcome.samples_per_second:.1f} samples/s, results in {args.out}"
     )
+
+
+def _is_first() -> bool:
+    """Whether this process speaks for all: the only one, or the launcher's number 0."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _experiment_only(args: argparse.Namespace) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import defaultdict
 from typing import Any
 
 # Bytes a trainable parameter takes in bf16 training: an fp32 master and AdamW's two moments, shared among the
@@ -22,8 +23,8 @@ OTHER_BYTES = 6 << 30
 def zero_config(batch: int, accumulation: int, bf16: bool, offload: bool) -> dict[str, Any]:
     """DeepSpeed's configuration.
 
-    There is no gradient_clipping entry: the fixed training does not clip. The optimizer is ours, torch's AdamW, also
-    where it is offloaded: DeepSpeed's own CPU Adam would have to be compiled.
+    Clipping is off by name: the fixed training does not clip, but newer DeepSpeed does by default. The optimizer is
+    ours, torch's AdamW, also where it is offloaded: DeepSpeed's own CPU Adam would have to be compiled.
 
     Args:
         batch: samples of a micro-batch.
@@ -39,6 +40,7 @@ def zero_config(batch: int, accumulation: int, bf16: bool, offload: bool) -> dic
         "gradient_accumulation_steps": accumulation,
         "bf16": {"enabled": bf16},
         "zero_optimization": zero,
+        "gradient_clipping": 0.0,
         "zero_force_ds_cpu_optimizer": False,
     }
 
@@ -61,8 +63,19 @@ def needs_offload(
     return weights + optimizer + logits + OTHER_BYTES > gpu_bytes
 
 
-def join_alone() -> None:
-    """Set the variables by which a launcher tells a process its place, for one process without a launcher."""
+def enter(gpu: bool) -> None:
+    """Prepare the environment DeepSpeed looks at, before anything imports it.
+
+    Compiled operators are declared unavailable: there may be no compiler, and nothing here needs them. A process
+    without a launcher is told that it is alone.
+
+    Args:
+        gpu: train on CUDA; else on the CPU.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpu else "cpu")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     if "RANK" in os.environ:
         return
     with socket.socket() as probe:
