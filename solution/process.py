@@ -119,7 +119,7 @@ def set_environment(recipe: Recipe) -> None:
     """Keep Data-Juicer from installing packages while it runs, and the model hub silent where all models are local."""
     os.environ |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "TOKENIZERS_PARALLELISM": "false"}
     models = [value for _, params in recipe.process for key, value in params.items() if key.startswith("hf_")]
-    if all(Path(model).is_absolute() for model in models):
+    if models and all(Path(model).is_absolute() for model in models):
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 

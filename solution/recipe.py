@@ -141,14 +141,15 @@ def _step(recipe: Path, number: int, entry: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _model(value: str, where: str) -> str:
-    """A model folder's absolute path, or a hub name as it is. Raises UserError for a folder that is not there."""
+    """A model folder's absolute path, or a hub name as it is. Raises UserError for a folder without a model."""
     folder = ROOT / value
-    if folder.is_dir():
+    if (folder / "config.json").is_file():
         return str(folder)
     if value.count("/") == 1 and not value.startswith((".", "/", "~")) and not (ROOT / value).parent.is_dir():
         return value  # a hub name such as openai/clip-vit-base-patch32
     way = "`python -m toolkit mini` builds it" if "mini" in folder.parts else "`bash download.sh` fetches the models"
-    raise UserError(f"{where}: model folder {value} is missing; {way}")
+    fault = "has no config.json" if folder.is_dir() else "is missing"
+    raise UserError(f"{where}: model folder {value} {fault}; {way}")
 
 
 def check_operators(recipe: Recipe, registry: dict[str, type]) -> list[dict[str, dict[str, Any]]]:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 from solution.juicer import OPERATORS, STATS, NestedDataset
-from tests.solution.conftest import TEXT, picture
+from tests.solution.conftest import ROOT, TEXT, picture
 
 CAPTIONS = ["a red dog on the grass", "two blue cars", "the cat", "a ball and a book next to a tree", "ein Hund"]
 
@@ -272,3 +274,18 @@ def test_two_processes_give_the_same_rows(rows, clip_folder):
         [stats["clip_similarity"] for stats in alone[STATS]],
         atol=1e-6,
     )
+
+
+def test_operators_load_the_way_data_juicer_loads_them():
+    """`custom_operator_paths: [solution/operators]` imports the folder as a package of its own, without `solution`."""
+    program = """
+from data_juicer.config.config import load_custom_operators
+from data_juicer.ops import OPERATORS
+load_custom_operators(["solution/operators"])
+import sys
+assert "solution" not in sys.modules
+print(sorted(name for name, kind in OPERATORS.modules.items() if kind.__module__.startswith("operators.")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "clip_similarity_filter" in done.stdout

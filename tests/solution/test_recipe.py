@@ -74,6 +74,10 @@ def test_missing_model_folder_says_how_to_get_it(fault):
     assert "bash download.sh" in line
 
 
+def test_model_folder_without_a_model(fault, tmp_path):
+    assert "has no config.json" in fault([{"clip_similarity_filter": {"hf_clip": str(tmp_path)}}])
+
+
 def test_missing_dataset_says_how_to_get_it(make_recipe):
     with pytest.raises(UserError, match=r"input/none.jsonl is missing; .*download.sh"):
         load_recipe(make_recipe([], dataset_path="input/none.jsonl"), None)
@@ -122,6 +126,7 @@ def test_mini_recipe_is_valid(tmp_path):
             for key in parameters or {}:
                 if key.startswith("hf_"):
                     parameters[key] = str(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
     seed = tmp_path / "seed.jsonl"
     seed.write_text("{}\n")
     path = tmp_path / "mini.yaml"
