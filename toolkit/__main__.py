@@ -12,6 +12,7 @@ from toolkit.errors import UserError
 # for the command that was asked for, so that --help and the quick checks start without torch.
 COMMANDS = {
     "check": ("toolkit.check", "check a processed_data.jsonl: schema, tokens, images, cap, trainability of every row"),
+    "convert": ("toolkit.convert", "turn any LLaVA-format data set into a seed, or rows into LLaVA format"),
     "preflight": ("toolkit.preflight", "check batch sizes, data, models and GPUs before a run starts"),
     "download": ("toolkit.download.command", "fetch models and data to their places, verified; runs again to go on"),
     "prepare": ("toolkit.prepare", "cap the rows, restore their questions and write the LLaVA-format training file"),

@@ -1,4 +1,4 @@
-"""Rows of `processed_data.jsonl` become LLaVA-format samples: each caption gets a question in front of it.
+"""Rows of `processed_data.jsonl` become LLaVA-format samples, each caption with a question in front of it, and back.
 
 {"id": "002375592", "image": "images/00237/002375592.jpg",
  "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "a pink dress"}]}
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.arrays import read_array
 from toolkit.errors import RowFault, UserError
-from toolkit.files import read_json
-from toolkit.rows import Row
+from toolkit.rows import END_OF_CHUNK, IMAGE_TOKENS, ImageRoots, Line, Row, parse_row
 
 # Where LLaVA-format questions say the picture goes.
 IMAGE_PLACE = "<image>"
@@ -51,13 +51,10 @@ def load_originals(path: Path) -> dict[str, Original]:
     Raises:
         UserError: the file is missing or no list of LLaVA samples; names the first entry that is none.
     """
-    samples = read_json(path)
-    if not isinstance(samples, list):
-        raise UserError(f"{path}: expected a list of LLaVA-format samples, found {type(samples).__name__}")
     originals: dict[str, Original] = {}
     # The seed has a handful of different questions and 400,000 rows: equal ones share one object.
     shared: dict[str, dict[str, Any]] = {}
-    for number, sample in enumerate(samples):
+    for number, sample in read_array(path):
         try:
             question, answer = sample["conversations"][:2]
             value, role, identifier = question["value"], answer["from"], sample["id"]
@@ -103,3 +100,60 @@ def to_llava(row: Row, original: Original | None) -> dict[str, Any]:
     if row.image:
         sample["image"] = row.image
     return sample
+
+
+def to_row(sample: Line, token: str, first_turn: bool) -> dict[str, Any]:
+    """The row of a LLaVA-format sample: its answer as caption; its question is left to `stage_1.json`.
+
+    Args:
+        sample: as read.
+        token: image token to write, one of `toolkit.rows.IMAGE_TOKENS`.
+        first_turn: whether of several turns the first is taken, which the caption then answers.
+
+    Raises:
+        RowFault: those of `parse_row`; `bad_conversation`, `unknown_role`, `several_turns`, `bad_image`,
+            `several_images`, `bad_image_path`, `question_without_image_place`, `question_without_image`,
+            `image_in_answer`.
+    """
+    if isinstance(sample, RowFault):
+        raise sample
+    question, answer = _first_turn(sample.get("conversations"), first_turn)
+    image = _image_of(sample.get("image"))
+    if image:
+        # Only the path's form counts here; `check` looks for the file.
+        ImageRoots(Path(), Path()).resolve(image)
+    if image and question.count(IMAGE_PLACE) != 1:
+        raise RowFault("question_without_image_place", f"expected one {IMAGE_PLACE} in {question[:60]!r}, for {image}")
+    if not image and IMAGE_PLACE in question:
+        raise RowFault("question_without_image", f"{question[:60]!r} asks about a picture, the sample has none")
+    if any(mark in answer for mark in IMAGE_TOKENS):
+        raise RowFault("image_in_answer", f"an image token in the answer {answer[:60]!r}")
+    row = {"id": sample.get("id"), "text": f"{token}\n" * bool(image) + f"{answer.strip()} {END_OF_CHUNK}"}
+    row["images"] = [image] if image else []
+    parse_row(row)  # what cannot come back as a caption is no row
+    return row
+
+
+def _first_turn(conversations: Any, first_turn: bool) -> tuple[str, str]:
+    """Question and answer of a conversation of one turn, or of its first turn."""
+    try:
+        turns = [(turn["from"], turn["value"]) for turn in conversations]
+    except (TypeError, KeyError):
+        raise RowFault("bad_conversation", "expected 'conversations', a list of {from, value}") from None
+    if not all(isinstance(text, str) for turn in turns for text in turn) or len(turns) < 2:
+        raise RowFault("bad_conversation", f"expected a question and an answer, found {turns!r:.80}")
+    if unknown := [role for place, (role, _) in enumerate(turns) if role != ("human", "gpt")[place % 2]]:
+        raise RowFault("unknown_role", f"expected human and gpt in turn, found {unknown[0]!r}")
+    if len(turns) > 2 and not first_turn:
+        raise RowFault("several_turns", f"{len(turns) // 2} questions with answers; --turns first takes the first")
+    return turns[0][1], turns[1][1]
+
+
+def _image_of(images: Any) -> str:
+    """The picture of a sample, which data sets write as a path or as a list of paths; empty for a text-only one."""
+    paths = [] if images is None else [images] if isinstance(images, str) else images
+    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+        raise RowFault("bad_image", f"expected a path under 'image', found {images!r:.80}")
+    if len(set(paths)) > 1:
+        raise RowFault("several_images", f"expected one picture, found {', '.join(paths)[:80]}")
+    return paths[0] if paths else ""

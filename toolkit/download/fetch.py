@@ -115,9 +115,7 @@ def fetch(url: str, target: Path, attempts: int, report: Callable[[int, int | No
     partial.finish(target)
 
 
-def _transfer(
-    session: requests.Session, url: str, partial: Partial, report: Callable[[int, int | None], None]
-) -> None:
+def _transfer(session: requests.Session, url: str, partial: Partial, report: Callable[[int, int | None], None]) -> None:
     """One request. Returns when the file is whole; raises _Again, SourceError or a RequestException."""
     notes, size = partial.notes(), partial.size
     known = bool(size) and notes.get("url") == url

@@ -149,7 +149,5 @@ def _needs(home: str) -> str:
 
 
 def _whole(source: Source, base: str) -> Source:
-    files = [
-        dataclasses.replace(file, url=file.url if "://" in file.url else base + file.url) for file in source.files
-    ]
+    files = [dataclasses.replace(file, url=file.url if "://" in file.url else base + file.url) for file in source.files]
     return dataclasses.replace(source, files=files)
