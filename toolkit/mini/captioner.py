@@ -17,7 +17,7 @@ from toolkit.mini.scenes import SIDE, SIGN_WORDS, draw_scene
 from toolkit.mini.schooling import Schooling, crowd_batch, dense_labels, scene_batch
 
 WIDTH, VISION_LAYERS, TEXT_LAYERS, HEADS, TEXT_LENGTH = 128, 3, 2, 4, 32
-STEPS, BATCH, CROWD, LEARNING_RATE = 900, 20, 8, 1.2e-3
+STEPS, BATCH, CROWD, LEARNING_RATE = 700, 20, 8, 1.2e-3
 PATCH = 16  # px, on the full 192 px: about one letter of a sign
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 
