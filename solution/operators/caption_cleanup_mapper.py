@@ -17,14 +17,16 @@ _LEFT_OVERS = (
     r"\b[\w-]+\.(?:jpe?g|png|gif|webp|bmp|tiff?)\b",
     r"\b(?:img|dsc|image|photo)[_-]?\d{3,}\b",
     r"\b(?:royalty[- ]free|rights[- ]managed)(?: (?:stock )?(?:photos?|images?|pictures?|vectors?|illustrations?))?\b",
-    r"\bstock (?:photos?|images?|pictures?|vectors?|illustrations?|photography)\b",
+    r"\bstock (?:photos?|images?|pictures?|vectors?|illustrations?|photography)\b(?:\s*[-–—]?\s*(?:images?\b|\d{3,}))*",
     r"\b(?:click|tap) (?:here|on the image|to (?:enlarge|zoom|view|see)\b[\w ]{0,20})",
     r"\bfree shipping\b[\w ]{0,20}",
     r"\b(?:all rights reserved|copyright \d{4}|(?:buy|shop|order) (?:it |this )?(?:now|online|today))\b",
     r"\b(?:hd )?wallpapers? (?:free )?download\b",
     r"\bfree download\b",
-    r"(?:©|\(c\)) ?\d{0,4}",
+    r"(?:©|\(c\)) ?[^|,;]*$",
 )
+
+_MARKS = str.maketrans("", "", "™®")  # Unicode's compatible form of ™ would be the letters TM
 
 
 @OPERATORS.register_module("caption_cleanup_mapper")
@@ -55,7 +57,7 @@ class CaptionCleanupMapper(Mapper):
 
     def clean(self, caption: str) -> str:
         """The caption without left-overs, possibly empty; a clean one comes back unchanged."""
-        plain = " ".join(unicodedata.normalize("NFKC", html.unescape(caption)).split())
+        plain = " ".join(unicodedata.normalize("NFKC", html.unescape(caption).translate(_MARKS)).split())
         rest = self.left_overs.sub(" ", plain)
         if rest == plain:
             return plain

@@ -154,6 +154,10 @@ def test_caption_statistics_ignore_the_special_tokens(rows, token):
         ("IMG_2041.jpg", ""),
         ("a photo of the 20 dogs", "a photo of the 20 dogs"),
         ("ａ dog", "a dog"),
+        ("a golf course stock photo © jane _ doe", "a golf course"),
+        ("a red dog - stock photo - images", "a red dog"),
+        ("four flags — stock photo 667350", "four flags"),
+        ("the new boots™ on ice", "the new boots on ice"),
     ],
 )
 def test_cleanup(rows, dirty, clean):
