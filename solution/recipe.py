@@ -117,7 +117,9 @@ def _dataset(recipe: Path, given: Path | None, own: str | None) -> Path:
         raise UserError(f"recipe {recipe} has no dataset_path; add one or give --dataset FILE.jsonl")
     path = given.absolute() if given else ROOT / own
     if not path.is_file():
-        way = "`python -m toolkit mini` builds it" if "mini" in path.parts else "`bash download.sh` fetches the seed"
+        way = (
+            "`python -m toolkit mini build` makes it" if "mini" in path.parts else "`bash download.sh` fetches the seed"
+        )
         raise UserError(f"data set {shown(path)} is missing; {way}, or give another one with --dataset FILE.jsonl")
     return path
 
@@ -147,7 +149,9 @@ def _model(value: str, where: str) -> str:
         return str(folder)
     if value.count("/") == 1 and not value.startswith((".", "/", "~")) and not (ROOT / value).parent.is_dir():
         return value  # a hub name such as openai/clip-vit-base-patch32
-    way = "`python -m toolkit mini` builds it" if "mini" in folder.parts else "`bash download.sh` fetches the models"
+    way = (
+        "`python -m toolkit mini build` makes it" if "mini" in folder.parts else "`bash download.sh` fetches the models"
+    )
     fault = "has no config.json" if folder.is_dir() else "is missing"
     raise UserError(f"{where}: model folder {value} {fault}; {way}")
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import solution.operators  # noqa: F401  registers ours
 from solution.juicer import OPERATORS, STATS, NestedDataset
 from tests.solution.conftest import ROOT, TEXT, picture
 
@@ -22,8 +23,6 @@ def rows(make_seed):
     """make(captions) -> a data set with absolute image paths, as operators see it."""
 
     def make(captions: list[str], folder: str = "rows") -> NestedDataset:
-        import solution.operators  # noqa: F401  registers ours
-
         seed = make_seed(captions, folder=folder)
         lines = [json.loads(line) for line in seed.read_text().splitlines()]
         for line in lines:

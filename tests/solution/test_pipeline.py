@@ -2,6 +2,7 @@
 
 import pytest
 
+import solution.operators  # noqa: F401  registers ours
 from solution.audit import Ledger, RowAudit, funnel
 from solution.errors import UserError
 from solution.juicer import OPERATORS, Filter, Mapper, NestedDataset
