@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 
 import numpy as np
@@ -286,9 +287,20 @@ from data_juicer.config.config import load_custom_operators
 from data_juicer.ops import OPERATORS
 load_custom_operators(["solution/operators"])
 import sys
+import textwrap
 assert "solution" not in sys.modules
 print(sorted(name for name, kind in OPERATORS.modules.items() if kind.__module__.startswith("operators.")))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "clip_similarity_filter" in done.stdout
+
+
+def test_the_readme_operator_works(rows):
+    """The ten lines that the readme shows are a whole operator."""
+    readme = (ROOT / "solution" / "readme.md").read_text()
+    block = readme.split("custom_operator_paths`):\n")[1].split("Call limits")[0]
+    example = {"__name__": "solution.operators.caption_commas_filter", "__package__": "solution.operators"}
+    exec(compile(textwrap.dedent(block), "readme.md", "exec"), example)
+    data = rows(["a, b", "a, b, c, d, e", "a"])
+    assert build("caption_commas_filter", max_num=3).run(data)["id"] == ["000", "002"]
