@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,25 +20,39 @@ COMPILERS = ("gcc", "g++", "cc", "c++", "clang", "clang++", "ninja", "nvcc")
 STEPS = 20 // 4
 
 
-@pytest.fixture
-def no_compiler(tmp_path: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class Equal:
+    """Output folders of the same training in one plain process and in two ZeRO-2 processes."""
+
+    plain: Path
+    zero: Path
+
+
+def no_compiler(folder: Path) -> dict[str, str]:
     """Environment whose PATH holds a shell and nothing else."""
-    folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "sh").symlink_to("/bin/sh")
-    assert not any((folder / name).exists() for name in COMPILERS)
+    assert not any(shutil.which(name, path=str(folder)) for name in COMPILERS)
     return {"PATH": str(folder), "CXX": "", "CC": ""}
 
 
-def whole_steps(small_world: SmallWorld) -> Path:
-    """Rows that fill every step with any number of processes."""
-    return small_world.write_data("twenty.json", small_world.rows()[:20])
-
-
-def two_processes(small_world: SmallWorld, stage: str, out: Path, *more: str) -> list[str]:
-    data = whole_steps(small_world)
-    words = ["--accumulation", "1", "--no-stochastic-depth", "--deepspeed", *more]
+def two_processes(small_world: SmallWorld, stage: str, out: Path) -> list[str]:
+    # Twenty rows fill every step, whatever the number of processes.
+    data = small_world.write_data("twenty.json", small_world.rows()[:20])
+    words = ["--accumulation", "1", "--save-steps", "2", "--no-stochastic-depth", "--deepspeed"]
     return small_world.command(stage, out, *words, data=data)
+
+
+@pytest.fixture(scope="module", params=["pretrain", "finetune"])
+def equal(request: pytest.FixtureRequest, small_world: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Equal:
+    folder = tmp_path_factory.mktemp(request.param)
+    zero = run(two_processes(small_world, request.param, folder / "zero"), **no_compiler(folder / "bin"))
+    assert zero.returncode == 0, zero.stderr
+    assert zero.stdout.count("fixed part sha256") == 1
+    data = small_world.folder / "twenty.json"
+    plain = small_world.train(request.param, folder / "plain", "--no-stochastic-depth", data=data)
+    assert plain.returncode == 0, plain.stderr
+    return Equal(folder / "plain", folder / "zero")
 
 
 def losses(out: Path) -> list[float]:
@@ -45,43 +61,30 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_two_zero_processes_equal_one_plain_process(
-    small_world: SmallWorld, stage: str, tmp_path: Path, no_compiler: dict[str, str]
-) -> None:
-    plain = small_world.train(stage, tmp_path / "one", "--no-stochastic-depth", data=whole_steps(small_world))
-    assert plain.returncode == 0, plain.stderr
-    zero = run(two_processes(small_world, stage, tmp_path / "two"), **no_compiler)
-    assert zero.returncode == 0, zero.stderr
-    assert zero.stdout.count("fixed part sha256") == 1
-    assert len(losses(tmp_path / "one")) == STEPS
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+def test_two_zero_processes_equal_one_plain_process(equal: Equal) -> None:
+    assert len(losses(equal.plain)) == STEPS
+    assert losses(equal.zero) == pytest.approx(losses(equal.plain), abs=1e-4)
 
 
 @pytest.mark.slow
-def test_zero_resumes_from_a_small_checkpoint(small_world: SmallWorld, tmp_path: Path) -> None:
-    whole = run(two_processes(small_world, "pretrain", tmp_path / "whole", "--save-steps", "2"))
-    assert whole.returncode == 0, whole.stderr
+@pytest.mark.parametrize("equal", ["pretrain"], indirect=True)
+def test_zero_resumes_from_a_small_checkpoint(small_world: SmallWorld, equal: Equal, tmp_path: Path) -> None:
     out = tmp_path / "cut"
-    command = two_processes(small_world, "pretrain", out, "--save-steps", "2")
+    command = two_processes(small_world, "pretrain", out)
     process = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for line in process.stdout:
         if f"step 3/{STEPS}" in line:
             process.send_signal(signal.SIGTERM)
-    assert process.wait() != 0
+    assert process.wait() == 1
+    assert "run the same command again to resume" in process.stderr.read()
 
     resumed = run(command)
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads((out / "run.json").read_text())["counts"]["resumed_at_step"] == 2
-    assert losses(out) == losses(tmp_path / "whole")
-    adapters = [torch.load(path / "mm_projector.bin", weights_only=True) for path in (out, tmp_path / "whole")]
+    assert losses(out) == losses(equal.zero)
+    adapters = [torch.load(path / "mm_projector.bin", weights_only=True) for path in (out, equal.zero)]
     for name, tensor in adapters[0].items():
         assert torch.equal(tensor, adapters[1][name]), name
     checkpoint = sum(path.stat().st_size for path in out.glob("checkpoint-*/**/*") if path.is_file())

@@ -38,7 +38,8 @@ class Pace:
         workers: loader processes for each training process.
         logging_steps, save_steps: optimizer steps between two log lines, two checkpoints.
         save_total_limit: checkpoints kept.
-        deepspeed: use DeepSpeed also without a GPU; with one it is always used.
+        deepspeed: use DeepSpeed also without a GPU. With one it is used where installed; one GPU that needs no offload
+            can do without, with the same arithmetic (master.py).
     """
 
     workers: int
@@ -140,12 +141,13 @@ def _arguments(
     gpu = torch.cuda.is_available()
     bf16 = settings.precision == "bf16"
     deepspeed = None
-    if gpu or pace.deepspeed:
-        if not importlib.util.find_spec("deepspeed"):
-            raise UserError("training on a GPU needs DeepSpeed: `pip install deepspeed`, or run install.sh again")
-        enter(gpu)
+    if pace.deepspeed or gpu:
         offload = gpu and _leave_gpu(model, settings)
-        deepspeed = zero_config(settings.batch, settings.accumulation, bf16, offload)
+        if importlib.util.find_spec("deepspeed"):
+            enter()
+            deepspeed = zero_config(settings.batch, settings.accumulation, bf16, offload)
+        elif pace.deepspeed or offload or settings.processes > 1:
+            raise UserError("this training needs DeepSpeed: `pip install deepspeed`, or run install.sh again")
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch,
@@ -156,7 +158,7 @@ def _arguments(
         warmup_steps=math.ceil(WARMUP_RATIO * steps),
         max_grad_norm=0.0,  # off: the fixed training does not clip
         seed=settings.order_seed,
-        bf16=bf16,
+        bf16=bf16 and deepspeed is not None,  # else it would mean autocast
         tf32=True if gpu else None,
         use_cpu=not gpu,
         ddp_backend="gloo" if "RANK" in os.environ and not gpu else None,
@@ -190,6 +192,8 @@ def _leave_gpu(model: MGMGemmaForCausalLM, settings: Settings) -> bool:
 
 def _quieten() -> None:
     """Leave the terminal to the progress lines."""
+    # accelerate imports DeepSpeed where it is installed, which then reports what it looked for and found.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     transformers.logging.set_verbosity_error()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer
 
 from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import read_weights
+from toolkit.training.master import make_optimizer
 
 TRAINER_STATE = "trainer_state.json"
 
@@ -58,8 +59,6 @@ class FixedTrainer(Trainer):
         super().__init__(**kwargs)
         self.micro_batches = micro_batches
         self.save_weights = save_weights
-        # The mean over micro-batches of their token means, not the mean over all tokens of a step.
-        self.model_accepts_loss_kwargs = False
         self.step_losses: list[torch.Tensor] = []
         # It prints raw dictionaries; progress.py prints lines.
         self.remove_callback(PrinterCallback)
@@ -78,25 +77,14 @@ class FixedTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, _device: torch.device
     ) -> tuple[MicroBatches, None]:
-        """A step's micro-batches, and no count of their tokens."""
+        """A step's micro-batches, and no count of their tokens: the loss is the mean of micro-batch means then."""
         return MicroBatches(epoch_iterator, num_batches), None
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
-        """torch's AdamW over two groups, weights, and biases with norms; neither decays."""
-        if self.optimizer is not None:
-            return self.optimizer
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [parameter for parameter in trainable if parameter.ndim > 1]},
-                {"params": [parameter for parameter in trainable if parameter.ndim <= 1]},
-            ],
-            lr=self.args.learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=0.0,
-            fused=True,
-        )
+        """See `make_optimizer`; called more than once."""
+        if self.optimizer is None:
+            own_masters = not self.is_deepspeed_enabled
+            self.optimizer = make_optimizer(self.model, self.args.learning_rate, own_masters)
         return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

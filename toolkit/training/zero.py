@@ -63,16 +63,12 @@ def needs_offload(
     return weights + optimizer + logits + OTHER_BYTES > gpu_bytes
 
 
-def enter(gpu: bool) -> None:
-    """Prepare the environment DeepSpeed looks at, before anything imports it.
+def enter() -> None:
+    """Prepare what DeepSpeed looks at when it starts.
 
     Compiled operators are declared unavailable: there may be no compiler, and nothing here needs them. A process
     without a launcher is told that it is alone.
-
-    Args:
-        gpu: train on CUDA; else on the CPU.
     """
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpu else "cpu")
     import deepspeed
 
     deepspeed.ops.__compatible_ops__ = defaultdict(bool)
