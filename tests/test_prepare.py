@@ -91,12 +91,12 @@ def test_question_and_picture_must_agree(row, original, reason):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a JSON document"),
-        ("{}", "expected a list"),
+        ("[{", "entry 0 is not JSON"),
+        ("{}", "expected a JSON array"),
         ('[{"id": "1"}]', "sample 0 has no id, or no question and answer"),
         ('[{"id": "1", "conversations": [{"from": "human", "value": "Q"}]}]', "sample 0"),
         ('[{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}]', "sample 0"),
-        ("[3]", "sample 0"),
+        ("[3]", "entry 0"),
     ],
 )
 def test_broken_originals_are_refused(text, message, tmp_path):

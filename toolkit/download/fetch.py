@@ -20,7 +20,7 @@ from toolkit.errors import UserError
 from toolkit.files import write_json
 
 TIMEOUTS = (10, 60)  # seconds to connect, and between two blocks
-BLOCK = 1 << 20
+BLOCK = 1 << 16  # of what a broken connection had delivered, less than this is lost
 NOT_REACHED = 3  # attempts at a server that has not answered once: offline should not take minutes to notice
 LONGEST_PAUSE = 60.0  # seconds
 WORTH_WAITING = (408, 425, 429, 500, 502, 503, 504)

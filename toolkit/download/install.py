@@ -89,6 +89,8 @@ class Installer:
                 self._stage(resource, source, staging, task)
             except SourceError as error:
                 reasons.append(f"{source.home}: {error}")
+                if source.home not in HUBS:  # a hub's client goes on from what it has
+                    shutil.rmtree(staging, ignore_errors=True)
                 continue
             task.phase = "placing"
             entries = self._place(staging, self.destination(resource))
