@@ -21,7 +21,7 @@ class _Text:
     def __init__(self, file: TextIO):
         self._file, self.text, self.place = file, "", 0
 
-    def more(self, size: int = BLOCK) -> bool:
+    def more(self, size: int) -> bool:
         """Read on; what was used goes. False at the end of the file."""
         if block := self._file.read(size):
             self.text, self.place = self.text[self.place :] + block, 0
@@ -33,7 +33,7 @@ class _Text:
             self.place = _BLANKS.match(self.text, self.place).end()
             if self.place < len(self.text):
                 return self.text[self.place]
-            if not self.more():
+            if not self.more(BLOCK):
                 return ""
 
     def entry(self) -> dict[str, Any]:

@@ -56,11 +56,17 @@ def fetch(world, *words):
     """Download the tower with no account, and no caches but the test's own."""
     home = str(world.root.parent / "home")
     url = world.server.url
-    return world.run(
-        "--only", "tower", *words, HOME=home, HF_HOME=home, MODELSCOPE_CACHE=home, HF_TOKEN="", MODELSCOPE_API_TOKEN="",
-        HF_ENDPOINT=url, MODELSCOPE_ENDPOINT=url, HF_HUB_DISABLE_TELEMETRY="1", MODELSCOPE_DOWNLOAD_MAX_RETRIES="1",
-        MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS="1", MODELSCOPE_API_MAX_RETRIES="1",
-    )  # fmt: skip
+    clients = {
+        "HF_ENDPOINT": url,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MODELSCOPE_ENDPOINT": url,
+        "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "1",
+        "MODELSCOPE_DOWNLOAD_RETRY_MAX_DELAY_SECONDS": "1",
+        "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+        "MODELSCOPE_API_MAX_RETRIES": "1",
+    }
+    own = {"HOME": home, "HF_HOME": home, "MODELSCOPE_CACHE": home, "HF_TOKEN": "", "MODELSCOPE_API_TOKEN": ""}
+    return world.run("--only", "tower", *words, **clients, **own)
 
 
 def placed(world):
@@ -114,10 +120,9 @@ def test_no_such_repository(hub):
     assert "into models/tower/" in line
 
 
+@pytest.mark.parametrize("hub", ["huggingface"], indirect=True)
 def test_a_gated_model_says_what_to_do(hub):
-    world, prefix = hub
-    if "resolve" not in prefix:
-        pytest.skip("Hugging Face's way to say so")
+    world, _ = hub
     world.server.files.clear()
     world.server.headers["/api/models/org/tower"]["X-Error-Code"] = "GatedRepo"
     done = fetch(world)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from toolkit.download.hubs import silence_clients
+from toolkit.download.hubs import prepare_clients
 from toolkit.download.install import DOWNLOADS, Installer
 from toolkit.download.manifest import HOMES, MANIFEST, Resource, choose, load_manifest
 from toolkit.download.progress import Progress
@@ -78,7 +78,7 @@ def install(installer: Installer, missing: list[Resource], jobs: int) -> None:
         UserError: one or several cannot be had; each has its own line.
     """
     require_space(installer, missing)
-    silence_clients()
+    prepare_clients()
     progress, failures = Progress(), []
     tasks = [(resource, progress.task(resource.name, int(resource.fetch_gb * 1e9))) for resource in missing]
     with progress.shown(), ThreadPoolExecutor(jobs) as pool:

@@ -17,10 +17,12 @@ from toolkit.files import sha256_of
 LEFTOVERS = (".cache", "._____temp", ".msc", ".mdl", ".mv", ".git", ".gitattributes")
 
 
-def silence_clients() -> None:
-    """Keep the hubs' clients from drawing their own bars over ours. Call before they are imported."""
+def prepare_clients() -> None:
+    """Keep the hubs' clients from drawing their own bars over ours, and from giving up. Call before they are imported."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # ModelScope's ends a file after an hour, however well it comes: 10 GB at 2 MB/s take longer.
+    os.environ.setdefault("MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT", str(7 * 24 * 3600))
 
 
 def fetch_repository(source: Source, folder: Path, task: Task) -> None:
