@@ -21,8 +21,7 @@ from toolkit.training.plan import Settings
 from toolkit.training.stage import Pace, fit
 
 STAGES = {"A0": "pretrain", "B0": "finetune"}
-BATCH, ACCUMULATION, SEED = 2, 3, 42
-LEARNING_RATES = {"pretrain": 1e-3, "finetune": 2e-5}
+SEED = 42
 TOLERANCE = 1e-3
 
 
@@ -36,6 +35,10 @@ class Run:
     micro_losses: list[float]
     learning_rates: list[float]
     group_sizes: list[int]
+
+
+def batch_and_accumulation(golden: dict[str, Any]) -> tuple[int, int]:
+    return len(golden["micro_batches"][0]["indices"]), golden["optimizer_steps"][0]["micro_batches_so_far"]
 
 
 def rows_of(goldens: Path, stage: str) -> list[dict[str, Any]]:
@@ -57,13 +60,15 @@ def run(request: pytest.FixtureRequest, goldens: Path, tmp_path_factory: pytest.
     )
     rows = rows_of(goldens, stage)
     assert not scan(rows, reader).faults
+    golden = read_json(goldens / "training.json")[request.param]
+    batch, accumulation = batch_and_accumulation(golden)
     settings = Settings(
         stage=stage,
         preset="goldens",
-        batch=BATCH,
-        accumulation=ACCUMULATION,
+        batch=batch,
+        accumulation=accumulation,
         processes=1,
-        learning_rate=LEARNING_RATES[stage],
+        learning_rate=golden["param_groups"][0]["lr"],
         image_aspect_ratio=reader.aspect,
         group_by_modality_length=stage == "finetune",
         precision="fp32",
@@ -84,18 +89,18 @@ def run(request: pytest.FixtureRequest, goldens: Path, tmp_path_factory: pytest.
     torch.set_num_threads(threads)
     rates = [entry["learning_rate"] for entry in outcome.trainer.state.log_history if "loss" in entry]
     groups = [len(group["params"]) for group in outcome.trainer.optimizer.param_groups]
-    return Run(stage, read_json(goldens / "training.json")[request.param], model, losses, rates, groups)
+    return Run(stage, golden, model, losses, rates, groups)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_order_of_samples(goldens: Path, name: str) -> None:
-    golden = read_json(goldens / "training.json")[name]["order_of_dataset_reads"]
+    golden = read_json(goldens / "training.json")[name]
     rows = rows_of(goldens, STAGES[name])
     if name == "A0":
         order = shuffled_order(len(rows), SEED)
     else:
-        order = modality_grouped_order(word_lengths(rows), BATCH, ACCUMULATION, SEED)
-    assert order == golden
+        order = modality_grouped_order(word_lengths(rows), *batch_and_accumulation(golden), SEED)
+    assert order == golden["order_of_dataset_reads"]
 
 
 @pytest.mark.slow
