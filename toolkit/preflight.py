@@ -38,7 +38,7 @@ def preflight_command(args: argparse.Namespace) -> None:
         UserError: the first thing that is wrong; batch products come first, GPUs after the data.
     """
     preset = load_preset(args.preset)
-    infer_gpus = _gpu_numbers(args.infer_gpus)
+    infer_gpus = _gpu_numbers(args.infer_gpus) if preset.needs_gpu else []
     visible = visible_gpus() if preset.needs_gpu else 1
     # Where no GPU can be seen the settings are held against the GPUs that INFER_CUDA_IDX names.
     gpus = args.gpus or visible or len(infer_gpus)

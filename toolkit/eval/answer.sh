@@ -9,6 +9,15 @@ export PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}
 ANSWER=(python -m toolkit eval "$BENCHMARK" --preset "${PRESET:-full}" --model "$MODEL" --out "$OUT")
 
 IFS=, read -ra GPUS <<<"${INFER_CUDA_IDX:-cpu}"
+# The numbers count what this shell may see: under CUDA_VISIBLE_DEVICES=4,5 number 0 is the machine's GPU 4.
+IFS=, read -ra VISIBLE <<<"${CUDA_VISIBLE_DEVICES:-}"
+for place in "${!GPUS[@]}"; do
+    if [[ ${GPUS[place]} == cpu ]]; then
+        GPUS[place]=
+    else
+        GPUS[place]=${VISIBLE[GPUS[place]]:-${GPUS[place]}}
+    fi
+done
 if ((${#GPUS[@]} > 1)); then
     PIDS=()
     trap 'kill "${PIDS[@]}" 2>/dev/null || true' EXIT
@@ -27,4 +36,4 @@ if ((${#GPUS[@]} > 1)); then
     fi
 fi
 # Gathers the chunks' answers; with one GPU, or none, does all the work.
-CUDA_VISIBLE_DEVICES=${GPUS[0]#cpu} "${ANSWER[@]}"
+CUDA_VISIBLE_DEVICES=${GPUS[0]} "${ANSWER[@]}"
