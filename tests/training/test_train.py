@@ -97,6 +97,7 @@ def test_a_killed_run_resumes_to_the_same_adapter(small_world: SmallWorld, pretr
         assert torch.equal(tensor, adapter(pretrained)[name]), name
 
 
+@pytest.mark.slow
 def test_finetuning_resumes_and_loads(small_world: SmallWorld, pretrained: Path, tmp_path: Path) -> None:
     words = ("--adapter", str(pretrained / "mm_projector.bin"), "--save-steps", "3")
     whole = small_world.train("finetune", tmp_path / "whole", *words)

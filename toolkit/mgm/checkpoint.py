@@ -143,6 +143,7 @@ def save_finetuned(model: MGMGemmaForCausalLM, tokenizer: PreTrainedTokenizerBas
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         temporary = folder / f".{name}"
         save_file(shard, temporary, metadata={"format": "pt"})
+        os.chmod(temporary, 0o644)  # safetensors makes private files
         os.replace(temporary, folder / name)
         weight_map |= dict.fromkeys(shard, name)
     total = sum(tensor.nbytes for shard in shards for tensor in shard.values())

@@ -24,7 +24,7 @@ from toolkit.training.order import micro_batches, modality_grouped_order, shuffl
 from toolkit.training.plan import Settings
 from toolkit.training.progress import Progress
 from toolkit.training.trainer import FixedTrainer, last_checkpoint
-from toolkit.training.zero import enter, needs_offload, zero_config
+from toolkit.training.zero import forgo_compiled_operators, join_alone, needs_offload, zero_config
 
 # Another process may prepare data or write a checkpoint of tens of GB while one waits for it.
 WAIT_SECONDS = 3600 * 2
@@ -142,9 +142,10 @@ def _arguments(
     bf16 = settings.precision == "bf16"
     deepspeed = None
     if pace.deepspeed or gpu:
+        join_alone()
         offload = gpu and _leave_gpu(model, settings)
         if importlib.util.find_spec("deepspeed"):
-            enter()
+            forgo_compiled_operators()
             deepspeed = zero_config(settings.batch, settings.accumulation, bf16, offload)
         elif pace.deepspeed or offload or settings.processes > 1:
             raise UserError("this training needs DeepSpeed: `pip install deepspeed`, or run install.sh again")

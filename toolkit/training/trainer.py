@@ -40,8 +40,8 @@ class MicroBatches:
             batch = next(self.iterator)
             if "fault" in batch:
                 raise UserError(
-                    f"{batch['fault']}; mend or remove the row, then run the same command to resume from the last "
-                    "checkpoint (a changed data file starts a new run)"
+                    f"{batch['fault']}; bring the file back and run the same command again to resume, or remove the "
+                    "row and start anew"
                 )
             yield batch
 

@@ -63,15 +63,15 @@ def needs_offload(
     return weights + optimizer + logits + OTHER_BYTES > gpu_bytes
 
 
-def enter() -> None:
-    """Prepare what DeepSpeed looks at when it starts.
-
-    Compiled operators are declared unavailable: there may be no compiler, and nothing here needs them. A process
-    without a launcher is told that it is alone.
-    """
+def forgo_compiled_operators() -> None:
+    """Declare DeepSpeed's compiled operators unavailable: there may be no compiler, and nothing here needs them."""
     import deepspeed
 
     deepspeed.ops.__compatible_ops__ = defaultdict(bool)
+
+
+def join_alone() -> None:
+    """Tell a process without a launcher that it is alone: DeepSpeed asks, and other GPUs are left in peace."""
     if "RANK" in os.environ:
         return
     with socket.socket() as probe:
