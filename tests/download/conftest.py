@@ -80,7 +80,7 @@ class World:
         return World(root, self.server, self.entries)
 
     def files(self) -> dict[str, bytes]:
-        """All files below the root by relative path; of records, what does not change from run to run."""
+        """All files below the root by relative path; of records, what no interruption may change."""
         found = {}
         for path in sorted(self.root.rglob("*")):
             name = path.relative_to(self.root).as_posix()
@@ -88,7 +88,9 @@ class World:
                 found[name] = path.read_bytes()
                 if "/records/" in name:
                     record = json.loads(found[name])
-                    found[name] = json.dumps({key: record[key] for key in record if key != "seconds"}).encode()
+                    found[name] = json.dumps(
+                        {key: record[key] for key in record if key not in ("seconds", "source")}
+                    ).encode()
         return found
 
 

@@ -14,6 +14,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 STOP_AFTER = 120  # seconds; a forgotten server ends itself
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Keep quiet about clients that were killed."""
+
+
 class FaultyServer:
     """Serves `files` (path -> bytes).
 
@@ -31,8 +38,7 @@ class FaultyServer:
         self.stopped = threading.Event()
         self.requests: list[tuple[str, str]] = []  # (path, Range)
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         self._timer = threading.Timer(STOP_AFTER, self._server.shutdown)

@@ -18,7 +18,7 @@ LEFTOVERS = (".cache", "._____temp", ".msc", ".mdl", ".mv", ".git", ".gitattribu
 
 
 def prepare_clients() -> None:
-    """Keep the hubs' clients from drawing their own bars over ours, and from giving up. Call before they are imported."""
+    """Keep the hubs' clients from drawing bars over ours, and from giving up early. Call before they are imported."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # ModelScope's ends a file after an hour, however well it comes: 10 GB at 2 MB/s take longer.

@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-from collections import defaultdict
 from pathlib import Path
 
 from toolkit.download.fetch import Partial, SourceError, fetch
@@ -28,16 +27,18 @@ class Installer:
 
     Args:
         root: folder that destinations start from.
-        resources: all that are to be installed in this run; some share an archive.
+        resources: all that this run is about; some share an archive.
         attempts: how often in a row a transfer may fail without getting on.
     """
 
     def __init__(self, root: Path, resources: list[Resource], attempts: int):
         self.root, self.downloads = root, root / DOWNLOADS
-        self._waiting = {resource.name: resource for resource in resources}
+        # What is complete needs no archive any more.
+        self._waiting = {resource.name: resource for resource in resources if not self.is_complete(resource)}
         self._attempts = attempts
-        self._files: dict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._placing = threading.Lock()
+        sources = [source for resource in resources for source in resource.sources]
+        self._files = {file.name: threading.Lock() for source in sources for file in source.files}
+        self._lock = threading.Lock()
 
     def destination(self, resource: Resource) -> Path:
         """Where a resource belongs."""
@@ -70,6 +71,7 @@ class Installer:
         for name in (pattern for expectation in resource.expect for pattern in expectation.path):
             if (folder / name).is_dir():
                 entries |= {name} if name != "." else {entry.name for entry in folder.iterdir()}
+        self._clean(resource)
         self._write_record(resource, sorted(entries), "found there", time.monotonic())
         return found
 
@@ -94,8 +96,9 @@ class Installer:
                 continue
             task.phase = "placing"
             entries = self._place(staging, self.destination(resource))
-            record = self._write_record(resource, entries, source.home, start)
+            # The record comes last: killed before it, the next run finds the resource in place and cleans up.
             self._clean(resource)
+            record = self._write_record(resource, entries, source.home, start)
             task.phase, task.total = "done", task.done
             return record
         task.phase = "failed"
@@ -178,7 +181,7 @@ class Installer:
     def _place(self, staging: Path, destination: Path) -> list[str]:
         """Rename the staged folder into place, or its entries where the folder is there already."""
         entries = sorted(entry.name for entry in staging.iterdir())
-        with self._placing:
+        with self._lock:
             if not destination.exists():
                 os.rename(staging, destination)
                 return entries
@@ -197,8 +200,10 @@ class Installer:
 
     def _clean(self, resource: Resource) -> None:
         """Remove what is needed no more, now that a resource is in its place."""
-        del self._waiting[resource.name]
-        needed = {file.name for other in self._waiting.values() for source in other.sources for file in source.files}
+        with self._lock:
+            self._waiting.pop(resource.name, None)
+            sources = [source for other in self._waiting.values() for source in other.sources]
+            needed = {file.name for source in sources for file in source.files}
         for source in resource.sources:
             shutil.rmtree(self._staging(resource, source), ignore_errors=True)
             for file in source.files:
