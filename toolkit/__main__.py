@@ -16,6 +16,7 @@ COMMANDS = {
     "preflight": ("toolkit.preflight", "check batch sizes, data, models and GPUs before a run starts"),
     "download": ("toolkit.download.command", "fetch models and data to their places, verified; runs again to go on"),
     "prepare": ("toolkit.prepare", "cap the rows, restore their questions and write the LLaVA-format training file"),
+    "batch": ("toolkit.training.batch", "print a micro-batch and accumulation that fit these GPUs"),
     "train": ("toolkit.training.train", "train one stage of MGM: pretrain or finetune"),
     "eval": ("toolkit.eval.answer", "answer TextVQA and MMBench with a trained MGM"),
     "ask": ("toolkit.eval.answer", "ask a trained MGM one question about one picture"),

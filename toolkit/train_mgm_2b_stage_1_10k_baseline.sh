@@ -12,11 +12,11 @@ EXP_NAME=${EXP_NAME:-default}
 PRETRAIN_DATASET=${PRETRAIN_DATASET:-../output/processed_data/processed_data.jsonl}
 PRETRAIN_DATASET_IMAGE_PATH=${PRETRAIN_DATASET_IMAGE_PATH:-../input/pretrain_stage_1_10k}
 
-# pre-training: batch size x accumulation x GPUs must be 256
+# pre-training: `auto`, or a batch size; batch size x accumulation x GPUs must be 256
 PRETRAIN_BATCH_SIZE_PER_GPU=${PRETRAIN_BATCH_SIZE_PER_GPU:-4}
 PRETRAIN_GRADIENT_ACCUMULATION_STEPS=${PRETRAIN_GRADIENT_ACCUMULATION_STEPS:-64}
 PRETRAIN_DATALOADER_NUM_WORKERS=${PRETRAIN_DATALOADER_NUM_WORKERS:-4}
-# finetuning: batch size x accumulation x GPUs must be 128
+# finetuning: `auto`, or a batch size; batch size x accumulation x GPUs must be 128
 FINETUNE_BATCH_SIZE_PER_GPU=${FINETUNE_BATCH_SIZE_PER_GPU:-4}
 FINETUNE_GRADIENT_ACCUMULATION_STEPS=${FINETUNE_GRADIENT_ACCUMULATION_STEPS:-32}
 FINETUNE_DATALOADER_NUM_WORKERS=${FINETUNE_DATALOADER_NUM_WORKERS:-4}

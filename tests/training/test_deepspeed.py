@@ -14,7 +14,7 @@ import torch
 
 from tests.training.conftest import SmallWorld, environment, run
 from toolkit.files import REPOSITORY
-from toolkit.training.zero import needs_offload, zero_config
+from toolkit.training.zero import zero_config
 
 COMPILERS = ("gcc", "g++", "cc", "c++", "clang", "clang++", "ninja", "nvcc")
 STEPS = 20 // 4
@@ -90,17 +90,6 @@ def test_zero_resumes_from_a_small_checkpoint(small_world: SmallWorld, equal: Eq
     checkpoint = sum(path.stat().st_size for path in out.glob("checkpoint-*/**/*") if path.is_file())
     model = sum(path.stat().st_size for path in (small_world.folder / "models").rglob("*.safetensors"))
     assert checkpoint < model, "frozen weights stay out of a projector checkpoint"
-
-
-def test_offload_only_where_memory_needs_it() -> None:
-    mgm_2b = {"parameters": 3_030_000_000, "image_tokens": 576, "vocabulary": 256_000}
-    finetune = {**mgm_2b, "trainable": 2_530_000_000}
-    pretrain = {**mgm_2b, "trainable": 20_000_000}
-    gib = 1 << 30
-    assert not needs_offload(**finetune, processes=1, batch=4, gpu_bytes=80 * gib)
-    assert not needs_offload(**finetune, processes=8, batch=4, gpu_bytes=40 * gib)
-    assert needs_offload(**finetune, processes=1, batch=4, gpu_bytes=40 * gib)
-    assert not needs_offload(**pretrain, processes=1, batch=4, gpu_bytes=40 * gib)
 
 
 def test_configuration_neither_clips_nor_compiles() -> None:

@@ -185,3 +185,17 @@ def test_train_seed_moves_both_seeds_and_is_recorded(small_world: SmallWorld, tm
     assert record["experiment_only"] == ["TRAIN_SEED=3"]
     name = "model.mm_projector.0.weight"
     assert not torch.equal(adapter(tmp_path / "out")[name], adapter(pretrained)[name])
+
+
+def test_reference_mode_trains_the_same(small_world: SmallWorld, tmp_path: Path) -> None:
+    """Every fast path at once against none, over a whole stage."""
+    for stage in ("pretrain", "finetune"):
+        losses = {}
+        for mode in ("default", "reference"):
+            more = ["--no-stochastic-depth"] + (["--reference-mode"] if mode == "reference" else [])
+            out = tmp_path / f"{stage}-{mode}"
+            done = small_world.train(stage, out, *more)
+            assert done.returncode == 0, done.stderr
+            history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+            losses[mode] = [entry["loss"] for entry in history if "loss" in entry]
+        assert losses["default"] == pytest.approx(losses["reference"], rel=1e-5)

@@ -20,6 +20,14 @@ PRETRAIN_RUN=output/training_dirs/$RUN-Pretrain-$EXP_NAME
 FINETUNE_RUN=output/training_dirs/$RUN-Finetune-$EXP_NAME
 ANSWERS=output/eval_results/$RUN-Finetune-$EXP_NAME
 
+if [[ $PRETRAIN_BATCH_SIZE_PER_GPU == auto ]]; then
+    CHOSEN=$(python -m toolkit batch pretrain --preset "$PRESET")
+    read -r PRETRAIN_BATCH_SIZE_PER_GPU PRETRAIN_GRADIENT_ACCUMULATION_STEPS <<<"$CHOSEN"
+fi
+if [[ $FINETUNE_BATCH_SIZE_PER_GPU == auto ]]; then
+    CHOSEN=$(python -m toolkit batch finetune --preset "$PRESET")
+    read -r FINETUNE_BATCH_SIZE_PER_GPU FINETUNE_GRADIENT_ACCUMULATION_STEPS <<<"$CHOSEN"
+fi
 python -m toolkit preflight --preset "$PRESET" --data "$DATA" --images "$IMAGES" --infer-gpus "$INFER_CUDA_IDX" \
     --stage-batches "$PRETRAIN_BATCH_SIZE_PER_GPU" "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
     "$FINETUNE_BATCH_SIZE_PER_GPU" "$FINETUNE_GRADIENT_ACCUMULATION_STEPS"

@@ -6,7 +6,10 @@ An estimate on paper, on the careful side; the runs it decides about are the sam
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from toolkit.mgm.model import MGMGemmaForCausalLM
 
 GIB = 1 << 30
 # bf16 weights and gradients; fp32 master, AdamW's two moments, and the fp32 gradient that exists while it steps.
@@ -54,6 +57,23 @@ MGM_2B = Sizes(
     image_tokens=576,
     aux_values=2880 * 192 * 192,
 )
+
+
+def sizes_of(model: MGMGemmaForCausalLM) -> Sizes:
+    """A model's counts."""
+    config, inner = model.config, model.model
+    grid = config.image_size_aux // 4  # the stem's stride
+    return Sizes(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        towers=sum(p.numel() for tower in (inner.vision_tower, inner.vision_tower_aux) for p in tower.parameters()),
+        adapter=sum(parameter.numel() for parameter in model.adapter_parameters().values()),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        image_tokens=model.image_tokens,
+        aux_values=sum(config.vision_config_aux["dims"]) * grid**2,
+    )
 
 
 @dataclass(frozen=True)

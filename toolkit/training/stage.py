@@ -20,11 +20,12 @@ from toolkit.errors import UserError
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.presets import WARMUP_RATIO
 from toolkit.training.data import Collator, SampleReader, TrainingSet
+from toolkit.training.memory import Fit, best_fit, sizes_of
 from toolkit.training.order import micro_batches, modality_grouped_order, shuffled_order, word_lengths
 from toolkit.training.plan import Settings
 from toolkit.training.progress import Progress
 from toolkit.training.trainer import FixedTrainer, last_checkpoint
-from toolkit.training.zero import forgo_compiled_operators, join_alone, needs_offload, zero_config
+from toolkit.training.zero import forgo_compiled_operators, join_alone, zero_config
 
 # Another process may prepare data or write a checkpoint of tens of GB while one waits for it.
 WAIT_SECONDS = 3600 * 2
@@ -47,6 +48,7 @@ class Pace:
     save_steps: int
     save_total_limit: int
     deepspeed: bool = False
+    reference_mode: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def fit(
     _quieten()
     model.set_trainable(settings.stage)
     model.set_stochastic_depth(settings.stochastic_depth)
+    model.set_reference_mode(pace.reference_mode)
     batches = _global_batches(rows, settings)
     per_process = len(batches) // settings.processes
     steps = per_process // settings.accumulation
@@ -141,13 +144,14 @@ def _arguments(
     gpu = torch.cuda.is_available()
     bf16 = settings.precision == "bf16"
     deepspeed = None
+    fit = _fit_gpu(model, settings) if gpu else Fit(settings.batch, checkpointing=False, offload=False)
+    checkpointing = fit.checkpointing or (gpu and pace.reference_mode)
     if pace.deepspeed or gpu:
         join_alone()
-        offload = gpu and _leave_gpu(model, settings)
         if importlib.util.find_spec("deepspeed"):
             forgo_compiled_operators()
-            deepspeed = zero_config(settings.batch, settings.accumulation, bf16, offload)
-        elif pace.deepspeed or offload or settings.processes > 1:
+            deepspeed = zero_config(settings.batch, settings.accumulation, bf16, fit.offload)
+        elif pace.deepspeed or fit.offload or settings.processes > 1:
             raise UserError("this training needs DeepSpeed: `pip install deepspeed`, or run install.sh again")
     return TrainingArguments(
         output_dir=str(folder),
@@ -165,8 +169,8 @@ def _arguments(
         ddp_backend="gloo" if "RANK" in os.environ and not gpu else None,
         ddp_timeout=WAIT_SECONDS,
         deepspeed=deepspeed,
-        gradient_checkpointing=gpu,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if gpu else None,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         dataloader_num_workers=pace.workers,
         logging_steps=pace.logging_steps,
         logging_nan_inf_filter=False,
@@ -177,18 +181,12 @@ def _arguments(
     )
 
 
-def _leave_gpu(model: MGMGemmaForCausalLM, settings: Settings) -> bool:
-    parameters = list(model.parameters())
-    return needs_offload(
-        parameters=sum(parameter.numel() for parameter in parameters),
-        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        processes=settings.processes,
-        batch=settings.batch,
-        image_tokens=model.image_tokens,
-        vocabulary=model.config.vocab_size,
-        # Total, not free: every process must come to the same answer, whichever looks first.
-        gpu_bytes=min(torch.cuda.mem_get_info(gpu)[1] for gpu in range(torch.cuda.device_count())),
-    )
+def _fit_gpu(model: MGMGemmaForCausalLM, settings: Settings) -> Fit:
+    """The quickest way to train this micro-batch within the GPUs' memory; all savings where none seems to fit."""
+    # Total, not free: every process must come to the same answer, whichever looks first.
+    smallest = min(torch.cuda.mem_get_info(gpu)[1] for gpu in range(torch.cuda.device_count()))
+    fit = best_fit(sizes_of(model), settings.stage, settings.processes, smallest, [settings.batch])
+    return fit or Fit(settings.batch, checkpointing=True, offload=True)
 
 
 def _quieten() -> None:

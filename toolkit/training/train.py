@@ -57,6 +57,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-total-limit", type=int, default=1, help="checkpoints kept (default: 1)")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="policy for rows not trainable")
     parser.add_argument("--no-stochastic-depth", action="store_true", help="for equality tests; not the fixed training")
+    parser.add_argument("--reference-mode", action="store_true", help="no fast path: what equality is tested against")
     parser.add_argument("--deepspeed", action="store_true", help="use DeepSpeed also without a GPU, to test it")
 
 
@@ -248,7 +249,9 @@ def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: d
         else:
             save_finetuned(model, reader.tokenizer, folder)
 
-    pace = Pace(args.workers, args.logging_steps, args.save_steps, args.save_total_limit, args.deepspeed)
+    pace = Pace(
+        args.workers, args.logging_steps, args.save_steps, args.save_total_limit, args.deepspeed, args.reference_mode
+    )
     outcome = fit(model, rows, reader, settings, pace, args.out, save_weights)
     if not outcome.trainer.is_world_process_zero():
         return

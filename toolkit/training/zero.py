@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO stage 2: its configuration, and whether the optimizer has to leave the GPU."""
+"""DeepSpeed ZeRO stage 2: its configuration, and what it needs to start without a launcher or a compiler."""
 
 from __future__ import annotations
 
@@ -6,18 +6,6 @@ import os
 import socket
 from collections import defaultdict
 from typing import Any
-
-# Bytes a trainable parameter takes in bf16 training: an fp32 master and AdamW's two moments, shared among the
-# processes, and the fp32 gradient that exists while the optimizer steps.
-OPTIMIZER_BYTES = 12 + 4
-MODEL_BYTES = 2
-GRADIENT_BYTES = 2
-# A logit lives as bf16, as fp32 and as its gradient.
-LOGIT_BYTES = 2 + 4 + 4
-# Words a sample brings besides its picture, generously.
-WORDS = 512
-# CUDA context, communication buffers, activations between checkpoints.
-OTHER_BYTES = 6 << 30
 
 
 def zero_config(batch: int, accumulation: int, bf16: bool, offload: bool) -> dict[str, Any]:
@@ -43,24 +31,6 @@ def zero_config(batch: int, accumulation: int, bf16: bool, offload: bool) -> dic
         "gradient_clipping": 0.0,
         "zero_force_ds_cpu_optimizer": False,
     }
-
-
-def needs_offload(
-    parameters: int, trainable: int, processes: int, batch: int, image_tokens: int, vocabulary: int, gpu_bytes: int
-) -> bool:
-    """Whether bf16 training with the optimizer on the GPU would not fit.
-
-    Args:
-        parameters, trainable: counts, of the whole model and of what learns.
-        processes: GPUs that share the optimizer state.
-        batch: samples of a micro-batch.
-        image_tokens, vocabulary: length of a picture and width of the logits, the largest activation.
-        gpu_bytes: memory of the smallest GPU.
-    """
-    weights = MODEL_BYTES * parameters + GRADIENT_BYTES * trainable
-    optimizer = OPTIMIZER_BYTES * trainable // processes
-    logits = LOGIT_BYTES * batch * (image_tokens + WORDS) * vocabulary
-    return weights + optimizer + logits + OTHER_BYTES > gpu_bytes
 
 
 def forgo_compiled_operators() -> None:
