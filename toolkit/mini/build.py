@@ -56,7 +56,7 @@ def _gemma() -> None:
 def _captioner() -> None:
     from toolkit.mini.captioner import build_captioner
 
-    build_captioner(CAPTIONER)
+    build_captioner(CAPTIONER, CLIP)
 
 
 PARTS: dict[str, Callable[[], None]] = {

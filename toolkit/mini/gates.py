@@ -205,7 +205,7 @@ def captioner_gates() -> list[Gate]:
         scene = draw_scene(rng)
         inputs = processor(images=render(scene)[0], return_tensors="pt")
         ids = model.generate(**inputs, max_new_tokens=24, do_sample=False)
-        text = processor.batch_decode(ids, skip_special_tokens=True)[0].removeprefix("[DEC]").strip()
+        text = processor.batch_decode(ids, skip_special_tokens=True)[0]
         counts["first object"] += captions.noun_phrase(scene.things[0], _count(scene)) in text
         counts["everything"] += states_everything(text, scene)
         if scene.sign:
