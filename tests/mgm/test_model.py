@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 
+from benchmarks.models import GEMMA_2B
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
 from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, norm_linear
@@ -33,18 +34,8 @@ def pictures(count: int) -> dict[str, torch.Tensor]:
 
 def test_full_size_has_the_published_names_and_shapes() -> None:
     """MGM-2B on the meta device: no memory, every name."""
-    gemma_2b = {
-        "hidden_size": 2048,
-        "intermediate_size": 16384,
-        "num_hidden_layers": 18,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 1,
-        "head_dim": 256,
-        "vocab_size": 256000,
-        "hidden_act": "gelu",
-    }
     with init_empty_weights(include_buffers=True):
-        model = MGMGemmaForCausalLM(MGMConfig(**gemma_2b))
+        model = MGMGemmaForCausalLM(MGMConfig(**GEMMA_2B, hidden_act="gelu"))
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     clip, aux = "model.vision_tower.vision_tower.vision_model", "model.vision_tower_aux"
     expected = {
