@@ -10,6 +10,7 @@ import pytest
 from tests.download.conftest import safetensors
 
 COMMIT = "c" * 40
+RECORD = "input/.downloads/records/tower.json"
 FILES = {
     "config.json": b"{}",
     "model.safetensors": safetensors(3_000_000),
@@ -78,7 +79,8 @@ def test_the_wanted_files_arrive_and_nothing_else(hub):
     done = fetch(world)
     assert done.returncode == 0, done.stderr
     found = placed(world)
-    record = json.loads(found.pop("input/.downloads/records/tower.json"))
+    record = json.loads((world.root / RECORD).read_text())
+    del found[RECORD]
     assert found == {name: data for name, data in FILES.items() if name != "model.gguf"}
     assert record["source"] == world.entries["tower"]["sources"][0]["home"]
     assert [line for line in done.stderr.splitlines() if not line.startswith("tower: 3 files")] == []
