@@ -4,6 +4,7 @@ With Data-Juicer's own command: `custom_operator_paths: [solution/operators]`.
 """
 
 from . import (
+    blip_matching_filter,
     caption_cleanup_mapper,
     caption_deduplicator,
     caption_latin_filter,
@@ -11,11 +12,16 @@ from . import (
     clip_similarity_filter,
     conditional_recaption_mapper,
     fill_to_cap_selector,
+    phrase_grounding_filter,
+    picture_aesthetics_filter,
     picture_deduplicator,
+    picture_nsfw_filter,
     picture_sharpness_filter,
+    picture_watermark_filter,
 )
 
 __all__ = [
+    "blip_matching_filter",
     "caption_cleanup_mapper",
     "caption_deduplicator",
     "caption_latin_filter",
@@ -23,6 +29,10 @@ __all__ = [
     "clip_similarity_filter",
     "conditional_recaption_mapper",
     "fill_to_cap_selector",
+    "phrase_grounding_filter",
+    "picture_aesthetics_filter",
     "picture_deduplicator",
+    "picture_nsfw_filter",
     "picture_sharpness_filter",
+    "picture_watermark_filter",
 ]

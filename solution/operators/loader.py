@@ -1,0 +1,33 @@
+"""Model folders in transformers' format, loaded once a process and device, whichever operators share them."""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import transformers
+
+
+def device_for(on_gpu: bool, rank: int | None) -> str:
+    """The device of a worker: the GPU of its rank, round the GPUs there are; the CPU where ``on_gpu`` is False."""
+    return f"cuda:{(rank or 0) % torch.cuda.device_count()}" if on_gpu else "cpu"
+
+
+def dtype_for(device: str) -> torch.dtype:
+    """bfloat16 on GPUs that compute in it, else float32; for models whose result bears the rounding."""
+    return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+
+
+@lru_cache(maxsize=4)  # a recipe's later models push its first ones out of a GPU's memory
+def load_model(folder: str, device: str, dtype: torch.dtype, kind: str | None = None) -> tuple[Any, Any]:
+    """(model, processor) of a folder or hub name.
+
+    ``kind`` is the name of a class of transformers; without it the class that the folder's config.json names.
+    Raises ValueError where transformers has no such class.
+    """
+    config = transformers.AutoConfig.from_pretrained(folder)
+    name = kind or (config.architectures or [""])[0]
+    model_class = getattr(transformers, name, None)
+    if model_class is None:
+        raise ValueError(f"model {folder}: config.json names the class '{name}', which transformers does not have")
+    model = model_class.from_pretrained(folder, dtype=dtype).to(device).eval()
+    return model, transformers.AutoProcessor.from_pretrained(folder)

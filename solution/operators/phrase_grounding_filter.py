@@ -1,0 +1,111 @@
+"""Keep rows whose picture shows the things that its caption names."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from data_juicer.ops.base_op import OPERATORS
+from PIL import Image
+from pydantic import Field, PositiveInt
+
+from .loader import load_model
+from .model_score_filter import ModelScoreFilter
+from .noun_phrases import noun_phrases, require_tagger
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Box = Sequence[float]  # left, top, right, bottom in px
+
+
+@OPERATORS.register_module("phrase_grounding_filter")
+class PhraseGroundingFilter(ModelScoreFilter):
+    """The share of a caption's noun phrases that OWL-ViT finds: Data-Juicer's phrase_grounding_recall_filter, batched.
+
+    As many boxes as there are phrases are looked at, the surest first; a box finds its phrase unless it covers nearly
+    the whole picture or lies over one that counted already. A caption without noun phrases scores 1.
+    """
+
+    stat = "phrase_grounding_recall"
+    reads_caption = True
+
+    def __init__(
+        self,
+        hf_owlvit: str = "google/owlvit-base-patch32",
+        min_score: Share = 0.1,
+        max_score: Share = 1.0,
+        box_overlap: Share = 0.5,
+        box_area: Share = 0.95,
+        model_batch: PositiveInt = 16,
+        *args,
+        **kwargs,
+    ) -> None:
+        """Keep rows with min_score <= share of phrases found <= max_score.
+
+        :param hf_owlvit: folder (or hub name) of an OwlViTForObjectDetection with its processor
+        :param min_score: lowest share to keep, 0 to 1
+        :param max_score: highest share to keep, 0 to 1
+        :param box_overlap: a box that overlaps a counted one more than this (intersection over union) is not counted
+        :param box_area: a box that covers more than this share of the picture is not counted
+        :param model_batch: rows in one forward pass
+        """
+        super().__init__(hf_owlvit, min_score, max_score, model_batch, *args, **kwargs)
+        require_tagger()
+        self.box_overlap = box_overlap
+        self.box_area = box_area
+
+    def settings(self) -> tuple[object, ...]:
+        """The two limits on boxes."""
+        return self.box_overlap, self.box_area
+
+    @torch.inference_mode()
+    def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
+        """The share of phrases found, one a picture."""
+        phrases = [noun_phrases(caption) for caption in captions]
+        named = [row for row, own in enumerate(phrases) if own]
+        recalls = [1.0] * len(pictures)
+        if not named:
+            return recalls
+        model, processor = load_model(self.model, device, self.dtype(device), "OwlViTForObjectDetection")
+        inputs = processor(
+            text=[list(phrases[row]) for row in named],
+            images=[pictures[row] for row in named],
+            return_tensors="pt",
+            padding="max_length",
+            max_length=model.config.text_config.max_position_embeddings,
+            truncation=True,
+        ).to(device)
+        outputs = model(**inputs)  # logits [rows, patches, most phrases of a row], pred_boxes [rows, patches, 4]
+        for place, row in enumerate(named):
+            count = len(phrases[row])
+            # Only the row's own columns: the processor fills the others with blank phrases, which would compete.
+            scores, labels = outputs.logits[place, :, :count].sigmoid().max(dim=-1)
+            surest = scores.argsort(descending=True, stable=True)[:count]
+            boxes = _pixel_boxes(outputs.pred_boxes[place, surest], pictures[row].size)
+            area = pictures[row].width * pictures[row].height
+            recalls[row] = self._found(labels[surest].tolist(), boxes, area) / count
+        return recalls
+
+    def _found(self, labels: list[int], boxes: list[Box], area: int) -> int:
+        """How many phrases the boxes find, the surest box first; ``area`` of the picture in px."""
+        counted: dict[int, Box] = {}
+        for label, box in zip(labels, boxes, strict=True):
+            too_large = (box[2] - box[0]) * (box[3] - box[1]) / area > self.box_area
+            covered = any(overlap(box, other) > self.box_overlap for other in counted.values())
+            if label not in counted and not too_large and not covered:
+                counted[label] = box
+        return len(counted)
+
+
+def _pixel_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> list[Box]:
+    """Boxes [N, 4] as centre, width, height in shares of the picture -> corners in px; ``size`` is width, height."""
+    centre, extent = boxes[:, :2], boxes[:, 2:]
+    scale = torch.tensor([*size, *size], device=boxes.device)
+    return (torch.cat([centre - extent / 2, centre + extent / 2], dim=1) * scale).tolist()
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes, 0 for boxes apart or without area."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return shared / (areas - shared) if areas > shared else 0.0

@@ -1,0 +1,35 @@
+"""Keep rows whose picture is safe for work."""
+
+from typing import Annotated
+
+from data_juicer.ops.base_op import OPERATORS
+from pydantic import Field, PositiveInt
+
+from .picture_classifier_filter import PictureClassifierFilter
+
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+@OPERATORS.register_module("picture_nsfw_filter")
+class PictureNsfwFilter(PictureClassifierFilter):
+    """Same scores as Data-Juicer's image_nsfw_filter, computed in batches; bfloat16 on a GPU."""
+
+    stat = "picture_nsfw"
+
+    def __init__(
+        self,
+        hf_nsfw_model: str = "Falconsai/nsfw_image_detection",
+        min_score: Score = 0.0,
+        max_score: Score = 0.5,
+        model_batch: PositiveInt = 64,
+        *args,
+        **kwargs,
+    ) -> None:
+        """Keep pictures with min_score <= probability of an unsafe picture <= max_score.
+
+        :param hf_nsfw_model: folder (or hub name) of a two-label image classifier; the second label is the fault
+        :param min_score: lowest probability to keep, 0 to 1
+        :param max_score: highest probability to keep, 0 to 1
+        :param model_batch: pictures in one forward pass
+        """
+        super().__init__(hf_nsfw_model, min_score, max_score, model_batch, *args, **kwargs)

@@ -1,0 +1,149 @@
+"""Tiny models of the real classes with random weights, each saved to a folder as a hub would hand it out."""
+
+import json
+import string
+from pathlib import Path
+
+import torch
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = SIZES | {"image_size": 32, "patch_size": 16}
+
+
+def widen(model: torch.nn.Module, std: float = 0.3) -> None:
+    """Wide random weights: outputs of different inputs lie apart."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=std)
+
+
+def bert_tokenizer(folder: Path):
+    """Words of the tests' captions and single letters."""
+    from transformers import BertTokenizerFast
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "[DEC]",
+        "[ENC]",
+        "a",
+        "red",
+        "dog",
+        "cat",
+        "on",
+        "the",
+        "blue",
+    ]
+    letters = [*string.ascii_lowercase[1:], *(f"##{letter}" for letter in string.ascii_lowercase)]
+    (folder / "vocab.txt").write_text("\n".join([*words, *letters]) + "\n")
+    return BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
+
+
+def clip_tokenizer(folder: Path):
+    """CLIP's tokenizer on bytes, without merges."""
+    from transformers import CLIPTokenizer
+    from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+    letters = list(bytes_to_unicode().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(
+        vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"), model_max_length=16
+    )
+
+
+def save_blip_matcher(folder: Path) -> Path:
+    """A BlipForImageTextRetrieval at 32 px."""
+    from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
+
+    tokenizer = bert_tokenizer(folder)
+    text = SIZES | {"vocab_size": len(tokenizer), "encoder_hidden_size": 32, "max_position_embeddings": 64}
+    special = {"pad_token_id": 0, "bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 3}
+    torch.manual_seed(2)
+    model = BlipForImageTextRetrieval(BlipConfig(text_config=text | special, vision_config=VISION, projection_dim=16))
+    widen(model)
+    model.save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_owlvit(folder: Path) -> Path:
+    """An OwlViTForObjectDetection at 32 px in patches of 8."""
+    from transformers import OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor
+
+    tokenizer = clip_tokenizer(folder)
+    text = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    special = {"pad_token_id": 0, "bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1}
+    torch.manual_seed(3)
+    model = OwlViTForObjectDetection(
+        OwlViTConfig(text_config=text | special, vision_config=VISION | {"patch_size": 8}, projection_dim=32)
+    )
+    widen(model)
+    model.save_pretrained(folder)
+    pictures = OwlViTImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    OwlViTProcessor(pictures, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_classifier(folder: Path) -> Path:
+    """A ViTForImageClassification at 32 px with two labels."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(4)
+    model = ViTForImageClassification(ViTConfig(**VISION, num_labels=2))
+    widen(model)
+    model.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_aesthetics_predictor(folder: Path, head: torch.nn.Sequential | torch.nn.Linear) -> Path:
+    """A CLIPVisionModelWithProjection (32 px, 16 features) with a predictor's head, named as the published ones."""
+    from transformers import CLIPImageProcessor, CLIPProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    class Predictor(CLIPVisionModelWithProjection):
+        """The published classes' layout of weights."""
+
+        def __init__(self, config: CLIPVisionConfig) -> None:
+            super().__init__(config)
+            if isinstance(head, torch.nn.Linear):
+                self.predictor = head
+            else:
+                self.layers = head
+
+    torch.manual_seed(5)
+    model = Predictor(CLIPVisionConfig(**VISION, projection_dim=16))
+    widen(model)
+    model.save_pretrained(folder)
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(pictures, clip_tokenizer(folder)).save_pretrained(folder)
+    return folder
+
+
+def save_tagger(folder: Path) -> Path:
+    """NLTK data with a tagger taught on a few captions, and a sentence splitter that knows no abbreviations."""
+    from nltk.tag import PerceptronTagger
+
+    kinds = {
+        "a": "DT", "the": "DT", "two": "CD", "red": "JJ", "blue": "JJ", "small": "JJ", "on": "IN", "in": "IN",
+        "and": "CC", "next": "JJ", "to": "TO", "dog": "NN", "cat": "NN", "car": "NN", "cars": "NNS", "grass": "NN",
+        "book": "NN", "ball": "NN", "tree": "NN", "mat": "NN", "runs": "VBZ", "is": "VBZ", ".": ".", ",": ",",
+    }  # fmt: skip
+    captions = [
+        "a red dog on the grass .", "two blue cars", "the cat is on the mat", "a ball and a book next to a tree",
+        "a small red car , the dog runs", "a cat in a tree", "the small blue book on the red mat",
+    ]  # fmt: skip
+    tagger = PerceptronTagger(load=False)
+    tagger.train([[(word, kinds[word]) for word in caption.split()] for caption in captions], nr_iter=8)
+    place = folder / "taggers" / "averaged_perceptron_tagger_eng"
+    place.mkdir(parents=True)
+    tagger.save_to_json(lang="eng", loc=str(place))
+    punkt = folder / "tokenizers" / "punkt_tab" / "english"
+    punkt.mkdir(parents=True)
+    for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
+        (punkt / name).write_text("")
+    return folder
