@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.models import batch_of, describe, device_of, matmul_rate, model_of, seconds
 from toolkit.presets import Preset, load_preset
 from toolkit.training.master import make_optimizer
+from toolkit.training.memory import MGM_2B, best_fit
 
 TOLERANCE = {"bf16": 2e-2, "fp32": 1e-4}
 
@@ -72,18 +73,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mini", help="full, 10k or mini (default: mini)")
     parser.add_argument("--stage", choices=("pretrain", "finetune"), default="pretrain")
-    parser.add_argument("--batch", type=int, default=8, help="samples of a micro-batch (default: 8)")
+    parser.add_argument("--batch", type=int, help="samples of a micro-batch (default: what fits the GPU; 8 on a CPU)")
     parser.add_argument("--accumulation", type=int, default=4, help="micro-batches of a step (default: 4)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps (default: 5)")
-    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in the default mode too")
     args = parser.parse_args()
     preset = load_preset(args.preset)
     device = device_of(preset)
+    args.checkpointing = False
+    if device.type == "cuda":
+        memory = torch.cuda.mem_get_info()[1]
+        fit = best_fit(MGM_2B, args.stage, 1, memory, [args.batch] if args.batch else [1, 2, 4, 8, 16])
+        if fit is None or fit.offload:
+            raise SystemExit(f"error: {memory / 1e9:.0f} GB are too little to {args.stage} MGM-2B on one GPU")
+        args.batch, args.checkpointing = fit.batch, fit.checkpointing
+    args.batch = args.batch or 8
     dtype = torch.bfloat16 if preset.precision == "bf16" else torch.float32
     rate = matmul_rate(device, dtype)
     print(f"{describe(device)}; measured {preset.precision} matmul rate {rate / 1e12:.2f} TFLOP/s")
 
     samples = args.batch * args.accumulation
+    print(f"micro-batch {args.batch} x {args.accumulation}, checkpointing in default mode: {args.checkpointing}")
     results = {}
     print(f"{'mode':10} {'samples/s':>10} {'s/step':>8} {'peak GB':>8} {'TFLOP/sample':>13} {'of matmul':>10}")
     for mode in ("reference", "default"):
