@@ -60,7 +60,7 @@ def process(arguments: argparse.Namespace) -> None:
             f"already done: {shown(output / RESULT)} is this recipe's result on these inputs; --overwrite runs it again"
         )
         return
-    set_environment(recipe)
+    set_environment(recipe, output.parent / "scores")
     # Only now what takes seconds: Data-Juicer, torch and the operators.
     from solution.run import Run, log_to
 
@@ -115,8 +115,9 @@ def is_done(output: Path, inputs: dict[str, Any]) -> bool:
     return {key: record.get(key) for key in inputs} == inputs and record["outputs"][RESULT] == sha256_of(result)
 
 
-def set_environment(recipe: Recipe) -> None:
-    """Keep Data-Juicer from installing packages while it runs, and the model hub silent where all models are local."""
+def set_environment(recipe: Recipe, scores: Path) -> None:
+    """Where scores are kept; no packages installed while Data-Juicer runs; a silent model hub where models are local."""
+    os.environ.setdefault("SCORE_STORE", str(scores))
     os.environ |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "TOKENIZERS_PARALLELISM": "false"}
     models = [value for _, params in recipe.process for key, value in params.items() if key.startswith("hf_")]
     if models and all(Path(model).is_absolute() for model in models):

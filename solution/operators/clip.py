@@ -1,25 +1,41 @@
 """Image-text similarity of many rows at once with a CLIP model in transformers' format."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from data_juicer.utils.model_utils import get_model, prepare_model
 
-from .pictures import PictureError, open_row_pictures
+from .pictures import PictureError, open_picture
+from .score_store import ScoreStore, picture_digest, revision_of, score_folder, score_key
 
-# (model, images, caption) -> score, for this process: a second check after recaptioning pays for new captions only.
-_KNOWN: dict[tuple[str, tuple[str, ...], str], float] = {}
+_BLOCK = 256  # rows between two writes to the store: what a killed run computes again
+_REMEMBERED = 4096  # picture features kept in memory, for the second caption of a picture: 8 MB at 512 numbers
+_TEXT_STEP = 8  # tokens; captions are padded to a multiple of it
 
 
 class ClipScorer:
-    """Scores rows with one CLIP model; ``on_gpu`` says whether Data-Juicer gave the operator a GPU."""
+    """Scores rows with one CLIP model; ``on_gpu`` says whether Data-Juicer gave the operator a GPU.
 
-    def __init__(self, model: str, model_batch: int, on_gpu: bool) -> None:
-        self.model = model
-        self.model_batch = model_batch
+    A row's score depends on its pictures and caption alone, to the last bit: every forward pass has the same number of
+    pictures or captions (filled up with repeats), and a caption's padding follows from its own length. So a row scores
+    the same in any batch, process or restart, and the store can answer for the model.
+    """
+
+    def __init__(self, model: str, model_batch: int | None, on_gpu: bool) -> None:
+        # A core is busy with 8 pictures; more only need memory that its caches do not have.
+        self.model_batch = model_batch or (128 if on_gpu else 8)
         self.on_gpu = on_gpu
         self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model)
+        device = "cuda" if on_gpu else "cpu"
+        self.store = ScoreStore(score_folder(), f"clip similarity 1, {revision_of(model)}, {device} float32")
+        self._pictures: OrderedDict[bytes, torch.Tensor] = OrderedDict()  # digest -> feature of length 1
+
+    def __getstate__(self) -> dict:
+        """What a worker process is sent: no features."""
+        return self.__dict__ | {"_pictures": OrderedDict()}
 
     def score(
         self, images: Sequence[Sequence[str]], captions: Sequence[str], rank: int | None = None
@@ -30,48 +46,126 @@ class ClipScorer:
         it, which is the cosine for CLIP's usual scale of 100; mean over a row's pictures) and one failure text a row:
         empty for a good row, else the score is NaN.
         """
-        scores, failures = [math.nan] * len(captions), [""] * len(captions)
-        unknown = []
+        failures = [""] * len(captions)
+        keys: dict[int, bytes] = {}
         for row, (paths, caption) in enumerate(zip(images, captions, strict=True)):
-            known = _KNOWN.get((self.model, tuple(paths or ()), caption))
-            if known is None:
-                unknown.append(row)
-            else:
-                scores[row] = known
-        for rows, pictures in self._readable_batches(unknown, images, failures):
-            batch_scores = self._forward([captions[row] for row in rows], pictures, rank)
-            for row, score in zip(rows, batch_scores, strict=True):
-                scores[row] = _KNOWN[self.model, tuple(images[row]), captions[row]] = score
+            try:
+                if not paths:
+                    raise PictureError("the row has no image")
+                keys[row] = score_key(paths, caption)
+            except PictureError as bad:
+                failures[row] = str(bad)
+        known = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
+        unknown = [row for row, score in known.items() if score is None]
+        scores = [known.get(row) if known.get(row) is not None else math.nan for row in range(len(captions))]
+        for start in range(0, len(unknown), _BLOCK):
+            block = unknown[start : start + _BLOCK]
+            bad = self._remember_pictures([path for row in block for path in images[row]], rank)
+            good = []
+            for row in block:
+                failures[row] = next((bad[path] for path in images[row] if path in bad), "")
+                if not failures[row]:
+                    good.append(row)
+            for row, score in zip(good, self._compare(good, images, captions, rank), strict=True):
+                scores[row] = score
+            self.store.add([keys[row] for row in good], [scores[row] for row in good])
         return scores, failures
 
-    def _readable_batches(
-        self, rows: Sequence[int], images: Sequence[Sequence[str]], failures: list[str]
-    ) -> Iterator[tuple[list[int], list[list]]]:
-        """Batches of (rows, their decoded pictures); a row with a bad picture goes to ``failures`` instead."""
-        for start in range(0, len(rows), self.model_batch):
-            good, pictures = [], []
-            for row in rows[start : start + self.model_batch]:
-                try:
-                    pictures.append(open_row_pictures(images[row]))
-                    good.append(row)
-                except PictureError as bad:
-                    failures[row] = str(bad)
-            if good:
-                yield good, pictures
+    @torch.inference_mode()
+    def _compare(
+        self, rows: list[int], images: Sequence[Sequence[str]], captions: Sequence[str], rank: int | None
+    ) -> list[float]:
+        """The scores of rows whose pictures' features are remembered."""
+        texts = self._text_features([captions[row] for row in rows], rank)
+        model, _ = get_model(self.model_key, rank, self.on_gpu)
+        scale = model.logit_scale.exp().item() / 100.0
+        scores = []
+        for row in rows:
+            pictures = torch.stack([self._pictures[picture_digest(path)] for path in images[row]])  # [pictures, width]
+            # In double precision, where the order of the sum cannot be seen in the result.
+            scores.append(scale * (pictures.double() @ texts[captions[row]].double()).mean().item())
+        return scores
 
     @torch.inference_mode()
-    def _forward(self, captions: list[str], pictures: list[list], rank: int | None) -> list[float]:
+    def _remember_pictures(self, paths: Sequence[str], rank: int | None) -> dict[str, str]:
+        """Have the feature of every picture at hand; returns path -> reason for the ones that cannot be read."""
         model, processor = get_model(self.model_key, rank, self.on_gpu)
-        flat = [picture for row in pictures for picture in row]
-        inputs = processor(
-            text=captions,
-            images=flat,
-            return_tensors="pt",
-            padding=True,
-            truncation=True,
-            max_length=model.config.text_config.max_position_embeddings,
-        ).to(model.device)
-        logits = model(**inputs).logits_per_text / 100.0  # [rows, pictures]
-        owner = torch.tensor([row for row, own in enumerate(pictures) for _ in own], device=logits.device)
-        own = torch.arange(len(captions), device=logits.device)[:, None] == owner[None, :]  # [rows, pictures]
-        return ((logits * own).sum(dim=1) / own.sum(dim=1)).float().cpu().tolist()
+        digests = {path: picture_digest(path) for path in dict.fromkeys(paths)}
+        new = {digest: path for path, digest in digests.items() if digest not in self._pictures}
+        for path, digest in digests.items():
+            if digest in self._pictures:
+                self._pictures.move_to_end(digest)
+        bad: dict[bytes, str] = {}
+
+        def load(item: tuple[bytes, str]) -> tuple[bytes, torch.Tensor] | None:
+            try:
+                pixels = processor.image_processor(open_picture(item[1]), return_tensors="pt")["pixel_values"][0]
+            except PictureError as error:
+                bad[item[0]] = str(error)
+                return None
+            return item[0], pixels  # [3, size, size]
+
+        with ThreadPoolExecutor(2) as threads:
+            loaded = (item for item in _ahead(threads, load, list(new.items()), self.model_batch) if item)
+            for batch in _batches(loaded, self.model_batch):
+                pixels = _filled([pixels for _, pixels in batch], self.model_batch).to(model.device)
+                pooled = model.vision_model(pixel_values=pixels)[1]
+                features = _unit(model.visual_projection(pooled))[: len(batch)].cpu()  # [batch, width]
+                self._pictures.update(zip([digest for digest, _ in batch], features.clone(), strict=True))
+        while len(self._pictures) > max(_REMEMBERED, len(digests)):
+            self._pictures.popitem(last=False)
+        return {path: bad[digest] for path, digest in digests.items() if digest in bad}
+
+    def _text_features(self, captions: Sequence[str], rank: int | None) -> dict[str, torch.Tensor]:
+        """Caption -> its feature [width], of length 1; captions of about one length share a forward pass."""
+        model, processor = get_model(self.model_key, rank, self.on_gpu)
+        longest = model.config.text_config.max_position_embeddings
+        tokens = {
+            caption: processor.tokenizer(caption, truncation=True, max_length=longest)["input_ids"]
+            for caption in dict.fromkeys(captions)
+        }
+        by_length: dict[int, list[str]] = {}
+        for caption, ids in tokens.items():
+            by_length.setdefault(min(-(-len(ids) // _TEXT_STEP) * _TEXT_STEP, longest), []).append(caption)
+        features = {}
+        for length, group in sorted(by_length.items()):
+            for batch in _batches(iter(group), self.model_batch):
+                # Attention looks backwards only: what stands behind a caption's end changes nothing and needs no mask.
+                padded = [tokens[caption] + [tokens[caption][-1]] * (length - len(tokens[caption])) for caption in batch]
+                ids = _filled([torch.tensor(row) for row in padded], self.model_batch).to(model.device)
+                found = _unit(model.text_projection(model.text_model(input_ids=ids)[1]))[: len(batch)].cpu()
+                features.update(zip(batch, found.clone(), strict=True))
+        return features
+
+
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    """[rows, width] -> the same directions with length 1."""
+    return features / features.norm(dim=-1, keepdim=True)
+
+
+def _filled(tensors: list[torch.Tensor], count: int) -> torch.Tensor:
+    """Stack to [count, ...], the last tensor repeated: kernels round differently for other batch sizes."""
+    return torch.stack(tensors + [tensors[-1]] * (count - len(tensors)))
+
+
+def _batches(items: Iterator, count: int) -> Iterator[list]:
+    """The items in lists of ``count``, the last one shorter."""
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == count:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _ahead(threads: ThreadPoolExecutor, call: Callable, items: list, ahead: int) -> Iterator:
+    """call(item) for every item, in order; ``ahead`` of them are computed while the caller is busy."""
+    waiting = [threads.submit(call, item) for item in items[:ahead]]
+    for item in items[ahead:]:
+        done = waiting.pop(0).result()
+        waiting.append(threads.submit(call, item))
+        yield done
+    for future in waiting:
+        yield future.result()

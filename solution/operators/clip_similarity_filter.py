@@ -14,7 +14,7 @@ from .rows import FAILURE, Batch, add_texts
 
 @OPERATORS.register_module("clip_similarity_filter")
 class ClipSimilarityFilter(Filter):
-    """Same scores as Data-Juicer's image_text_similarity_filter, computed in batches and without gradients.
+    """Same scores as Data-Juicer's image_text_similarity_filter, computed in batches, without gradients, and only once.
 
     A row whose picture cannot be read fails alone, with its reason; its neighbours in the batch are scored.
     """
@@ -27,7 +27,7 @@ class ClipSimilarityFilter(Filter):
         hf_clip: str = "openai/clip-vit-base-patch32",
         min_score: Annotated[float, Field(ge=-1, le=1)] = 0.2,
         max_score: Annotated[float, Field(ge=-1, le=1)] = 1.0,
-        model_batch: PositiveInt = 32,
+        model_batch: PositiveInt | None = None,
         *args,
         **kwargs,
     ) -> None:
@@ -36,7 +36,7 @@ class ClipSimilarityFilter(Filter):
         :param hf_clip: folder (or hub name) of a CLIPModel with its processor
         :param min_score: lowest similarity to keep, -1 to 1
         :param max_score: highest similarity to keep, -1 to 1
-        :param model_batch: rows in one forward pass
+        :param model_batch: rows in one forward pass (default: 8 on a CPU, 128 on a GPU)
         """
         super().__init__(*args, **kwargs)
         self.min_score = min_score

@@ -51,7 +51,7 @@ class ConditionalRecaptionMapper(Mapper):
         :param max_new_tokens: longest new caption, in the captioner's tokens
         :param temperature: 0 takes the likeliest caption, above 0 draws one (same row and seed, same caption)
         :param seed: moves the drawn captions
-        :param model_batch: pictures in one forward pass
+        :param model_batch: pictures in one forward pass of the captioner
         """
         super().__init__(*args, **kwargs)
         if min_score >= below:
@@ -61,7 +61,7 @@ class ConditionalRecaptionMapper(Mapper):
         self.min_gain = min_gain
         self.min_words = min_words
         self.max_words = max_words
-        self.scorer = ClipScorer(hf_clip, model_batch, self.use_cuda())
+        self.scorer = ClipScorer(hf_clip, None, self.use_cuda())
         self.captioner = Captioner(
             hf_captioner, prompt, max_new_tokens, temperature, seed, model_batch, self.use_cuda()
         )

@@ -19,6 +19,13 @@ ROOT = Path(__file__).parents[2]
 TEXT = "<__dj__image>\n{} <|__dj__eoc|>"
 
 
+@pytest.fixture(autouse=True)
+def score_folder(tmp_path, monkeypatch) -> Path:
+    """Every test starts with an empty score store of its own."""
+    monkeypatch.setenv("SCORE_STORE", str(tmp_path / "scores"))
+    return tmp_path / "scores"
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory) -> Path:
     """A two-layer CLIPModel at 32 px with a byte-level tokenizer without merges."""

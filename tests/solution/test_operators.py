@@ -68,9 +68,6 @@ def test_a_bad_picture_fails_alone_in_its_batch(rows, clip_folder):
     broken = data[2]["images"][0]
     with open(broken, "r+b") as file:
         file.truncate(200)
-    from solution.operators import clip
-
-    clip._KNOWN.clear()
     result = build("clip_similarity_filter", hf_clip=str(clip_folder), min_score=-1).run(data, reduce=False)
     assert [bool(text) for text in result["__failure__"]] == [False, False, True, False, False]
     assert broken in result["__failure__"][2]
