@@ -57,7 +57,8 @@ def build_captioner(folder: Path, clip_folder: Path, steps: int = STEPS) -> None
         losses = heads.losses(states[:, 1:], dense_labels(labels + crowd_labels, MAIN_SIDE // PATCH))
         losses["caption"] = outputs.loss
         schooling.step(losses)
-    model.save_pretrained(folder)
+    # Half the megabytes; Data-Juicer's transformers loads them as fp32 again.
+    model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
