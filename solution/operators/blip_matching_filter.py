@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 from .loader import load_model
 from .model_score_filter import ModelScoreFilter
 
+_SHORT = 64  # tokens; a caption has at most as many as characters, and two special ones
 Score = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -42,16 +43,21 @@ class BlipMatchingFilter(ModelScoreFilter):
         """
         super().__init__(hf_blip, min_score, max_score, model_batch, *args, **kwargs)
 
+    def group(self, caption: str) -> int:
+        """Short captions apart from long ones: padding all to BLIP's longest text would cost more than the picture."""
+        return int(len(caption) > _SHORT - 2)
+
     @torch.inference_mode()
     def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
         """The probability that picture and caption match, one a pair."""
         model, processor = load_model(self.model, device, self.dtype(device), "BlipForImageTextRetrieval")
+        longest = model.config.text_config.max_position_embeddings
         inputs = processor(
             images=list(pictures),
             text=list(captions),
             return_tensors="pt",
-            padding=True,
+            padding="max_length",
             truncation=True,
-            max_length=model.config.text_config.max_position_embeddings,
+            max_length=longest if self.group(captions[0]) else min(_SHORT, longest),
         ).to(device)
         return model(**inputs).itm_score.softmax(dim=-1)[:, 1].tolist()  # [pairs, (no match, match)]

@@ -1,8 +1,10 @@
 """The base of filters that judge pictures with a model: many in one forward pass, each pair once and for all."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from math import fsum
 
 import torch
@@ -12,16 +14,20 @@ from PIL import Image
 
 from .captions import caption_of
 from .loader import device_for
-from .pictures import PictureError, open_row_pictures
+from .pictures import PictureError, open_picture
 from .rows import FAILURE, Batch, add_texts
 from .score_store import ScoreStore, revision_of, score_folder, score_key
+
+_BLOCK = 256  # rows between two writes to the store: what a killed run computes again
 
 
 class ModelScoreFilter(Filter):
     """Keep rows with min_score <= score <= max_score; subclasses name stat and version, and judge pictures.
 
     The score of a row with several pictures is their mean. A row whose picture cannot be read fails alone. Scores are
-    kept on disk: with the same model, the same pair is never judged again.
+    kept on disk: with the same model, the same pair is never judged again. Every forward pass of a group has
+    the same shape, so a row's company shows in the seventh digit at most; a run that was killed between two blocks
+    goes on with the same blocks, hence the same bits.
     """
 
     _accelerator = "cuda"
@@ -31,8 +37,9 @@ class ModelScoreFilter(Filter):
     reads_caption = False  # whether the score depends on the caption
 
     def __init__(self, model: str, min_score: float, max_score: float, model_batch: int, *args, **kwargs) -> None:
-        """``model``: folder or hub name; ``model_batch``: rows in one forward pass."""
-        super().__init__(*args, **kwargs)
+        """``model``: folder or hub name; ``model_batch``: pictures in one forward pass."""
+        # Data-Juicer hands operators that may use a GPU ten rows at a time, too few to fill a forward pass.
+        super().__init__(*args, **({"batch_size": 4 * _BLOCK} | kwargs))
         self.model = model
         self.model_batch = model_batch
         self.min_score = min_score
@@ -41,6 +48,10 @@ class ModelScoreFilter(Filter):
     @abstractmethod
     def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
         """One score a picture; ``captions`` holds the caption of each picture's row."""
+
+    def group(self, caption: str) -> int:
+        """Captions of different groups never meet in a forward pass: what decides the pass's shape beside its size."""
+        return 0
 
     def dtype(self, device: str) -> torch.dtype:
         """What the model computes in; float32 unless a subclass knows better."""
@@ -71,8 +82,8 @@ class ModelScoreFilter(Filter):
                 failures[row] = str(bad)
         scores = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
         unknown = [row for row, score in scores.items() if score is None]
-        for batch in self._readable_batches(unknown, images, failures):
-            new = self._judge_rows(batch, captions, device_for(self.use_cuda(), rank))
+        for start in range(0, len(unknown), _BLOCK):
+            new = self._judge_rows(unknown[start : start + _BLOCK], images, captions, failures, rank)
             self.store.add([keys[row] for row in new], list(new.values()))
             scores |= new
         for row, stats in enumerate(samples[Fields.stats]):
@@ -86,25 +97,34 @@ class ModelScoreFilter(Filter):
         return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
 
     def _judge_rows(
-        self, batch: dict[int, list[Image.Image]], captions: Sequence[str], device: str
+        self,
+        rows: Sequence[int],
+        images: Sequence[Sequence[str]],
+        captions: Sequence[str],
+        failures: list[str],
+        rank: int | None,
     ) -> dict[int, float]:
-        """Row -> mean score over its pictures, in one forward pass."""
-        owners = [row for row, pictures in batch.items() for _ in pictures]
-        pictures = [picture for pictures in batch.values() for picture in pictures]
-        judged = self.judge(pictures, [captions[row] for row in owners], device)
-        own = {row: [score for owner, score in zip(owners, judged, strict=True) if owner == row] for row in batch}
-        return {row: fsum(values) / len(values) for row, values in own.items()}
+        """Row -> mean score over its pictures; a row with a bad picture goes to ``failures`` instead."""
+        device = device_for(self.use_cuda(), rank)
+        groups: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        for row in rows:
+            groups[self.group(captions[row])] += [(row, path) for path in images[row]]
+        scores: dict[int, list[float]] = defaultdict(list)
+        for group in groups.values():
+            opened = _opened(group, failures)
+            while batch := list(islice(opened, self.model_batch)):
+                # A short batch is filled up: kernels round differently for other sizes.
+                filled = batch + batch[-1:] * (self.model_batch - len(batch))
+                judged = self.judge([picture for _, picture in filled], [captions[row] for row, _ in filled], device)
+                for (row, _), score in zip(batch, judged, strict=False):
+                    scores[row].append(score)
+        return {row: fsum(scores[row]) / len(scores[row]) for row in rows if not failures[row]}
 
-    def _readable_batches(
-        self, rows: Sequence[int], images: Sequence[Sequence[str]], failures: list[str]
-    ) -> Iterator[dict[int, list[Image.Image]]]:
-        """Batches of row -> its decoded pictures; a row with a bad picture goes to ``failures`` instead."""
-        for start in range(0, len(rows), self.model_batch):
-            batch = {}
-            for row in rows[start : start + self.model_batch]:
-                try:
-                    batch[row] = open_row_pictures(images[row])
-                except PictureError as bad:
-                    failures[row] = str(bad)
-            if batch:
-                yield batch
+
+def _opened(pairs: Iterable[tuple[int, str]], failures: list[str]) -> Iterator[tuple[int, Image.Image]]:
+    """(row, picture) of the (row, path) that can be read; the reason for the others goes to ``failures``."""
+    for row, path in pairs:
+        try:
+            yield row, open_picture(path)
+        except PictureError as bad:
+            failures[row] = str(bad)

@@ -56,32 +56,33 @@ class PhraseGroundingFilter(ModelScoreFilter):
         """The two limits on boxes."""
         return self.box_overlap, self.box_area
 
+    def group(self, caption: str) -> int:
+        """Captions with as many phrases: all of a forward pass's rows are asked for the same number of things."""
+        return len(noun_phrases(caption))
+
     @torch.inference_mode()
     def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
         """The share of phrases found, one a picture."""
         phrases = [noun_phrases(caption) for caption in captions]
-        named = [row for row, own in enumerate(phrases) if own]
-        recalls = [1.0] * len(pictures)
-        if not named:
-            return recalls
+        count = len(phrases[0])
+        if not count:
+            return [1.0] * len(pictures)
         model, processor = load_model(self.model, device, self.dtype(device), "OwlViTForObjectDetection")
         inputs = processor(
-            text=[list(phrases[row]) for row in named],
-            images=[pictures[row] for row in named],
+            text=[list(own) for own in phrases],
+            images=list(pictures),
             return_tensors="pt",
             padding="max_length",
             max_length=model.config.text_config.max_position_embeddings,
             truncation=True,
         ).to(device)
-        outputs = model(**inputs)  # logits [rows, patches, most phrases of a row], pred_boxes [rows, patches, 4]
-        for place, row in enumerate(named):
-            count = len(phrases[row])
-            # Only the row's own columns: the processor fills the others with blank phrases, which would compete.
-            scores, labels = outputs.logits[place, :, :count].sigmoid().max(dim=-1)
+        outputs = model(**inputs)  # logits [rows, patches, phrases], pred_boxes [rows, patches, 4]
+        recalls = []
+        for logits, boxes, picture in zip(outputs.logits, outputs.pred_boxes, pictures, strict=True):
+            scores, labels = logits.sigmoid().max(dim=-1)
             surest = scores.argsort(descending=True, stable=True)[:count]
-            boxes = _pixel_boxes(outputs.pred_boxes[place, surest], pictures[row].size)
-            area = pictures[row].width * pictures[row].height
-            recalls[row] = self._found(labels[surest].tolist(), boxes, area) / count
+            corners = _pixel_boxes(boxes[surest], picture.size)
+            recalls.append(self._found(labels[surest].tolist(), corners, picture.width * picture.height) / count)
         return recalls
 
     def _found(self, labels: list[int], boxes: list[Box], area: int) -> int:

@@ -202,6 +202,44 @@ def test_several_pictures_count_by_their_mean(rows, folders):
     assert alone.run(both, reduce=False)[STATS][0]["picture_nsfw"] == pytest.approx(np.mean(scores), abs=1e-6)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_do_not_depend_on_the_company(rows, folders, name, tmp_path, monkeypatch):
+    captions = [*CAPTIONS, "a very long caption about " + "a red dog and a blue car " * 4]
+    data = rows(captions)
+    first = build(name, **model_of(name, folders), model_batch=4)
+    expected = dict(zip(data["id"], (stats[first.stat] for stats in first.run(data, reduce=False)[STATS]), strict=True))
+    monkeypatch.setenv("SCORE_STORE", str(tmp_path / "other"))
+    for part in (data.select([6, 3, 0]), data.select([5, 4, 2, 1])):
+        again = build(name, **model_of(name, folders), model_batch=4).run(part, reduce=False)
+        for row, stats in zip(again["id"], again[STATS], strict=True):
+            assert stats[first.stat] == pytest.approx(expected[row], rel=1e-5)
+
+
+def test_a_killed_run_goes_on_with_the_same_bits(rows, folders, tmp_path, monkeypatch):
+    from solution.operators import model_score_filter
+
+    monkeypatch.setattr(model_score_filter, "_BLOCK", 4)
+    data = rows(CAPTIONS * 3)
+    name, model = "picture_nsfw_filter", model_of("picture_nsfw_filter", folders)
+    whole = build(name, **model, model_batch=3).run(data, reduce=False)[STATS]
+    monkeypatch.setenv("SCORE_STORE", str(tmp_path / "other"))
+    operator = build(name, **model, model_batch=3)
+    judge, calls = type(operator).judge, []
+
+    def killed(self, *arguments):
+        calls.append(1)
+        if len(calls) == 6:  # in the third block
+            raise KeyboardInterrupt
+        return judge(self, *arguments)
+
+    monkeypatch.setattr(type(operator), "judge", killed)
+    with pytest.raises(KeyboardInterrupt):
+        operator.run(data, reduce=False)
+    resumed = build(name, **model, model_batch=3).run(data, reduce=False)[STATS]
+    assert list(resumed) == list(whole)
+    assert len(calls) == 6 + 5  # of 2 + 2 + 2 + 2 + 1 passes the first four were kept
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", NAMES)
 def test_gpu_scores_equal_cpu_scores(rows, folders, name, tmp_path, monkeypatch):
