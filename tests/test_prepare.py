@@ -53,20 +53,20 @@ def index_by_hand(identifier: str) -> int:
 
 
 def test_an_original_question_comes_back_as_it_stands_with_its_id():
-    original = Original(7, QUESTION, "gpt")
+    original = Original(7, QUESTION, "gpt", "old", None)
     sample = to_llava(Row("7", "new/7.png", "a bus"), original)
     assert sample == {"id": 7, "conversations": [QUESTION, {"from": "gpt", "value": "a bus"}], "image": "new/7.png"}
 
 
 def test_samples_do_not_share_their_question():
-    original = Original("7", QUESTION, "gpt")
+    original = Original("7", QUESTION, "gpt", "old", None)
     first, second = (to_llava(Row("7", "7.png", "a bus"), original) for _ in range(2))
     first["conversations"][0]["value"] = "changed"
     assert second["conversations"][0] == QUESTION
 
 
 def test_a_text_only_row_has_no_image_key():
-    original = Original("g", {"from": "human", "value": "No picture?"}, "gpt")
+    original = Original("g", {"from": "human", "value": "No picture?"}, "gpt", "old", None)
     assert "image" not in to_llava(Row("g", None, "none"), original)
 
 
@@ -76,10 +76,10 @@ def test_a_text_only_row_has_no_image_key():
         (Row("n", None, "a"), None, "no_question"),
         (
             Row("n", "a.png", "a"),
-            Original("n", {"from": "human", "value": "Why?"}, "gpt"),
+            Original("n", {"from": "human", "value": "Why?"}, "gpt", "old", None),
             "question_without_image_place",
         ),
-        (Row("n", None, "a"), Original("n", QUESTION, "gpt"), "question_without_image"),
+        (Row("n", None, "a"), Original("n", QUESTION, "gpt", "old", None), "question_without_image"),
     ],
 )
 def test_question_and_picture_must_agree(row, original, reason):

@@ -36,11 +36,14 @@ CAPTION_PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """What `stage_1.json` knows of one id: the id in its own type, the first question, who answers it."""
+    """What `stage_1.json` knows of one id: the id in its own type, the first question, who answers it with which
+    caption, and the picture's path."""
 
     id: str | int
     question: dict[str, Any]
     answer_role: str
+    caption: str
+    image: str | None
 
 
 def load_originals(path: Path) -> dict[str, Original]:
@@ -58,11 +61,12 @@ def load_originals(path: Path) -> dict[str, Original]:
         try:
             question, answer = sample["conversations"][:2]
             value, role, identifier = question["value"], answer["from"], sample["id"]
-        except (TypeError, KeyError, ValueError):
+            caption = answer["value"].strip()
+        except (TypeError, KeyError, ValueError, AttributeError):
             raise UserError(f"{path}: sample {number} has no id, or no question and answer") from None
         if question == {"from": "human", "value": value}:
             question = shared.setdefault(value, question)
-        originals[str(identifier)] = Original(identifier, question, role)
+        originals[str(identifier)] = Original(identifier, question, role, caption, sample.get("image"))
     return originals
 
 

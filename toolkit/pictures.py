@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from toolkit.errors import RowFault
@@ -20,22 +22,40 @@ TINY_SIDE = 3
 LONG_RATIO = 20
 HUGE_PIXELS = 50_000_000
 FILES_A_TASK = 32
+# libjpeg's smallest scale: it still reads every byte of the file, and leaves out most of the arithmetic.
+DRAFT_SCALE = 8
 
 NOTES = {
     "oriented": "carry an EXIF orientation, which training ignores",
     "tiny": f"have a side of at most {TINY_SIDE} pixels",
     "long": f"are more than {LONG_RATIO} times as long as wide",
     "huge": f"have more than {HUGE_PIXELS // 1_000_000} million pixels",
+    "greyscale": "are greyscale",
+    "deep": "have more than 8 bits a channel, which training clips, nearly always to white",
+    "cmyk": "are CMYK, which training turns to RGB without a colour profile",
+    "transparent": "carry transparency, which training drops without a background",
+    "animated": "are animated; training sees the first frame",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is known of a sound picture: its size in pixels, and whether its EXIF says it must be turned."""
+    """What is known of a sound picture.
+
+    Args:
+        width, height: px, as stored.
+        mode: Pillow's name of its pixels' kind, such as RGB, L, CMYK, I;16.
+        oriented: its EXIF says it must be turned.
+        transparent: it has an alpha channel or a transparent colour.
+        animated: it has several frames that are shown one after another.
+    """
 
     width: int
     height: int
-    oriented: bool
+    mode: str = "RGB"
+    oriented: bool = False
+    transparent: bool = False
+    animated: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -46,8 +66,30 @@ class Picture:
             "tiny": short <= TINY_SIDE,
             "long": long > LONG_RATIO * short,
             "huge": short * long > HUGE_PIXELS,
+            "greyscale": self.mode in ("1", "L", "LA", "La"),
+            "deep": self.mode.startswith(("I", "F")),
+            "cmyk": self.mode == "CMYK",
+            "transparent": self.transparent,
+            "animated": self.animated,
         }
         return [name for name in NOTES if holds[name]]
+
+
+@contextlib.contextmanager
+def opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """Open a picture; what goes wrong until the block ends, decoding included, is the picture's fault.
+
+    Raises:
+        RowFault: `missing_image`, or `unreadable_image` for a file that is broken, truncated or no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            yield image
+    except FileNotFoundError:
+        raise RowFault("missing_image", f"{source}: no such file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        name = source if isinstance(source, Path) else "embedded picture"
+        raise RowFault("unreadable_image", f"{name}: {error}") from None
 
 
 def inspect_pictures(paths: Sequence[Path]) -> dict[Path, Picture | RowFault]:
@@ -79,15 +121,28 @@ def _inspect_task(paths: Sequence[Path]) -> list[Picture | RowFault]:
 
 
 def _inspect(path: Path) -> Picture | RowFault:
-    # Imported here: it brings torch, which `--help` need not wait for.
-    from toolkit.mgm.images import open_image
-
     try:
-        image = open_image(path)
+        with opened(path) as image:
+            width, height = image.size  # of the whole picture: draft() changes them
+            picture = Picture(
+                width,
+                height,
+                image.mode,
+                oriented=_orientation(image) != 1,
+                transparent=image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info,
+                # A phone's JPEG may hold further views of the scene; those are no animation.
+                animated=getattr(image, "is_animated", False) and image.format != "MPO",
+            )
+            if image.format in ("JPEG", "MPO"):
+                image.draft(None, (max(1, width // DRAFT_SCALE), max(1, height // DRAFT_SCALE)))
+            image.convert("RGB")
     except RowFault as fault:
         return fault
+    return picture
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
     except SyntaxError:  # Pillow's word for EXIF that is none
-        orientation = 1
-    return Picture(*image.size, oriented=orientation != 1)
+        return 1

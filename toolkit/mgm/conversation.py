@@ -17,6 +17,8 @@ IGNORE_INDEX = -100
 QUESTION_TURN = "<start_of_turn>user\n{}<end_of_turn>\n"
 ANSWER_HEADER = "<start_of_turn>model\n"
 ANSWER_END = "<end_of_turn>\n<eos>"
+# Gemma's tokenizer falls back on bytes, of which a character has at most four in UTF-8.
+TOKENS_A_CHARACTER = 4
 
 
 def encode_conversation(
@@ -40,17 +42,7 @@ def encode_conversation(
             special_token_in_text. The reference trains such samples wrongly or not at all, in silence.
     """
     ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
-    for question, answer in _rounds(conversations):
-        if has_image:
-            if IMAGE_TOKEN in answer:
-                raise RowFault("image_in_answer", f"the answer {answer[:60]!r} holds {IMAGE_TOKEN}")
-            if IMAGE_TOKEN in question:
-                question = f"{IMAGE_TOKEN}\n{question.replace(IMAGE_TOKEN, '').strip()}".strip()
-        if not answer:
-            raise RowFault("empty_answer", f"no answer to {question[:60]!r}")
-        for text in (question, answer):
-            if tokenizer.eos_token in text or ANSWER_HEADER in text:
-                raise RowFault("special_token_in_text", f"{text[:60]!r} holds a turn marker or {tokenizer.eos_token}")
+    for question, answer in _rounds(conversations, tokenizer.eos_token, has_image):
         prompt = QUESTION_TURN.format(question) + ANSWER_HEADER
         prompt_length = len(_tokenise(prompt, tokenizer, has_image))
         # The round is tokenised in one piece: an answer that starts with a newline merges with the header's.
@@ -60,6 +52,32 @@ def encode_conversation(
     if not has_image:
         ids, labels = ids[:max_length], labels[:max_length]
     return ids, labels
+
+
+def require_trainable(
+    conversations: list[dict[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    has_image: bool,
+    max_length: int,
+    image_tokens: int,
+) -> None:
+    """Refuse a sample that `encode_conversation` refuses, or of which nothing is left to learn at `max_length`.
+
+    Only a sample whose first question is long is tokenised: of any other, the first answer surely begins in time.
+
+    Args:
+        conversations, tokenizer, has_image, max_length: as in `encode_conversation`.
+        image_tokens: how many tokens a picture takes.
+
+    Raises:
+        RowFault: those of `encode_conversation` and `require_supervision`.
+    """
+    question, _ = _rounds(conversations, tokenizer.eos_token, has_image)[0]
+    prompt = QUESTION_TURN.format(question) + ANSWER_HEADER
+    if TOKENS_A_CHARACTER * len(prompt) + image_tokens + 1 < max_length:
+        return
+    ids, labels = encode_conversation(conversations, tokenizer, has_image, max_length)
+    require_supervision(labels, max_length, image_tokens if IMAGE_TOKEN_INDEX in ids else 0)
 
 
 def require_supervision(labels: list[int], max_length: int, image_tokens: int) -> None:
@@ -85,7 +103,8 @@ def encode_prompt(question: str, tokenizer: PreTrainedTokenizerBase, has_image: 
     return [tokenizer.bos_token_id, *_tokenise(prompt, tokenizer, has_image)]
 
 
-def _rounds(conversations: list[dict[str, str]]) -> list[tuple[str, str]]:
+def _rounds(conversations: list[dict[str, str]], eos_token: str, has_image: bool) -> list[tuple[str, str]]:
+    """Questions, the picture's place in front, and their answers. Raises the faults of `encode_conversation`."""
     turns = [(turn["from"], turn["value"]) for turn in conversations]
     for role, _ in turns:
         if role not in ("human", "gpt"):
@@ -96,7 +115,20 @@ def _rounds(conversations: list[dict[str, str]]) -> list[tuple[str, str]]:
         raise RowFault("roles_not_alternating", "expected human and gpt in turn")
     if not turns or len(turns) % 2:
         raise RowFault("question_without_answer", "the conversation ends before an answer")
-    return [(turns[i][1], turns[i + 1][1]) for i in range(0, len(turns), 2)]
+    rounds = []
+    for (_, question), (_, answer) in zip(turns[::2], turns[1::2], strict=True):
+        if has_image:
+            if IMAGE_TOKEN in answer:
+                raise RowFault("image_in_answer", f"the answer {answer[:60]!r} holds {IMAGE_TOKEN}")
+            if IMAGE_TOKEN in question:
+                question = f"{IMAGE_TOKEN}\n{question.replace(IMAGE_TOKEN, '').strip()}".strip()
+        if not answer:
+            raise RowFault("empty_answer", f"no answer to {question[:60]!r}")
+        for text in (question, answer):
+            if eos_token in text or ANSWER_HEADER in text:
+                raise RowFault("special_token_in_text", f"{text[:60]!r} holds a turn marker or {eos_token}")
+        rounds.append((question, answer))
+    return rounds
 
 
 def _tokenise(text: str, tokenizer: PreTrainedTokenizerBase, has_image: bool) -> list[int]:

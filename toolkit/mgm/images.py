@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from toolkit.errors import RowFault
+from toolkit.pictures import opened
 
 # OpenAI CLIP's statistics; both towers use them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -25,14 +24,8 @@ def open_image(source: Path | bytes) -> Image.Image:
     Raises:
         RowFault: `missing_image`, or `unreadable_image` for a file that is broken, truncated or no picture.
     """
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise RowFault("missing_image", f"{source}: no such file") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        name = source if isinstance(source, Path) else "embedded picture"
-        raise RowFault("unreadable_image", f"{name}: {error}") from None
+    with opened(source) as image:
+        return image.convert("RGB")
 
 
 def scale_picture(image: Image.Image, size: int, aspect: Literal["square", "pad"]) -> torch.Tensor:

@@ -17,7 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import RowFault, SkippedRow, UserError
 from toolkit.files import read_json
-from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode_conversation, require_supervision
+from toolkit.mgm.conversation import (
+    IGNORE_INDEX,
+    IMAGE_TOKEN_INDEX,
+    encode_conversation,
+    require_supervision,
+    require_trainable,
+)
 from toolkit.mgm.images import open_image, scale_picture
 from toolkit.pictures import inspect_pictures
 from toolkit.rows import ImageRoots
@@ -49,16 +55,19 @@ class SampleReader:
         Raises:
             RowFault: malformed_row, or those of `encode_conversation` and `require_supervision`.
         """
-        turns = row.get("conversations")
-        if not isinstance(turns, list) or not all(
-            isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
-            for turn in turns
-        ):
-            raise RowFault("malformed_row", "conversations must be a list of {'from': text, 'value': text}")
+        turns = _turns(row)
         ids, labels = encode_conversation(turns, self.tokenizer, "image" in row, self.max_length)
         require_supervision(labels, self.max_length, self.image_tokens if IMAGE_TOKEN_INDEX in ids else 0)
         # Before expansion too nothing beyond the limit is kept, so that ids stay short.
         return ids[: self.max_length], labels[: self.max_length]
+
+    def require_trainable(self, row: dict[str, Any]) -> None:
+        """Refuse what `tokens` refuses, without tokenising a row that is surely in order.
+
+        Raises:
+            RowFault: those of `tokens`.
+        """
+        require_trainable(_turns(row), self.tokenizer, "image" in row, self.max_length, self.image_tokens)
 
     def picture_path(self, row: dict[str, Any]) -> Path:
         """Where a row's picture lies.
@@ -176,12 +185,12 @@ def row_id(row: dict[str, Any], index: int) -> str:
 
 
 def scan(rows: Sequence[dict[str, Any]], reader: SampleReader) -> Scan:
-    """Tokenise every row and decode every picture once, before any training."""
+    """Hold every row against the rules and decode every picture once, before any training."""
     found = Scan(faults={})
     sharing: dict[Path, list[int]] = {}
     for index, row in enumerate(rows):
         try:
-            reader.tokens(row)
+            reader.require_trainable(row)
             if "image" in row:
                 sharing.setdefault(reader.picture_path(row), []).append(index)
             else:
@@ -194,6 +203,16 @@ def scan(rows: Sequence[dict[str, Any]], reader: SampleReader) -> Scan:
         else:
             found.turned_pictures += len(sharing[path]) * picture.oriented
     return dataclasses.replace(found, faults=dict(sorted(found.faults.items())))
+
+
+def _turns(row: dict[str, Any]) -> list[dict[str, str]]:
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
+        for turn in turns
+    ):
+        raise RowFault("malformed_row", "conversations must be a list of {'from': text, 'value': text}")
+    return turns
 
 
 def _skipped(row: dict[str, Any], index: int, fault: RowFault) -> SkippedRow:
