@@ -10,8 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from .captioner import Captioner
 from .captions import caption_of, with_caption
 from .clip import ClipScorer
-from .pictures import open_picture
-from .rows import FAILURE, NOTE, Batch, add_texts, count_rows
+from .rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
 
 
 @OPERATORS.register_module("conditional_recaption_mapper")
@@ -28,6 +27,7 @@ class ConditionalRecaptionMapper(Mapper):
         min_score: Annotated[float, Field(ge=-1, le=1)] = -1.0,
         below: Annotated[float, Field(ge=-1, le=1)] = 0.28,
         min_gain: NonNegativeFloat = 0.0,
+        min_new_score: Annotated[float, Field(ge=-1, le=1)] = -1.0,
         min_words: PositiveInt = 2,
         max_words: PositiveInt = 30,
         prompt: str = "",
@@ -45,6 +45,7 @@ class ConditionalRecaptionMapper(Mapper):
         :param min_score: rows under this similarity are left alone
         :param below: rows at or above this similarity are left alone
         :param min_gain: how much better (similarity) the new caption must be
+        :param min_new_score: lowest similarity that a new caption must have
         :param min_words: a new caption with fewer words is not used
         :param max_words: a new caption with more words is not used
         :param prompt: text the captioner continues; empty for none
@@ -53,12 +54,13 @@ class ConditionalRecaptionMapper(Mapper):
         :param seed: moves the drawn captions
         :param model_batch: pictures in one forward pass of the captioner
         """
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
         if min_score >= below:
             raise ValueError(f"min_score {min_score} must be smaller than below {below}")
         self.min_score = min_score
         self.below = below
         self.min_gain = min_gain
+        self.min_new_score = min_new_score
         self.min_words = min_words
         self.max_words = max_words
         self.scorer = ClipScorer(hf_clip, None, self.use_cuda())
@@ -71,31 +73,31 @@ class ConditionalRecaptionMapper(Mapper):
         texts, images = samples[self.text_key], samples[self.image_key]
         captions = [caption_of(text) for text in texts]
         scores, failures = self.scorer.score(images, captions, rank)
-        add_texts(samples, FAILURE, failures)
         notes = [""] * count_rows(samples)
         poor = [
             row
             for row, score in enumerate(scores)
             if not math.isnan(score) and self.min_score <= score < self.below and len(images[row]) == 1
         ]
-        new_captions = self._new_captions(samples, poor, rank)
+        new_captions = self._new_captions(samples, poor, failures, rank)
         new_scores, _ = self.scorer.score([images[row] for row in new_captions], list(new_captions.values()), rank)
         for (row, caption), score in zip(new_captions.items(), new_scores, strict=True):
-            if score > scores[row] + self.min_gain:
+            if score > scores[row] + self.min_gain and score >= self.min_new_score:
                 texts[row] = with_caption(texts[row], caption)
                 notes[row] = f"new caption fits better: {score:.4f} instead of {scores[row]:.4f}"
+        add_texts(samples, FAILURE, failures)
         add_texts(samples, NOTE, notes)
         return samples
 
-    def _new_captions(self, samples: Batch, poor: list[int], rank: int | None) -> dict[int, str]:
-        """Row -> usable new caption, for the rows ``poor``; pictures are held one forward pass at a time."""
-        usable = {}
+    def _new_captions(self, samples: Batch, poor: list[int], failures: list[str], rank: int | None) -> dict[int, str]:
+        """Row -> usable new caption, for the rows ``poor``."""
         images, ids = samples[self.image_key], samples.get("id")
-        for start in range(0, len(poor), self.captioner.model_batch):
-            rows = poor[start : start + self.captioner.model_batch]
-            keys = [f"{ids[row] if ids else ''}/{PurePath(images[row][0]).name}" for row in rows]
-            pictures = [open_picture(images[row][0]) for row in rows]
-            for row, caption in zip(rows, self.captioner.caption(pictures, keys, rank), strict=True):
-                if self.min_words <= len(caption.split()) <= self.max_words:
-                    usable[row] = caption
-        return usable
+        keys = [f"{ids[row] if ids else ''}/{PurePath(images[row][0]).name}" for row in poor]
+        captions, faults = self.captioner.caption([images[row][0] for row in poor], keys, rank)
+        for row, fault in zip(poor, faults, strict=True):
+            failures[row] = failures[row] or fault
+        return {
+            row: caption
+            for row, caption in zip(poor, captions, strict=True)
+            if self.min_words <= len(caption.split()) <= self.max_words
+        }

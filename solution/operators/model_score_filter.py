@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
 from math import fsum
@@ -14,7 +14,7 @@ from PIL import Image
 
 from .captions import caption_of
 from .loader import device_for
-from .pictures import PictureError, open_picture
+from .pictures import PictureError, open_each
 from .rows import FAILURE, Batch, add_texts
 from .score_store import ScoreStore, revision_of, score_folder, score_key
 
@@ -111,7 +111,7 @@ class ModelScoreFilter(Filter):
             groups[self.group(captions[row])] += [(row, path) for path in images[row]]
         scores: dict[int, list[float]] = defaultdict(list)
         for group in groups.values():
-            opened = _opened(group, failures)
+            opened = open_each(group, failures)
             while batch := list(islice(opened, self.model_batch)):
                 # A short batch is filled up: kernels round differently for other sizes.
                 filled = batch + batch[-1:] * (self.model_batch - len(batch))
@@ -119,12 +119,3 @@ class ModelScoreFilter(Filter):
                 for (row, _), score in zip(batch, judged, strict=False):
                     scores[row].append(score)
         return {row: fsum(scores[row]) / len(scores[row]) for row in rows if not failures[row]}
-
-
-def _opened(pairs: Iterable[tuple[int, str]], failures: list[str]) -> Iterator[tuple[int, Image.Image]]:
-    """(row, picture) of the (row, path) that can be read; the reason for the others goes to ``failures``."""
-    for row, path in pairs:
-        try:
-            yield row, open_picture(path)
-        except PictureError as bad:
-            failures[row] = str(bad)

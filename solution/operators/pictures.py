@@ -1,6 +1,6 @@
 """Opening pictures strictly: what cannot be decoded to the last pixel is an error, not a grey patch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageFile
@@ -30,3 +30,12 @@ def open_row_pictures(paths: Sequence[str] | None) -> list[Image.Image]:
     if not paths:
         raise PictureError("the row has no image")
     return [open_picture(path) for path in paths]
+
+
+def open_each(paths: Iterable[tuple[int, str]], failures: list[str]) -> Iterator[tuple[int, Image.Image]]:
+    """(row, picture) for each (row, path) that can be read; why another one cannot goes to ``failures`` at its row."""
+    for row, path in paths:
+        try:
+            yield row, open_picture(path)
+        except PictureError as bad:
+            failures[row] = str(bad)

@@ -102,14 +102,17 @@ def test_recaption_changes_poor_rows_only_and_only_for_the_better(rows, clip_fol
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_captions_do_not_depend_on_the_batch(captioner_folder, temperature):
+def test_captions_do_not_depend_on_the_batch(rows, captioner_folder, temperature, tmp_path, monkeypatch):
     from solution.operators.captioner import Captioner
 
-    pictures, keys = [picture(number) for number in range(7)], [f"row {number}" for number in range(7)]
+    paths = [images[0] for images in rows([""] * 7)["images"]]
+    keys = [f"row {number}" for number in range(7)]
 
     def captions(size: int, order: list[int], seed: int = 3) -> dict[int, str]:
+        monkeypatch.setenv("SCORE_STORE", str(tmp_path / f"{size}{order}{seed}"))  # written anew each time
         captioner = Captioner(str(captioner_folder), "", 8, temperature, seed, size, on_gpu=False)
-        texts = captioner.caption([pictures[i] for i in order], [keys[i] for i in order])
+        texts, failures = captioner.caption([paths[i] for i in order], [keys[i] for i in order])
+        assert not any(failures)
         return dict(zip(order, texts, strict=True))
 
     forwards = captions(4, [0, 1, 2, 3, 4, 5, 6])
