@@ -116,7 +116,7 @@ def is_done(output: Path, inputs: dict[str, Any]) -> bool:
 
 
 def set_environment(recipe: Recipe, scores: Path) -> None:
-    """Where scores are kept; no packages installed while Data-Juicer runs; a silent model hub where models are local."""
+    """Where scores are kept; no packages installed by Data-Juicer; a silent model hub where all models are local."""
     os.environ.setdefault("SCORE_STORE", str(scores))
     os.environ |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "TOKENIZERS_PARALLELISM": "false"}
     models = [value for _, params in recipe.process for key, value in params.items() if key.startswith("hf_")]

@@ -92,7 +92,7 @@ class ClipScorer:
         model, processor = get_model(self.model_key, rank, self.on_gpu)
         digests = {path: picture_digest(path) for path in dict.fromkeys(paths)}
         new = {digest: path for path, digest in digests.items() if digest not in self._pictures}
-        for path, digest in digests.items():
+        for digest in digests.values():
             if digest in self._pictures:
                 self._pictures.move_to_end(digest)
         bad: dict[bytes, str] = {}
@@ -130,8 +130,8 @@ class ClipScorer:
         features = {}
         for length, group in sorted(by_length.items()):
             for batch in _batches(iter(group), self.model_batch):
-                # Attention looks backwards only: what stands behind a caption's end changes nothing and needs no mask.
-                padded = [tokens[caption] + [tokens[caption][-1]] * (length - len(tokens[caption])) for caption in batch]
+                # Attention looks backwards only: what stands behind a caption's end changes nothing, needs no mask.
+                padded = [(tokens[caption] + [tokens[caption][-1]] * length)[:length] for caption in batch]
                 ids = _filled([torch.tensor(row) for row in padded], self.model_batch).to(model.device)
                 found = _unit(model.text_projection(model.text_model(input_ids=ids)[1]))[: len(batch)].cpu()
                 features.update(zip(batch, found.clone(), strict=True))

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 
 from .captions import caption_of
 from .clip import ClipScorer
-from .rows import FAILURE, Batch, add_texts
+from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
 
 
 @OPERATORS.register_module("clip_similarity_filter")
@@ -38,7 +38,7 @@ class ClipSimilarityFilter(Filter):
         :param max_score: highest similarity to keep, -1 to 1
         :param model_batch: rows in one forward pass (default: 8 on a CPU, 128 on a GPU)
         """
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
         self.min_score = min_score
         self.max_score = max_score
         self.scorer = ClipScorer(hf_clip, model_batch, self.use_cuda())

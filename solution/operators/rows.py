@@ -11,6 +11,7 @@ from typing import Any
 
 FAILURE = "__failure__"
 NOTE = "__note__"
+MODEL_ROWS = 1000  # rows a call for operators with a model: Data-Juicer gives them 10, which fill no forward pass
 
 Batch = dict[str, list[Any]]
 

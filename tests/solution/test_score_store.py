@@ -83,7 +83,8 @@ def test_what_was_added_outlives_a_kill(tmp_path):
         store.add([score_key([], str(number))], [float(number)])
         print(number, flush=True)
     """
-    run = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     for _ in range(100):
         run.stdout.readline()
     time.sleep(0.1)
