@@ -1,17 +1,22 @@
-"""toolkit/check.py and toolkit/pictures.py: every fault by its line, repeats counted, odd pictures noted."""
+"""`python -m toolkit check`: every fault by its line, repeats counted, origins and odd pictures noted."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from toolkit.__main__ import main
 from toolkit.check import SHOWN_FAULTS
-from toolkit.errors import RowFault
-from toolkit.files import REPOSITORY
-from toolkit.pictures import Picture, inspect_pictures
+from toolkit.conversion import to_llava
+from toolkit.files import REPOSITORY, sha256_of
+from toolkit.fixes import FIXES, NOTE_FIXES
+from toolkit.pictures import NOTES
 
 SEED_1K = REPOSITORY.parent / "shared" / "seed_1k"
 FEW_TOKENS = 80  # more than the small seed's picture takes (36), fewer than picture and LONG_QUESTION
@@ -184,31 +189,98 @@ def test_check_changes_nothing(small_seed):
     assert {path: path.stat().st_mtime_ns for path in small_seed.processed.rglob("*")} == before
 
 
-def test_odd_pictures_are_noted(tmp_path):
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=turned)
-    Image.new("RGB", (30, 20)).save(tmp_path / "broken_exif.jpg", exif=b"Exif\0\0none of it")
-    Image.new("RGB", (30, 3)).save(tmp_path / "tiny.png")
-    Image.new("RGB", (200, 9)).save(tmp_path / "long.png")
-    pictures = inspect_pictures(sorted(tmp_path.iterdir()))
-    assert {path.stem: picture.notes for path, picture in pictures.items()} == {
-        "turned": ["oriented"],
-        "broken_exif": [],
-        "tiny": ["tiny"],
-        "long": ["long"],
-    }
-    assert Picture(8000, 7000, oriented=False).notes == ["huge"]
+def test_every_fault_has_advice():
+    """The reasons are read off the source of the modules that `check` asks."""
+    modules = ["rows.py", "pictures.py", "examination.py", "mgm/conversation.py"]
+    source = "".join((REPOSITORY / "toolkit" / name).read_text() for name in modules)
+    source += inspect.getsource(to_llava)
+    reasons = set(re.findall(r'RowFault\("(\w+)"', source))
+    assert len(reasons) > 20
+    assert reasons == set(FIXES)
+    assert set(NOTES) == set(NOTE_FIXES)
 
 
-def test_pictures_are_all_looked_at_and_keep_their_path(tmp_path):
-    paths = [tmp_path / f"{number}.png" for number in range(100)]
-    for number, path in enumerate(paths[:-1], 1):
-        Image.new("RGB", (number, 5)).save(path)
-    found = inspect_pictures(paths)
-    assert [found[path].width for path in paths[:-1]] == list(range(1, 100))
-    assert isinstance(found[paths[-1]], RowFault)
-    assert found[paths[-1]].reason == "missing_image"
+def test_the_fix_list_names_every_faulty_line_and_odd_picture(small_seed):
+    Image.new("L", (24, 24)).save(small_seed.folder / "images" / "1.png")
+    fixes = small_seed.processed / "fixes.jsonl"
+    lines = [small_seed.row(1), small_seed.row(0, text="<image>"), small_seed.row(2), small_seed.row(1)]
+    status, _ = check(small_seed, *lines, words=["--fixes", str(fixes)])
+    assert status == 1
+    found = [json.loads(line) for line in fixes.read_text().splitlines()]
+    assert [(fix["kind"], fix["line"], fix["id"], fix["reason"]) for fix in found] == [
+        ("fault", 2, "s0", "empty_caption"),
+        ("note", 1, "s1", "greyscale"),
+        ("note", 4, "s1", "greyscale"),
+    ]
+    assert found[0]["fix"] == FIXES["empty_caption"]
+    assert "images/1.png: 24 x 24 pixels, L" in found[1]["detail"]
+
+
+def test_where_each_row_comes_from(small_seed, capsys):
+    row = small_seed.row
+    status, report = check(
+        small_seed,
+        row(0, text="<image>\nold 0 <|__dj__eoc|>"),
+        row(1),
+        row(2),
+        row(3, images=["images/4.png"]),
+        row(4, images=["synthetic_images/a.png"]),
+        row(5, id="new"),
+    )
+    assert status == 0
+    assert report["origins"] == {"seed": 1, "changed_caption": 2, "other_image": 1, "synthetic_image": 1, "new_id": 1}
+    assert "origin       2 rows with another caption than the seed's" in capsys.readouterr().out
+
+
+def write_audit(seed, file, *lines):
+    """The audit and the record that a recipe `mine.yaml` leaves around its result."""
+    record = {"inputs": {"recipe": {"path": "recipes/mine.yaml"}}, "outputs": {file.name: sha256_of(file)}}
+    (seed.processed / "run.json").write_text(json.dumps(record))
+    audit = seed.processed.parent / "audit" / "mine.parquet"
+    audit.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist(list(lines)), audit)
+    return audit
+
+
+def audit_line(row, **changes):
+    before = {"text_before": row["text"], "text_after": row["text"]}
+    line = {"id": row["id"], "image": row["images"][0], "state": "kept", "parent": None, "image_state": "seed"} | before
+    return line | changes
+
+
+def test_rows_are_matched_with_the_recipes_audit(small_seed, capsys):
+    rows = [small_seed.row(0), small_seed.row(1), small_seed.row(1), small_seed.row(2)]
+    file = small_seed.write(*rows)
+    write_audit(
+        small_seed,
+        file,
+        audit_line(
+            rows[0], text_before="<__dj__image>\nbefore", text_after=rows[0]["text"].replace("<im", "<__dj__im")
+        ),
+        audit_line(rows[1]),
+        audit_line(rows[1], parent=1),
+        audit_line(small_seed.row(3)),
+        audit_line(rows[3], state="dropped"),
+    )
+    status, report = check(small_seed, *rows)
+    assert status == 0
+    expected = {"found": 3, "unknown": 1, "rewritten": 1, "created": 1, "synthetic": 0, "left_out": 1}
+    assert report["audit"] == expected
+    assert "3 rows are kept rows of it: 1 rewritten, 1 created" in capsys.readouterr().out
+
+
+def test_an_audit_of_another_file_is_said_and_a_wrong_one_refused(small_seed, capsys):
+    file = small_seed.write(small_seed.row(0))
+    audit = write_audit(small_seed, file, audit_line(small_seed.row(0)))
+    status, report = check(small_seed, small_seed.row(1))
+    assert status == 0
+    assert report["audit"] == {}
+    assert report["not_checked"] == ["audit: processed_data.jsonl was changed after mine.yaml wrote it"]
+    assert check(small_seed, small_seed.row(0), words=["--audit", str(audit)])[1]["audit"]["found"] == 1
+    capsys.readouterr()
+    wrong = small_seed.folder / "stage_1.json"
+    assert main(["check", *small_seed.arguments(file), "--audit", str(wrong)]) == 1
+    assert "stage_1.json: not a recipe's audit" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not SEED_1K.is_dir(), reason=f"{SEED_1K}: the 1,000 real seed pairs are not here")

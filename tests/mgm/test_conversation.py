@@ -1,0 +1,64 @@
+"""require_trainable: the quick verdict on a sample is the verdict of its tokens."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.conftest import TINY_TOKENIZER
+from toolkit.errors import RowFault
+from toolkit.mgm import conversation
+from toolkit.mgm.checkpoint import load_tokenizer
+from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX, encode_conversation, require_supervision, require_trainable
+
+MAX_LENGTH, IMAGE_TOKENS = 500, 36
+WORDS = ["why ", "\U0001f600", "\u732b", "\n\n", "e\u0301 "]  # of one, four, three bytes a character
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(TINY_TOKENIZER)
+
+
+def turns(question, answer):
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def reason(function, *arguments):
+    try:
+        function(*arguments)
+    except RowFault as fault:
+        return fault.reason
+    return None
+
+
+def test_the_verdict_is_that_of_the_tokens(tokenizer):
+    def slow(sample, has_image):
+        ids, labels = encode_conversation(sample, tokenizer, has_image, MAX_LENGTH)
+        require_supervision(labels, MAX_LENGTH, IMAGE_TOKENS if IMAGE_TOKEN_INDEX in ids else 0)
+
+    verdicts = set()
+    for word, count, picture in itertools.product(WORDS, range(0, 600, 7), ("", "<image>\n")):
+        sample = turns(picture + word * count, "a cat")
+        expected = reason(slow, sample, bool(picture))
+        found = reason(require_trainable, sample, tokenizer, bool(picture), MAX_LENGTH, IMAGE_TOKENS)
+        assert found == expected, (word, count, picture)
+        verdicts.add(found)
+    assert verdicts == {None, "nothing_supervised"}
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (turns("<image>\nwhy?", ""), "empty_answer"),
+        (turns("<image>\nwhy?", "a <image>"), "image_in_answer"),
+        (turns("<image>\nwhy?", "a <eos>"), "special_token_in_text"),
+        (turns("<image>\nwhy?", "a")[:1], "question_without_answer"),
+        ([*turns("<image>\nwhy?", "a"), *turns("and?", "")], "empty_answer"),
+    ],
+)
+def test_faults_are_found_without_tokens(tokenizer, monkeypatch, sample, expected):
+    monkeypatch.setattr(conversation, "encode_conversation", lambda *_: pytest.fail("tokenised"))
+    assert reason(require_trainable, sample, tokenizer, True, MAX_LENGTH, IMAGE_TOKENS) == expected
+    assert reason(require_trainable, turns("<image>\nwhy?", "a"), tokenizer, True, MAX_LENGTH, IMAGE_TOKENS) is None
