@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -39,6 +42,9 @@ OFFLINE = ONLINE | {
     f"{FINETUNE}/model-00001-of-00001.safetensors",
     f"{FINETUNE}/model.safetensors.index.json",
 }
+
+# CI installs it; there its absence is a failure.
+needs_zip = pytest.mark.skipif(not shutil.which("zip") and not os.environ.get("CI"), reason="no zip program here")
 
 
 @pytest.fixture
@@ -215,6 +221,64 @@ def test_verify_names_what_does_not_belong(
     _, packed = pack(workspace, "online")
     byhand = rewritten(packed, workspace / "byhand.zip", **{name: "{}\n"})
     assert message in refusal(capsys, main(["verify", str(byhand)]))
+
+
+def unpacked(source: Path, folder: Path) -> Path:
+    """The files of a packed submission, as a participant might gather them without `pack`."""
+    with zipfile.ZipFile(source) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def zip_by_hand(folder: Path, *words: str) -> Path:
+    """`zip -r submit.zip WORDS` in a folder; it writes entries for folders too, which `pack` does not."""
+    subprocess.run(["zip", "-q", "-r", "byhand.zip", *words], cwd=folder, check=True)
+    return folder / "byhand.zip"
+
+
+@needs_zip
+@pytest.mark.parametrize("kind", ["online", "offline"])
+def test_verify_takes_a_zip_made_by_hand(workspace: Path, kind: str) -> None:
+    folder = unpacked(pack(workspace, kind)[1], workspace / "byhand")
+    assert main(["verify", str(zip_by_hand(folder, "solution/", "output/"))]) == 0
+
+
+@needs_zip
+@pytest.mark.parametrize(
+    ("inside", "words", "message"),
+    [
+        ("", ["."], "notes/ is beside solution/ and output/"),
+        ("", ["solution/", "output/", "-x", "*finetune.log"], "finetune.log is missing"),
+        ("", ["-P", "secret", "solution/", "output/"], "is encrypted"),
+        ("", ["-Z", "bzip2", "solution/", "output/"], "use stored or deflated"),
+        (
+            "better-synth",
+            ["better-synth"],
+            "everything lies inside better-synth/; zip in there: cd better-synth && zip",
+        ),
+    ],
+)
+def test_verify_names_faults_of_a_zip_made_by_hand(
+    workspace: Path, capsys: pytest.CaptureFixture[str], inside: str, words: list[str], message: str
+) -> None:
+    folder = workspace / "byhand"
+    unpacked(pack(workspace, "online")[1], folder / inside)
+    (folder / inside / "notes").mkdir()
+    assert message in refusal(capsys, main(["verify", str(zip_by_hand(folder, *words))]))
+
+
+def test_large_zips_need_little_memory(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights beyond what the format's first version can hold, here scaled down, are streamed both ways."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1 << 20)
+    with (workspace / FINETUNE / "model-00001-of-00001.safetensors").open("wb") as file:
+        file.truncate(200 << 20)
+    tracemalloc.start()
+    status, out = pack(workspace, "offline")
+    assert (status, main(["verify", str(out)])) == (0, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert out.stat().st_size > 200 << 20
+    assert peak < 20 << 20
 
 
 @pytest.mark.parametrize("readme", ["readme", "readme.md", "README.md"])

@@ -44,6 +44,8 @@ MODEL_FILES = (
 )
 # Compressing these costs time and gains nothing.
 COMPRESSED_SUFFIXES = (*WEIGHT_SUFFIXES, ".jpg", ".jpeg", ".png", ".webp", ".gif", ".zip", ".gz", ".xlsx", ".parquet")
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+ENCRYPTED = 1  # bit of a member's flags
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 FILES_SHOWN = 4  # of a folder, in the printed tree
 
@@ -90,9 +92,9 @@ def verify_command(args: argparse.Namespace) -> None:
     if not zipfile.is_zipfile(args.zip):
         raise UserError(f"{args.zip}: not a zip file" if args.zip.is_file() else f"{args.zip}: no such file")
     with zipfile.ZipFile(args.zip) as archive:
+        _refuse(_member_faults(archive.infolist()), str(args.zip))
         infos = [info for info in archive.infolist() if not info.is_dir()]
         names = [info.filename for info in infos]
-        _refuse(_member_faults(infos), str(args.zip))
         kind = "offline" if any(name.startswith("output/processed_data/") for name in names) else "online"
         faults = layout_faults(names, kind)
         faults += _log_faults({name: archive.read(name) for name in names if name.endswith(".log")})
@@ -269,7 +271,12 @@ def _refuse(faults: list[str], what: str) -> None:
 
 
 def _member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
-    """Names that no submission may hold, whatever its layout."""
+    """Members that no submission may hold, whatever its layout: the server could not unpack them as they are meant."""
+    parts = [PurePosixPath(info.filename).parts for info in infos]
+    inside = {names[0] for names in parts if names[1:2] in (("solution",), ("output",))}
+    if len(inside) == 1 and not {"solution", "output"} & {names[0] for names in parts}:
+        folder = inside.pop()
+        return [f"everything lies inside {folder}/; zip in there: cd {folder} && zip -r submit.zip solution/ output/"]
     faults, seen = [], set()
     for info in infos:
         name = info.filename
@@ -277,6 +284,12 @@ def _member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
             faults.append(f"{name} is an absolute path or leaves the zip")
         if stat.S_ISLNK(info.external_attr >> 16):
             faults.append(f"{name} is a symbolic link")
+        if info.flag_bits & ENCRYPTED:
+            faults.append(f"{name} is encrypted")
+        elif info.compress_type not in COMPRESSIONS:
+            faults.append(f"{name} is compressed in a way that not every program can read; use stored or deflated")
+        if info.is_dir() and "/" not in name.rstrip("/") and name.rstrip("/") not in ("solution", "output"):
+            faults.append(f"{name} is beside solution/ and output/")
         if name in seen:
             faults.append(f"{name} is there twice")
         seen.add(name)
