@@ -1,5 +1,6 @@
 """What became of every row: the ledger a run keeps, its funnel and its Parquet file."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -59,6 +60,7 @@ class Step:
     rewritten: int = 0
     seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    scores: list[dict[str, object]] = field(default_factory=list)  # a histogram for each statistic of a filter
 
     @property
     def kept(self) -> int:
@@ -151,7 +153,7 @@ class Ledger:
         return [
             {"name": step.name}
             | {key: getattr(step, key) for key in COUNTS}
-            | {"reasons": dict(step.reasons), "seconds": round(step.seconds, 2)}
+            | {"reasons": dict(step.reasons), "seconds": round(step.seconds, 2), "scores": step.scores}
             for step in self.steps
         ]
 
@@ -163,11 +165,15 @@ class Ledger:
             if audit.state == "failed"
         ]
 
-    def write(self, path: Path) -> None:
-        """Write the audit: Parquet, one line a row, in the order of row numbers."""
+    def write(self, path: Path, **about: object) -> None:
+        """Write the audit: Parquet, one line a row, in the order of row numbers.
+
+        Steps and ``about`` stand in the file's metadata, as JSON under the key `run`.
+        """
         lines = [asdict(audit) for _, audit in sorted(self.rows.items())]
+        schema = SCHEMA.with_metadata({"run": json.dumps(about | {"steps": self.counts()})})
         with replaced(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(lines, schema=SCHEMA), temporary)
+            pq.write_table(pa.Table.from_pylist(lines, schema=schema), temporary)
 
     def _close(self, row: int, state: str, reason: str, score: float | None, threshold: float | None) -> None:
         audit = self.rows[row]

@@ -9,6 +9,7 @@ from datasets import concatenate_datasets
 
 from solution.audit import Ledger
 from solution.errors import UserError
+from solution.histogram import histogram
 from solution.juicer import STATS, Deduplicator, Filter, Mapper, NestedDataset, Selector, load_ops
 from solution.operators.rows import FAILURE, NOTE
 from solution.seed import ROW, WORK_TOKEN
@@ -67,8 +68,14 @@ def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger) -> Nes
     scored = _without_failed(scored, ledger)
     kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)
     kept_rows = set(kept[ROW])
-    for row, stats in zip(scored[ROW], scored[STATS], strict=True):
-        score, threshold, reason = _verdict(operator, stats)
+    rows, numbers = list(scored[ROW]), [_numbers(stats) for stats in scored[STATS]]
+    limits = _limits(operator)
+    is_kept = [row in kept_rows for row in rows]
+    for stat in dict.fromkeys(stat for scores in numbers for stat in scores):
+        chart = histogram(stat, [scores.get(stat) for scores in numbers], is_kept, _limits_of(stat, limits))
+        ledger.steps[-1].scores += [chart] if chart else []
+    for row, scores in zip(rows, numbers, strict=True):
+        score, threshold, reason = _verdict(scores, limits)
         if row in kept_rows:
             ledger.passed(row, score, threshold)
         else:
@@ -184,35 +191,41 @@ def _book_created(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     return dataset.remove_columns(ROW).add_column(ROW, numbers)
 
 
-def _verdict(operator: Filter, stats: dict[str, Any]) -> tuple[float | None, float | None, str]:
-    """(score, threshold, reason) of a row: the limit it breaks, else its first score with the lower limit.
-
-    Data-Juicer's filters call their limits min_x and max_x; x is found in the statistic's name where there are several.
-    """
-    limits = {
+def _limits(operator: Filter) -> dict[str, float]:
+    """The operator's limits by name; Data-Juicer's filters call them min_x and max_x."""
+    return {
         key: value
         for key, value in vars(operator).items()
         if key.startswith(("min_", "max_")) and isinstance(value, int | float) and not isinstance(value, bool)
     }
-    scores = {key: number for key, value in stats.items() if (number := _number(value)) is not None}
+
+
+def _limits_of(stat: str, limits: dict[str, float]) -> dict[str, float]:
+    """The limits min_x and max_x that a statistic is held against: x stands in its name where there are several x."""
     several = len({key[4:] for key in limits}) > 1
-    first_score = next(iter(scores.values()), None)
-    threshold = next((value for key, value in limits.items() if key.startswith("min_")), None)
+    return {key: limit for key, limit in limits.items() if not several or key[4:] in stat}
+
+
+def _verdict(scores: dict[str, float], limits: dict[str, float]) -> tuple[float | None, float | None, str]:
+    """(score, threshold, reason) of a row: the limit it breaks, else its first score with the lower limit."""
     for stat, score in scores.items():
-        for key, limit in limits.items():
-            if several and key[4:] not in stat:
-                continue
+        for key, limit in _limits_of(stat, limits).items():
             if score < limit if key.startswith("min_") else score > limit:
                 side = "below" if key.startswith("min_") else "above"
                 return score, limit, f"{stat} {side} {key} {limit:g}: {score:.6g}"
-    return first_score, threshold, "outside the operator's limits"
+    threshold = next((limit for key, limit in limits.items() if key.startswith("min_")), None)
+    return next(iter(scores.values()), None), threshold, "outside the operator's limits"
 
 
-def _number(value: Any) -> float | None:
-    """A statistic as one number: itself, or the mean of a list of numbers; None for anything else."""
-    if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
-        return math.fsum(value) / len(value)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _numbers(stats: dict[str, Any]) -> dict[str, float]:
+    """The statistics that are a number, or a list of numbers (then their mean)."""
+    numbers = {}
+    for key, value in stats.items():
+        if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
+            numbers[key] = math.fsum(value) / len(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[key] = float(value)
+    return numbers
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Run a Data-Juicer recipe on the seed and write `processed_data.jsonl`.
 
     python solution/process.py --recipe solution/recipes/mini.yaml
+    python solution/process.py report mini
 
-Does not judge whether rows can be trained on: `python -m toolkit check` does, on the file written here.
+The second form makes a page about the last run of a recipe. Does not judge whether rows can be trained on: `python -m toolkit check` does, on the file written here.
 """
 
 import argparse
@@ -40,10 +41,22 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def parse_report_arguments(words: list[str]) -> argparse.Namespace:
+    """The command line behind `report`."""
+    parser = argparse.ArgumentParser(prog="process.py report", description="One HTML page about a finished run.")
+    parser.add_argument("recipe", nargs="?", help="the recipe's file or name (default: the one that ran last)")
+    parser.add_argument("--images", type=Path, help="folder that image paths start from (default: as in the run)")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "processed_data", help="the run's --output")
+    return parser.parse_args(words)
+
+
 def main() -> None:
-    """Run the recipe; a user's mistake ends in one line on stderr and exit status 1."""
+    """Run the recipe or report on it; a user's mistake ends in one line on stderr and exit status 1."""
     try:
-        process(parse_arguments())
+        if sys.argv[1:2] == ["report"]:
+            report(parse_report_arguments(sys.argv[2:]))
+        else:
+            process(parse_arguments())
     except UserError as error:
         sys.exit(f"error: {error}")
 
@@ -75,6 +88,20 @@ def process(arguments: argparse.Namespace) -> None:
     with replaced(output / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"rows: {shown(output / RESULT)}; every row's fate: {shown(audit)}; record: {shown(output / 'run.json')}")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write the page beside the run's audit. Raises UserError where there is no audit."""
+    folder = arguments.output.absolute().parent / "audit"
+    audits = sorted(folder.glob("*.parquet"), key=lambda file: file.stat().st_mtime)
+    if not audits and not arguments.recipe:
+        raise UserError(f"no audit in {shown(folder)}: run a recipe first (--recipe FILE)")
+    audit = folder / f"{Path(arguments.recipe).stem}.parquet" if arguments.recipe else audits[-1]
+    from solution.report import write_report  # Data-Juicer and with it torch: seconds that --help does not need
+
+    page = audit.with_suffix(".html")
+    write_report(audit, arguments.images, page)
+    print(f"report: {shown(page)}")
 
 
 def describe_inputs(recipe: Recipe, images: Path, on_error: str) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Run:
             write_rows(self.result, dataset, folders, ledger)
         finally:
             if ledger.rows:
-                ledger.write(self.audit)
+                ledger.write(self.audit, images=str(self.images), output=str(self.result.parent))
         print(funnel(ledger))
         progress.clear()
         return {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()}
