@@ -1,10 +1,9 @@
 """Bring the data set to the training cap: the best rows of a larger one, the best rows copied in a smaller one."""
 
-import math
-
 from data_juicer.ops.base_op import OPERATORS, Selector
-from data_juicer.utils.constant import Fields
 from pydantic import PositiveInt
+
+from .score_threshold_selector import scores_of
 
 
 @OPERATORS.register_module("fill_to_cap_selector")
@@ -54,10 +53,5 @@ class FillToCapSelector(Selector):
 
     def _best_first(self, dataset) -> list[int]:
         """Positions by falling score, equal ones in order. Raises ValueError where rows have no such score."""
-        stats = dataset[Fields.stats] if Fields.stats in dataset.column_names else [{}] * len(dataset)
-        scores = [row.get(self.score_key) for row in stats]
-        if any(score is None or math.isnan(score) for score in scores):
-            raise ValueError(
-                f"rows have no score '{self.score_key}': put the filter that computes it just before, after all mappers"
-            )
+        scores = scores_of(dataset, self.score_key)
         return sorted(range(len(scores)), key=lambda position: -scores[position])

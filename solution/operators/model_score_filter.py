@@ -15,7 +15,7 @@ from PIL import Image
 from .captions import caption_of
 from .loader import device_for
 from .pictures import PictureError, open_each
-from .rows import FAILURE, Batch, add_texts
+from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
 from .score_store import ScoreStore, revision_of, score_folder, score_key
 
 _BLOCK = 256  # rows between two writes to the store: what a killed run computes again
@@ -38,8 +38,7 @@ class ModelScoreFilter(Filter):
 
     def __init__(self, model: str, min_score: float, max_score: float, model_batch: int, *args, **kwargs) -> None:
         """``model``: folder or hub name; ``model_batch``: pictures in one forward pass."""
-        # Data-Juicer hands operators that may use a GPU ten rows at a time, too few to fill a forward pass.
-        super().__init__(*args, **({"batch_size": 4 * _BLOCK} | kwargs))
+        super().__init__(*args, **({"batch_size": MODEL_ROWS} | kwargs))
         self.model = model
         self.model_batch = model_batch
         self.min_score = min_score

@@ -147,3 +147,81 @@ def save_tagger(folder: Path) -> Path:
     for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
         (punkt / name).write_text("")
     return folder
+
+
+def save_blip2(folder: Path) -> Path:
+    """A Blip2ForConditionalGeneration at 32 px: a Q-Former with 4 queries before an OPT."""
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        BlipImageProcessor,
+        GPT2TokenizerFast,
+    )
+    from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+    special = ["<pad>", "</s>", "<image>"]
+    words = [*special, *bytes_to_unicode().values()]
+    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = GPT2TokenizerFast(
+        vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"),
+        pad_token="<pad>", eos_token="</s>", bos_token="</s>", unk_token="</s>", additional_special_tokens=["<image>"],
+        padding_side="left",
+    )  # fmt: skip
+    language = {"model_type": "opt", "vocab_size": len(words), "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2}
+    language |= {"num_attention_heads": 2, "word_embed_proj_dim": 32, "max_position_embeddings": 64}
+    language |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    queries = SIZES | {"encoder_hidden_size": 32, "cross_attention_frequency": 1, "vocab_size": len(words)}
+    torch.manual_seed(7)
+    model = Blip2ForConditionalGeneration(
+        Blip2Config(
+            vision_config=VISION, qformer_config=queries, text_config=language, num_query_tokens=4, image_token_index=2
+        )
+    )
+    widen(model, 0.5)
+    model.save_pretrained(folder)
+    pictures = BlipImageProcessor(size={"height": 32, "width": 32})
+    Blip2Processor(pictures, tokenizer, num_query_tokens=4).save_pretrained(folder)
+    return folder
+
+
+def save_chat_model(folder: Path) -> Path:
+    """A LlavaForConditionalGeneration at 32 px in patches of 16 that spells letters, with a chat template."""
+    from transformers import (
+        CLIPImageProcessor,
+        GPT2TokenizerFast,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+    from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+    words = ["<pad>", "</s>", "<image>", *bytes_to_unicode().values()]
+    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = GPT2TokenizerFast(
+        vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"),
+        pad_token="<pad>", eos_token="</s>", bos_token="</s>", unk_token="</s>", additional_special_tokens=["<image>"],
+    )  # fmt: skip
+    language = SIZES | {"model_type": "llama", "vocab_size": len(words), "max_position_embeddings": 128}
+    language |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    torch.manual_seed(8)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=VISION | {"model_type": "clip_vision_model"}, text_config=language, image_token_index=2,
+            vision_feature_layer=-1,
+        )
+    )  # fmt: skip
+    widen(model, 0.5)
+    model.save_pretrained(folder)
+    template = (
+        "{% for message in messages %}USER: {% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+    )
+    LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), tokenizer,
+        patch_size=16, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=template,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder

@@ -1,0 +1,120 @@
+"""Write one or several captions for every picture, beside or in place of the one it has."""
+
+from pathlib import PurePath
+from typing import Any
+
+from data_juicer.ops.base_op import OPERATORS, Mapper
+from pydantic import NonNegativeFloat, PositiveInt
+
+from .captioner import Captioner
+from .captions import caption_of, with_caption
+from .rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
+
+
+@OPERATORS.register_module("caption_writer_mapper")
+class CaptionWriterMapper(Mapper):
+    """Each usable new caption becomes a row of its own, which keeps the id and counts itself in `caption_index`.
+
+    A caption is usable when its length is within the limits and no row of the picture has it yet. A row for which none
+    is usable stays as it is. Rows with several pictures are left alone; an unreadable picture fails its row.
+    """
+
+    _accelerator = "cuda"
+    _batched_op = True
+
+    def __init__(
+        self,
+        hf_captioner: str = "Salesforce/blip2-opt-2.7b",
+        captions: PositiveInt = 1,
+        prompts: list[str] | None = None,
+        keep_original: bool = False,
+        min_words: PositiveInt = 1,
+        max_words: PositiveInt = 30,
+        max_new_tokens: PositiveInt = 30,
+        temperature: NonNegativeFloat = 0.0,
+        seed: int = 0,
+        model_batch: PositiveInt = 16,
+        *args,
+        **kwargs,
+    ) -> None:
+        """Write captions.
+
+        :param hf_captioner: folder (or hub name) of an image-to-text or chat model with its processor
+        :param captions: captions to write for a picture
+        :param prompts: what the first, second ... caption is asked for, over and over; none if empty
+        :param keep_original: whether the row with its old caption stays too
+        :param min_words: a new caption with fewer words is not used
+        :param max_words: a new caption with more words is not used
+        :param max_new_tokens: longest caption, in the model's tokens
+        :param temperature: 0 takes the likeliest caption, above 0 draws one (same row and seed, same caption)
+        :param seed: moves the drawn captions
+        :param model_batch: pictures in one forward pass
+        """
+        super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
+        prompts = prompts or [""]
+        if captions > len(prompts) and not temperature:
+            raise ValueError(
+                f"captions: {captions} of one picture need a temperature above 0 or as many prompts to differ"
+            )
+        self.min_words = min_words
+        self.max_words = max_words
+        self.keep_original = keep_original
+        self.captioners = [
+            Captioner(
+                hf_captioner,
+                prompts[index % len(prompts)],
+                max_new_tokens,
+                temperature,
+                seed,
+                model_batch,
+                self.use_cuda(),
+            )
+            for index in range(captions)
+        ]
+
+    def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
+        """A batch with the new rows, each behind the row it comes from."""
+        written, failures = self._written(samples, rank)
+        add_texts(samples, FAILURE, failures)
+        if "caption_index" not in samples:
+            samples["caption_index"] = [None] * count_rows(samples)
+        samples[NOTE] = [""] * count_rows(samples)
+        result: Batch = {key: [] for key in samples}
+        for row in range(count_rows(samples)):
+            old: dict[str, Any] = {key: values[row] for key, values in samples.items()}
+            for new in self._rows(old, written.get(row, [])):
+                for key, values in result.items():
+                    values.append(new[key])
+        return result
+
+    def _rows(self, old: dict[str, Any], captions: list[str]) -> list[dict[str, Any]]:
+        """What comes in place of a row."""
+        text = old[self.text_key]
+        fitting = [caption for caption in captions if self.min_words <= len(caption.split()) <= self.max_words]
+        new = [
+            caption for caption in dict.fromkeys(fitting) if not (self.keep_original and caption == caption_of(text))
+        ]
+        rows = [
+            old
+            | {self.text_key: with_caption(text, caption), "caption_index": index, NOTE: "captioned from the picture"}
+            for index, caption in enumerate(new, start=1)
+        ]
+        return [old, *rows] if self.keep_original or not rows else rows
+
+    def _written(self, samples: Batch, rank: int | None) -> tuple[dict[int, list[str]], list[str]]:
+        """Row -> its new captions in order, and one failure text a row."""
+        images, ids = samples[self.image_key], samples.get("id")
+        failures = ["" if paths else "the row has no image" for paths in images]
+        single = [row for row, paths in enumerate(images) if len(paths or ()) == 1]
+        paths = [images[row][0] for row in single]
+        written: dict[int, list[str]] = {row: [] for row in single}
+        for index, captioner in enumerate(self.captioners):
+            keys = [
+                f"{ids[row] if ids else ''}/{PurePath(path).name}/{index}"
+                for row, path in zip(single, paths, strict=True)
+            ]
+            captions, faults = captioner.caption(paths, keys, rank)
+            for row, caption, fault in zip(single, captions, faults, strict=True):
+                written[row].append(caption)
+                failures[row] = failures[row] or fault
+        return written, failures

@@ -1,0 +1,59 @@
+"""The base of selectors whose limits are computed from all rows' scores."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from data_juicer.ops.base_op import Selector
+from data_juicer.utils.constant import Fields
+
+
+def scores_of(dataset: Any, score_key: str) -> np.ndarray:
+    """One score a row, float64 [rows], from the stats; of a list (several pictures, as stock filters keep it) the mean.
+
+    Raises ValueError where a row has no such score.
+    """
+    stats = dataset[Fields.stats] if Fields.stats in dataset.column_names else [{}] * len(dataset)
+    values = (row.get(score_key) for row in stats)
+    scores = [np.mean(value) if isinstance(value, list) and value else value for value in values]
+    if any(not isinstance(score, int | float) or math.isnan(score) for score in scores):
+        raise ValueError(
+            f"rows have no score '{score_key}': put the filter that computes it just before, after all mappers"
+        )
+    return np.array(scores, dtype=np.float64)
+
+
+class ScoreThresholdSelector(Selector):
+    """Keeps rows with lowest <= score <= highest, both computed from the scores; subclasses say how."""
+
+    def __init__(self, score_key: str, *args, **kwargs) -> None:
+        """``score_key``: the score in the stats that is compared."""
+        super().__init__(*args, **kwargs)
+        self.score_key = score_key
+        self.dropped_because: dict[int, str] = {}
+
+    @abstractmethod
+    def limits(self, scores: np.ndarray) -> tuple[float, float]:
+        """(lowest, highest) score to keep, for the ``scores`` [rows]."""
+
+    @abstractmethod
+    def describe(self, side: str) -> str:
+        """The lower or upper ("below", "above") limit in words, for the audit."""
+
+    def process(self, dataset):
+        """Dataset with stats -> the rows between the limits."""
+        self.dropped_because = {}
+        if len(dataset) == 0:
+            return dataset
+        scores = scores_of(dataset, self.score_key)
+        lowest, highest = self.limits(scores)
+        for position, score in enumerate(scores.tolist()):
+            if score < lowest:
+                self.dropped_because[position] = self._reason("below", lowest, score)
+            elif score > highest:
+                self.dropped_because[position] = self._reason("above", highest, score)
+        return dataset.select([row for row in range(len(dataset)) if row not in self.dropped_because])
+
+    def _reason(self, side: str, limit: float, score: float) -> str:
+        return f"{self.score_key} {side} {self.describe(side)} {limit:.6g}: {score:.6g}"
