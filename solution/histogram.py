@@ -26,7 +26,7 @@ def histogram(
     lines = {name: limit for name, limit in limits.items() if abs(limit) < _ENDLESS}
     spread = high - low
     for limit in lines.values():
-        if low - spread <= limit <= high + spread:
+        if not spread or low - spread <= limit <= high + spread:
             low, high = min(low, limit), max(high, limit)
     if low == high:
         low, high = low - 0.5, high + 0.5

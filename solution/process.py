@@ -3,7 +3,8 @@
     python solution/process.py --recipe solution/recipes/mini.yaml
     python solution/process.py report mini
 
-The second form makes a page about the last run of a recipe. Does not judge whether rows can be trained on: `python -m toolkit check` does, on the file written here.
+The second form makes a page about the last run of a recipe. Does not judge whether rows can be trained on:
+`python -m toolkit check` does, on the file written here.
 """
 
 import argparse

@@ -87,13 +87,15 @@ class _Report:
         is_copy = pc.starts_with(dropped["reason"], "repeats a ")
         dropped = dropped.filter(pc.invert(is_copy))
         parts = []
-        for name in (step["name"] for step in self.steps):
-            own = dropped.filter(pc.equal(dropped["operator"], name))
+        for step in self.steps:
+            own = dropped.filter(pc.equal(dropped["operator"], step["name"]))
             if own.num_rows:
-                distance = pc.fill_null(pc.abs(pc.subtract(own["score"], own["threshold"])), 0.0)
-                nearest = own.take(pc.sort_indices(distance)[:_CARDS])
-                text = f"{own.num_rows:,} pairs; those nearest to the limit first"
-                parts.append(gallery(name, text, [self._card(row) for row in nearest.to_pylist()]))
+                # Without a limit of its own (a selector), the rows that scored best are the ones to look at.
+                far = pc.abs(pc.subtract(own["score"], own["threshold"])) if step["scores"] else pc.negate(own["score"])
+                first = own.take(pc.sort_indices(pc.fill_null(far, 0.0))[:_CARDS])
+                order = "those nearest to the limit first" if step["scores"] else "those with the highest score first"
+                cards = [self._card(row) for row in first.to_pylist()]
+                parts.append(gallery(step["name"], f"{own.num_rows:,} pairs; {order}", cards))
         return "".join(parts)
 
     def _rewritten(self) -> str:
@@ -123,8 +125,8 @@ class _Report:
         made = self.table.filter(pc.equal(self.table["image_state"], "synthetic"))
         if not made.num_rows:
             return ""
-        order = pc.sort_indices(pc.fill_null(made["score"], 0.0), sort_keys=[("", "descending")])[:_CARDS]
-        rows = made.take(order).to_pylist()
+        best = pc.sort_indices(pc.negate(pc.fill_null(made["score"], 0.0)))[:_CARDS]
+        rows = made.take(best).to_pylist()
         parents = self._by("row", [row["parent"] for row in rows if row["parent"] is not None])
         cards = [self._card(row, parents.get(row["parent"])) for row in rows]
         text = f"{made.num_rows:,} rows; on the left the picture of the row that each came from"
@@ -178,7 +180,7 @@ class _Report:
     def _card(self, row: dict[str, Any], beside: dict[str, Any] | None = None) -> Card:
         """A gallery's card of one audit line; ``beside`` is the line whose picture stands on the left."""
         lines = [beside, row] if beside else [row]
-        score = f"{row['operator']} {row['score']:.4g}" if row["score"] is not None else row["operator"]
+        score = f"{row['operator']} {row['score']:.4g}" if row["score"] is not None and not row["reason"] else ""
         remark = " · ".join(part for part in (f"id {row['id']}", score, row["reason"]) if part)
         return Card(
             [self._thumbnail(line["image"]) for line in lines],

@@ -106,7 +106,7 @@ def chart(name: str, scores: Mapping[str, Any]) -> str:
                 f"{escape(limit_name)} {limit:g}</text>"
             )
     return (
-        f'<div class="card"><h3 style="margin-top:0">{escape(name)}: {escape(scores["stat"])}</h3>'
+        f'<div class="card"><h3>{escape(scores["stat"])}</h3><small>{escape(name)}</small>'
         f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(bars)}'
         f'<line class="axis" x1="0" x2="{width}" y1="{_FLOOR}" y2="{_FLOOR}"/>{"".join(lines)}'
         f'<text x="0" y="{_FLOOR + 16}">{low:.4g}</text>'
