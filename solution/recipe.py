@@ -145,7 +145,7 @@ def _step(recipe: Path, number: int, entry: Any) -> tuple[str, dict[str, Any]]:
 def _model(value: str, where: str) -> str:
     """A model folder's absolute path, or a hub name as it is. Raises UserError for a folder without a model."""
     folder = ROOT / value
-    if (folder / "config.json").is_file():
+    if any((folder / name).is_file() for name in ("config.json", "model_index.json")):
         return str(folder)
     if value.count("/") == 1 and not value.startswith((".", "/", "~")) and not (ROOT / value).parent.is_dir():
         return value  # a hub name such as openai/clip-vit-base-patch32

@@ -19,9 +19,11 @@ from . import (
     picture_aesthetics_filter,
     picture_deduplicator,
     picture_nsfw_filter,
+    picture_painter_mapper,
     picture_sharpness_filter,
     picture_watermark_filter,
     sigma_selector,
+    synthetic_score_filter,
 )
 
 __all__ = [
@@ -40,7 +42,9 @@ __all__ = [
     "picture_aesthetics_filter",
     "picture_deduplicator",
     "picture_nsfw_filter",
+    "picture_painter_mapper",
     "picture_sharpness_filter",
     "picture_watermark_filter",
     "sigma_selector",
+    "synthetic_score_filter",
 ]

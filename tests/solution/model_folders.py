@@ -225,3 +225,34 @@ def save_chat_model(folder: Path) -> Path:
         patch_size=16, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=template,
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+def save_painter(folder: Path) -> Path:
+    """A StableDiffusionPipeline that paints 32 x 32 px from 16 x 16 latents."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    words = folder / "words"
+    words.mkdir()
+    tokenizer = clip_tokenizer(words)
+    special = {"pad_token_id": 0, "bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1}
+    torch.manual_seed(9)
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+        ),
+        unet=UNet2DConditionModel(
+            block_out_channels=(8, 16), layers_per_block=1, sample_size=16, norm_num_groups=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=32, attention_head_dim=4,
+        ),
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(**SIZES, **special, vocab_size=len(tokenizer), max_position_embeddings=16)
+        ),
+        tokenizer=tokenizer, scheduler=DDIMScheduler(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    widen(pipeline.text_encoder)
+    pipeline.save_pretrained(folder)
+    return folder

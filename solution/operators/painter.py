@@ -1,0 +1,70 @@
+"""Pictures for captions from a text-to-image pipeline of diffusers, the same whatever the batch they were made in."""
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .loader import device_for, dtype_for
+
+
+class Painter:
+    """One text-to-image pipeline (Stable Diffusion 1.5, XL, 3 ...) with its settings. In bfloat16 on a GPU."""
+
+    def __init__(
+        self, model: str, steps: int, guidance: float, size: int, seed: int, model_batch: int, on_gpu: bool
+    ) -> None:
+        """``size``: side of the square pictures, px. Raises ImportError, saying what to install, without diffusers."""
+        if importlib.util.find_spec("diffusers") is None:
+            raise ImportError("needs the package diffusers: pip install -r solution/requirements-synthesis.txt")
+        self.model = model
+        self.steps = steps
+        self.guidance = guidance
+        self.size = size
+        self.seed = seed
+        self.model_batch = model_batch
+        self.on_gpu = on_gpu
+
+    @torch.inference_mode()
+    def paint(
+        self, captions: Sequence[str], row_keys: Sequence[str], rank: int | None = None
+    ) -> list[Image.Image | None]:
+        """One picture a caption, None where the pipeline's safety check refuses it.
+
+        ``row_keys`` name the rows: chance hangs on seed and key alone. At most ``model_batch`` captions.
+        """
+        device = device_for(self.on_gpu, rank)
+        pipeline = load_pipeline(self.model, device, dtype_for(device))
+        # A short batch is filled up: kernels round differently for other sizes.
+        missing = self.model_batch - len(captions)
+        keys = [*row_keys, *[row_keys[-1]] * missing]
+        result = pipeline(
+            prompt=[*captions, *[captions[-1]] * missing],
+            height=self.size,
+            width=self.size,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            # On the CPU: the noise is then the same on every device.
+            generator=[torch.Generator().manual_seed(self._seed_of(key)) for key in keys],
+        )
+        refused = getattr(result, "nsfw_content_detected", None) or [False] * len(keys)
+        pictures = zip(result.images, refused, strict=True)
+        return [None if bad else picture for picture, bad in pictures][: len(captions)]
+
+    def _seed_of(self, key: str) -> int:
+        """A 63-bit number from seed and key, the same in every process."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}\x1f{key}".encode()).digest()[:8], "big") >> 1
+
+
+@lru_cache(maxsize=1)
+def load_pipeline(folder: str, device: str, dtype: torch.dtype) -> Any:
+    """The pipeline of a folder (with model_index.json) or hub name."""
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

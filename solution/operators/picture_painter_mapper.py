@@ -1,0 +1,115 @@
+"""Paint a picture for every caption: synthetic pairs, in place of the original ones or beside them."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from data_juicer.ops.base_op import OPERATORS, Mapper
+from data_juicer.utils.constant import Fields
+from PIL import Image
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from .captions import caption_of
+from .painter import Painter
+from .rows import MODEL_ROWS, NOTE, Batch, count_rows
+from .score_store import revision_of
+
+FOLDER = "synthetic_images"  # beside processed_data.jsonl, as the contract of the rows has it
+ORIGINAL = "original_images"  # column: the pictures that a painted row had before
+
+
+@OPERATORS.register_module("picture_painter_mapper")
+class PicturePainterMapper(Mapper):
+    """The painted picture goes to `synthetic_images/<id>_<hash>.jpg`; the hash names all that decides its content.
+
+    A file that is already there is not painted again, so a killed run goes on where it was. The row keeps the id of
+    the row it comes from, and remembers that row's pictures for `synthetic_score_filter`. Where the pipeline's safety
+    check refuses a picture, the row stays as it is.
+    """
+
+    _accelerator = "cuda"
+    _batched_op = True
+
+    def __init__(
+        self,
+        hf_painter: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        keep_original: bool = False,
+        prompt_suffix: str = "",
+        steps: PositiveInt = 30,
+        guidance: NonNegativeFloat = 7.5,
+        size: Annotated[int, Field(ge=8, multiple_of=8)] = 512,
+        seed: int = 0,
+        model_batch: PositiveInt = 4,
+        *args,
+        **kwargs,
+    ) -> None:
+        """Paint pictures.
+
+        :param hf_painter: folder (or hub name) of a text-to-image pipeline in diffusers' format
+        :param keep_original: whether the row with its own picture stays too
+        :param prompt_suffix: text behind the caption, for the painter only (", photo")
+        :param steps: denoising steps
+        :param guidance: how closely the picture follows the caption; 1 and less switches guidance off
+        :param size: side of the square pictures, px, a multiple of 8
+        :param seed: moves all pictures
+        :param model_batch: pictures in one forward pass
+        """
+        super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
+        self.keep_original = keep_original
+        self.prompt_suffix = prompt_suffix
+        self.painter = Painter(hf_painter, steps, guidance, size, seed, model_batch, self.use_cuda())
+        self.settings = f"1 {revision_of(hf_painter)} {steps} {guidance} {size} {seed}"
+
+    def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
+        """A batch with the painted rows, each in place of the row it comes from or behind it."""
+        files = self._painted(samples, rank)
+        for column, empty in ((ORIGINAL, None), (NOTE, "")):
+            if column not in samples:
+                samples[column] = [empty] * count_rows(samples)
+        result: Batch = {key: [] for key in samples}
+        for row in range(count_rows(samples)):
+            old: dict[str, Any] = {key: values[row] for key, values in samples.items()}
+            rows = [old] if self.keep_original or row not in files else []
+            if row in files:
+                new = {self.image_key: [files[row]], ORIGINAL: old[self.image_key], NOTE: "painted from the caption"}
+                if Fields.stats in old:  # scores of the old picture
+                    new[Fields.stats] = dict.fromkeys(old[Fields.stats])
+                rows.append(old | new)
+            for each in rows:
+                for key, values in result.items():
+                    values.append(each[key])
+        return result
+
+    def _painted(self, samples: Batch, rank: int | None) -> dict[int, str]:
+        """Row -> file of its painted picture; rows whose text has several pictures or no caption are left alone."""
+        folder = Path(self.work_dir or ".").absolute() / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        ids = samples.get("id") or [""] * count_rows(samples)
+        jobs: dict[int, tuple[str, str]] = {}  # row -> (prompt, key)
+        files: dict[int, Path] = {}
+        for row, (text, name, paths) in enumerate(
+            zip(samples[self.text_key], ids, samples[self.image_key], strict=True)
+        ):
+            caption = caption_of(text)
+            if caption and len(paths) == 1:
+                key = f"{name}/{caption}"
+                digest = hashlib.sha256(f"{self.settings}\x1f{self.prompt_suffix}\x1f{key}".encode()).hexdigest()[:12]
+                files[row] = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}_{digest}.jpg"
+                jobs[row] = (caption + self.prompt_suffix, key)
+        waiting = [row for row, file in files.items() if not file.exists()]
+        for start in range(0, len(waiting), self.painter.model_batch):
+            part = waiting[start : start + self.painter.model_batch]
+            pictures = self.painter.paint([jobs[row][0] for row in part], [jobs[row][1] for row in part], rank)
+            for row, picture in zip(part, pictures, strict=True):
+                if picture is not None:
+                    _save(picture, files[row])
+        return {row: str(file) for row, file in files.items() if file.exists()}
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    """Write a JPEG, whole or not at all."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    picture.convert("RGB").save(temporary, format="JPEG", quality=95)
+    temporary.replace(file)

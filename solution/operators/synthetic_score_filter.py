@@ -1,0 +1,73 @@
+"""Rank painted pictures: do they show the caption (CLIPScore), and are they built like the original (SSIM)?"""
+
+import math
+from typing import Annotated
+
+from data_juicer.ops.base_op import OPERATORS, Filter
+from data_juicer.utils.constant import Fields
+from pydantic import Field, PositiveInt
+
+from .captions import caption_of
+from .clip import ClipScorer
+from .picture_painter_mapper import ORIGINAL
+from .pictures import PictureError, open_picture
+from .rows import FAILURE, MODEL_ROWS, Batch, add_texts, count_rows
+from .ssim import structural_similarity
+
+
+@OPERATORS.register_module("synthetic_score_filter")
+class SyntheticScoreFilter(Filter):
+    """Score: (1 - ssim_share) x CLIP similarity + ssim_share x SSIM to the original picture, as SynthVLM ranks.
+
+    A row that was not painted is its own original: SSIM 1. A row with an unreadable picture fails alone.
+    """
+
+    _accelerator = "cuda"
+    _batched_op = True
+
+    def __init__(
+        self,
+        hf_clip: str = "openai/clip-vit-base-patch32",
+        ssim_share: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        min_score: Annotated[float, Field(ge=-1, le=1)] = -1.0,
+        max_score: Annotated[float, Field(ge=-1, le=1)] = 1.0,
+        model_batch: PositiveInt = 32,
+        *args,
+        **kwargs,
+    ) -> None:
+        """Keep rows with min_score <= score <= max_score.
+
+        :param hf_clip: folder (or hub name) of a CLIPModel with its processor
+        :param ssim_share: share of the structural similarity in the score, 0 to 1
+        :param min_score: lowest score to keep, -1 to 1
+        :param max_score: highest score to keep, -1 to 1
+        :param model_batch: rows in one forward pass
+        """
+        super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
+        self.ssim_share = ssim_share
+        self.min_score = min_score
+        self.max_score = max_score
+        self.scorer = ClipScorer(hf_clip, model_batch, self.use_cuda())
+
+    def compute_stats_batched(self, samples: Batch, rank: int | None = None) -> Batch:
+        """Write `synthetic_score` (None for a failed row) to each row's stats."""
+        images = samples[self.image_key]
+        originals = samples.get(ORIGINAL) or [None] * count_rows(samples)
+        scores, failures = self.scorer.score(images, [caption_of(text) for text in samples[self.text_key]], rank)
+        for row, stats in enumerate(samples[Fields.stats]):
+            stats["synthetic_score"] = None
+            if not math.isnan(scores[row]):
+                try:
+                    ssim = 1.0
+                    if originals[row]:
+                        ssim = structural_similarity(open_picture(images[row][0]), open_picture(originals[row][0]))
+                    stats["synthetic_score"] = (1 - self.ssim_share) * scores[row] + self.ssim_share * ssim
+                except PictureError as bad:
+                    failures[row] = str(bad)
+        add_texts(samples, FAILURE, failures)
+        return samples
+
+    def process_batched(self, samples: Batch) -> list[bool]:
+        """One True (keep) or False a row."""
+        scores = [stats["synthetic_score"] for stats in samples[Fields.stats]]
+        return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
