@@ -12,7 +12,7 @@ from typing import Any
 
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
-from toolkit.files import REPOSITORY, read_jsonl, sha256_of, write_json
+from toolkit.files import REPOSITORY, display_path, read_jsonl, sha256_of, write_json
 from toolkit.presets import PRESETS, Preset, load_preset
 
 EVAL_RESULTS = REPOSITORY / "output" / "eval_results"
@@ -40,7 +40,7 @@ def score_command(args: argparse.Namespace) -> None:
     print(_table([args.experiment, args.baseline], columns))
     for note in notes:
         print(note)
-    print(f"written: {folder / 'score.json'}")
+    print(f"written: {display_path(folder / 'score.json')}")
 
 
 def find_answers(experiment: str, preset_name: str | None) -> tuple[Path, Preset]:
