@@ -1,0 +1,100 @@
+"""10k_quick_baseline.ipynb: runs from a clean checkout on the mini world; its committed outputs are of such a run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from toolkit.files import REPOSITORY
+
+NOTEBOOK = "10k_quick_baseline.ipynb"
+LARGEST_BYTES = 1_000_000
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of the workspace as git has it: no downloads, no results of earlier runs."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    return folder
+
+
+def pictures(notebook: nbformat.NotebookNode) -> int:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+@pytest.mark.slow
+def test_runs_from_a_clean_checkout(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "better-synth")
+    notebook = nbformat.read(folder / NOTEBOOK, as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(folder)}})
+    client.execute()
+    nbformat.write(notebook, tmp_path / NOTEBOOK)
+    assert pictures(notebook) == 8
+    assert "a whole online submission" in printed(notebook)
+    assert (folder / "submit.zip").is_file()
+
+
+def test_committed_outputs_are_whole_and_small() -> None:
+    path = REPOSITORY / NOTEBOOK
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    assert pictures(notebook) == 8
+    assert "a whole online submission" in printed(notebook)
+    assert path.stat().st_size < LARGEST_BYTES
+    # Where it was run is nobody's business: every path shown starts at the workspace.
+    assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users)/\S*", printed(notebook))
+
+
+def first_cells() -> list[str]:
+    """The cell with the one variable, and the cell that everything below uses."""
+    code = [
+        cell.source for cell in nbformat.read(REPOSITORY / NOTEBOOK, as_version=4).cells if cell.cell_type == "code"
+    ]
+    return code[:2]
+
+
+def test_a_failing_command_stops_the_notebook() -> None:
+    """`run` prints what the command said, and the next cell is not reached."""
+    notebook = nbformat.read(REPOSITORY / NOTEBOOK, as_version=4)
+    cells = [*first_cells(), "run('echo spoken; exit 3')", "print('went on')"]
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(REPOSITORY)}})
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="failed with status 3"):
+        client.execute()
+    assert "spoken" in printed(notebook)
+    assert "went on" not in printed(notebook)
+
+
+@pytest.mark.parametrize("kit", ["mini", "10k"])
+def test_one_variable_switches_the_kit(kit: str) -> None:
+    """The first cells run with either kit and name files that exist."""
+    variable, tools = first_cells()
+    assert variable.startswith('KIT = "mini"  #')
+    assert "\n" not in variable
+    program = f'KIT = "{kit}"\n{tools}\nprint(recipe, script, seed, download, EVALUATED)'
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    recipe, script, seed, *download, evaluated = result.stdout.split()
+    assert (REPOSITORY / recipe).is_file()
+    assert (REPOSITORY / "toolkit" / script).is_file()
+    assert (REPOSITORY / download[-1]).is_file() == (kit == "10k")
+    assert ("10k" in seed) == (kit == "10k")
+    assert evaluated.startswith("output/eval_results/MGM-")
