@@ -6,7 +6,7 @@ Everything in `solution/` beside the operators takes Data-Juicer's names from he
 import importlib.util
 import sys
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from data_juicer.utils.lazy_loader import LazyLoader
 
@@ -27,7 +27,28 @@ if "data_juicer.core" not in sys.modules:
 from data_juicer.core.data import NestedDataset  # noqa: E402
 from data_juicer.ops import OPERATORS, Deduplicator, Filter, Mapper, Selector, load_ops  # noqa: E402
 from data_juicer.utils.constant import Fields  # noqa: E402
+from data_juicer.utils.mm_utils import load_image  # noqa: E402
+from PIL import Image  # noqa: E402
+
+_SIZE_ONLY = ("image_shape_filter", "image_aspect_ratio_filter")
+_ORIENTATION = 0x0112  # the EXIF entry that says how a camera was held
+
+
+def read_headers_only(operator: Any) -> None:
+    """Let a stock filter that asks for width and height alone read a picture's header instead of all its pixels."""
+    if operator._name in _SIZE_ONLY:
+        sys.modules[type(operator).__module__].load_image = _header
+
+
+def _header(path: str) -> Image.Image:
+    """A picture with its size known; one that EXIF turns round is loaded whole, as Data-Juicer turns it."""
+    with Image.open(path) as picture:
+        return picture if picture.getexif().get(_ORIENTATION, 1) == 1 else load_image(path)
+
 
 STATS = Fields.stats  # the column in which filters keep a row's scores
 
-__all__ = ["OPERATORS", "STATS", "Deduplicator", "Filter", "Mapper", "NestedDataset", "Selector", "load_ops"]
+__all__ = [
+    "OPERATORS", "STATS", "Deduplicator", "Filter", "Mapper", "NestedDataset", "Selector", "load_ops",
+    "read_headers_only",
+]  # fmt: skip

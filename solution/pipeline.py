@@ -10,7 +10,7 @@ from datasets import concatenate_datasets
 from solution.audit import Ledger
 from solution.errors import UserError
 from solution.histogram import histogram
-from solution.juicer import STATS, Deduplicator, Filter, Mapper, NestedDataset, Selector, load_ops
+from solution.juicer import STATS, Deduplicator, Filter, Mapper, NestedDataset, Selector, load_ops, read_headers_only
 from solution.operators.rows import FAILURE, NOTE
 from solution.seed import ROW, WORK_TOKEN
 
@@ -33,6 +33,7 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
             operators += load_ops([{name: common | params}])
         except (ValueError, AssertionError, ImportError, OSError) as error:
             raise UserError(f"operator {number} ({name}): {_one_line(error)}") from error
+        read_headers_only(operators[-1])
     return operators
 
 

@@ -147,6 +147,7 @@ def set_environment(recipe: Recipe, scores: Path) -> None:
     """Where scores are kept; no packages installed by Data-Juicer; a silent model hub where all models are local."""
     os.environ.setdefault("SCORE_STORE", str(scores))
     os.environ |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error"}
     models = [value for _, params in recipe.process for key, value in params.items() if key.startswith("hf_")]
     if models and all(Path(model).is_absolute() for model in models):
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,6 +1,5 @@
 """One run of a recipe from the seed to processed_data.jsonl, with its audit."""
 
-import importlib
 import logging
 import sys
 import time
@@ -10,13 +9,13 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-import transformers
 from loguru import logger
 
 from solution.audit import Ledger, funnel
 from solution.errors import UserError
 from solution.files import shown
 from solution.juicer import OPERATORS, NestedDataset
+from solution.operators import register
 from solution.pipeline import build_operators, run_operator
 from solution.progress import Progress
 from solution.recipe import OWN_OPERATORS, Recipe, check_operators
@@ -30,8 +29,6 @@ def log_to(path: Path) -> None:
     logger.add(path, mode="w", level="INFO")
     logging.basicConfig(filename=path, level=logging.WARNING, force=True)
     logging.captureWarnings(True)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
 
@@ -86,7 +83,9 @@ class Run:
 
     def _registry(self) -> dict[str, type]:
         """All operators by name: Data-Juicer's, ours, and those of the recipe's custom_operator_paths."""
-        importlib.import_module("solution.operators")  # under this one name; Data-Juicer would import it under another
+        # Ours under this one name; Data-Juicer would import them under another.
+        names = [name for name, _ in self.recipe.process]
+        register(names)
         theirs = [path for path in self.recipe.operator_paths if path != OWN_OPERATORS]
         try:
             from data_juicer.config.config import load_custom_operators
@@ -94,6 +93,8 @@ class Run:
             load_custom_operators(theirs)
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(f"recipe {self.recipe.path}, key custom_operator_paths: {error}") from error
+        if not OPERATORS.modules.keys() >= set(names):
+            register()  # all, as the nearest name to an unknown one may be among them
         return OPERATORS.modules
 
     def _identity(self) -> dict[str, Any]:

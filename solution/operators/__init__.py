@@ -1,50 +1,23 @@
-"""Our Data-Juicer operators. Importing this package registers them all.
+"""Our Data-Juicer operators, each in a file of its name.
 
-With Data-Juicer's own command: `custom_operator_paths: [solution/operators]`.
+`process.py` registers only those that a recipe names, as the libraries of a model take seconds to load. Loaded any
+other way (Data-Juicer's `custom_operator_paths: [solution/operators]`), the package registers them all.
 """
 
-from . import (
-    blip_matching_filter,
-    caption_cleanup_mapper,
-    caption_deduplicator,
-    caption_latin_filter,
-    caption_words_filter,
-    caption_writer_mapper,
-    clip_similarity_filter,
-    cluster_balanced_selector,
-    conditional_recaption_mapper,
-    fill_to_cap_selector,
-    percentile_selector,
-    phrase_grounding_filter,
-    picture_aesthetics_filter,
-    picture_deduplicator,
-    picture_nsfw_filter,
-    picture_painter_mapper,
-    picture_sharpness_filter,
-    picture_watermark_filter,
-    sigma_selector,
-    synthetic_score_filter,
-)
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
 
-__all__ = [
-    "blip_matching_filter",
-    "caption_cleanup_mapper",
-    "caption_deduplicator",
-    "caption_latin_filter",
-    "caption_words_filter",
-    "caption_writer_mapper",
-    "clip_similarity_filter",
-    "cluster_balanced_selector",
-    "conditional_recaption_mapper",
-    "fill_to_cap_selector",
-    "percentile_selector",
-    "phrase_grounding_filter",
-    "picture_aesthetics_filter",
-    "picture_deduplicator",
-    "picture_nsfw_filter",
-    "picture_painter_mapper",
-    "picture_sharpness_filter",
-    "picture_watermark_filter",
-    "sigma_selector",
-    "synthetic_score_filter",
-]
+_KINDS = ("_mapper", "_filter", "_deduplicator", "_selector")
+NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem.endswith(_KINDS)))
+
+
+def register(names: Iterable[str] = NAMES) -> None:
+    """Import the files of these operators, which registers them; names that are none of ours are passed over."""
+    for name in names:
+        if name in NAMES:
+            import_module(f".{name}", __name__)
+
+
+if __name__ != "solution.operators":
+    register()

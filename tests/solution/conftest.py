@@ -15,7 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
+from solution import operators
+
 ROOT = Path(__file__).parents[2]
+operators.register()  # all of them; process.py takes only what a recipe names
 TEXT = "<__dj__image>\n{} <|__dj__eoc|>"
 
 

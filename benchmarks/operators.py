@@ -1,0 +1,158 @@
+"""Operators: Data-Juicer's own against ours on the same rows, in one run.
+
+    python -m benchmarks.operators --data SEED.jsonl [--clip FOLDER] [--rows 1000]
+
+For similarity it prints seconds, their ratio and the largest difference of a score; without --clip a ViT-B/32-sized
+CLIPModel with random weights is made, which costs the same. For the text and picture measures of the LLaVA refinement
+it times `dj-process` against `solution/process.py`, whole commands, and compares the kept rows (needs ray importable).
+Rows of both sides alternate in slices, so that a busy machine is unfair to neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# The LLaVA refinement's limits for what needs no model (Data-Juicer's recipe; see solution/recipes).
+REFINE = [
+    {"alphanumeric_filter": {"tokenization": False, "min_ratio": 0.60}},
+    {"character_repetition_filter": {"rep_len": 10, "max_ratio": 0.0937}},
+    {"special_characters_filter": {"min_ratio": 0.165, "max_ratio": 0.420}},
+    {"word_repetition_filter": {"rep_len": 10, "max_ratio": 0.0309}},
+    {"image_aspect_ratio_filter": {"min_ratio": 0.333, "max_ratio": 3.0}},
+    {"image_shape_filter": {"max_width": 727, "max_height": 606}},
+    {"image_size_filter": {"max_size": "124KB"}},
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="jsonl of pairs; pictures lie beside it")
+    parser.add_argument("--clip", help="folder of a CLIPModel (default: ViT-B/32 with random weights)")
+    parser.add_argument("--rows", type=int, default=1000, help="rows to work on (default: 1000)")
+    parser.add_argument("--slices", type=int, default=4, help="turns of each side (default: 4)")
+    parser.add_argument("--only", choices=("similarity", "refine"), help="one of the two comparisons")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SCORE_STORE"] = f"{folder}/scores"  # an empty one
+        if arguments.only != "refine":
+            similarity(arguments.data, arguments.clip or random_clip(Path(folder)), arguments.rows, arguments.slices)
+        if arguments.only != "similarity":
+            refine(arguments.data, arguments.rows, Path(folder))
+
+
+def random_clip(folder: Path) -> str:
+    """A CLIPModel of ViT-B/32's size with random weights and a tokenizer that cuts words into pairs of letters."""
+    import torch
+    from tokenizers import Tokenizer, models, trainers
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
+    from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+    letters = [*bytes_to_unicode().values()]
+    letters += [f"{letter}</w>" for letter in letters]
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = Whitespace()
+    text = (ROOT / "README.md").read_text(), (ROOT / "solution" / "readme.md").read_text()
+    learner.train_from_iterator(text, trainers.BpeTrainer(vocab_size=1500, end_of_word_suffix="</w>"))
+    merges = [pair for pair in json.loads(learner.to_str())["model"]["merges"] if all(map(str.isascii, pair))]
+    words = [*dict.fromkeys([*letters, *map("".join, merges)]), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+    tokenizer = CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    torch.manual_seed(0)
+    tokens = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1}
+    target = folder / "clip"
+    CLIPModel(CLIPConfig(text_config=tokens, vision_config={}, projection_dim=512)).save_pretrained(target)
+    CLIPProcessor(CLIPImageProcessor(), tokenizer).save_pretrained(target)
+    return str(target)
+
+
+def similarity(data: Path, clip: str, count: int, slices: int) -> None:
+    """Stock image_text_similarity_filter against clip_similarity_filter: whole steps, the model's loading included."""
+    from solution.juicer import OPERATORS, STATS, NestedDataset
+    from solution.operators import register
+
+    register(["clip_similarity_filter"])
+
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()[:count]]
+    for row in rows:
+        row["images"] = [str(data.parent / image) for image in row["images"]]
+        row["text"] = row["text"].replace("<image>", "<__dj__image>")
+    size = -(-len(rows) // slices)
+    seconds, scores = {"stock": 0.0, "ours": 0.0}, {"stock": [], "ours": []}
+    names = {"stock": "image_text_similarity_filter", "ours": "clip_similarity_filter"}
+    operators = {}
+    for start in range(0, len(rows), size):
+        part = NestedDataset.from_list(rows[start : start + size])
+        for side, name in names.items():
+            begun = time.perf_counter()
+            if side not in operators:
+                options = {"hf_clip": clip, "min_score": -1, "auto_op_parallelism": False, "num_proc": None}
+                operators[side] = OPERATORS.modules[name](**options)
+            stats = operators[side].run(part, reduce=False)[STATS]
+            seconds[side] += time.perf_counter() - begun
+            scores[side] += [
+                row["image_text_similarity"][0] if side == "stock" else row["clip_similarity"] for row in stats
+            ]
+    gap = max(abs(one - other) for one, other in zip(scores["stock"], scores["ours"], strict=True))
+    print(
+        f"similarity, {len(rows):,} pairs on {operators['ours'].accelerator}: stock {seconds['stock']:.1f} s, "
+        f"ours {seconds['ours']:.1f} s, x{seconds['stock'] / seconds['ours']:.2f}; scores differ by at most {gap:.1e}",
+        flush=True,
+    )
+    begun = time.perf_counter()
+    options = {"hf_clip": clip, "min_score": 0.0, "auto_op_parallelism": False, "num_proc": None}
+    OPERATORS.modules[names["ours"]](**options).run(NestedDataset.from_list(rows))
+    print(f"the same with another limit: {time.perf_counter() - begun:.1f} s", flush=True)
+    if gap > 1e-4:
+        sys.exit("error: scores differ by more than 1e-4")
+
+
+def refine(data: Path, count: int, folder: Path) -> None:
+    """`dj-process` against `process.py`: whole commands on the same rows and limits."""
+    import yaml
+
+    seed = folder / "seed.jsonl"
+    lines = data.read_text(encoding="utf-8").splitlines()[:count]
+    seed.write_text("\n".join(line.replace("<image>", "<__dj__image>") for line in lines) + "\n", encoding="utf-8")
+    recipe = {"process": REFINE}
+    (folder / "ours.yaml").write_text(yaml.safe_dump(recipe))
+    stock = {
+        "dataset": {"configs": [{"type": "local", "path": str(seed)}]},
+        "export_path": str(folder / "stock" / "kept.jsonl"),
+    }
+    (folder / "stock.yaml").write_text(yaml.safe_dump(recipe | stock | {"np": 1, "open_tracer": False}))
+    dj_process = shutil.which("dj-process", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    ours = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(folder / "ours.yaml")]
+    ours += ["--dataset", str(seed), "--images", str(data.parent), "--output", str(folder / "ours")]
+    commands = {"stock": [dj_process, "--config", str(folder / "stock.yaml")], "ours": ours}
+    results = {"stock": folder / "stock" / "kept.jsonl", "ours": folder / "ours" / "processed_data.jsonl"}
+    seconds, kept = {}, {}
+    for side, command in commands.items():
+        begun = time.perf_counter()
+        done = subprocess.run(command, cwd=data.parent, capture_output=True, text=True)
+        seconds[side] = time.perf_counter() - begun
+        if done.returncode or not results[side].is_file():
+            sys.exit(f"error: {side} failed: {' '.join((done.stderr or done.stdout).splitlines()[-1:])}")
+        kept[side] = [json.loads(line)["id"] for line in results[side].read_text(encoding="utf-8").splitlines()]
+    print(
+        f"LLaVA refinement without models, {len(lines):,} rows: dj-process {seconds['stock']:.1f} s, process.py "
+        f"{seconds['ours']:.1f} s, x{seconds['stock'] / seconds['ours']:.2f}; {len(kept['ours']):,} rows kept, "
+        + ("the same" if kept["ours"] == kept["stock"] else f"not the same as stock's {len(kept['stock']):,}"),
+        flush=True,
+    )
+    if kept["ours"] != kept["stock"]:
+        sys.exit("error: other rows kept")
+
+
+if __name__ == "__main__":
+    main()
