@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,21 @@ import pytest
 import yaml
 from PIL import Image
 
+from toolkit.files import REPOSITORY
 from toolkit.presets import PRESET_FOLDER
 
 TINY_TOKENIZER = Path(__file__).parent / "parity" / "goldens" / "tiny_tokenizer"
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of the workspace as git has it: no downloads, no results of earlier runs."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    return folder
 
 
 @dataclass(frozen=True)

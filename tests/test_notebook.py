@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +11,11 @@ import nbclient
 import nbformat
 import pytest
 
+from tests.conftest import checkout
 from toolkit.files import REPOSITORY
 
 NOTEBOOK = "10k_quick_baseline.ipynb"
 LARGEST_BYTES = 1_000_000
-
-
-def checkout(folder: Path) -> Path:
-    """A copy of the workspace as git has it: no downloads, no results of earlier runs."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    return folder
 
 
 def pictures(notebook: nbformat.NotebookNode) -> int:

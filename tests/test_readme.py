@@ -1,0 +1,239 @@
+"""README.md and README_ZH.md: every command exists, the cheap ones run, both say the same, figures are recomputed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import checkout
+from toolkit.__main__ import COMMANDS
+from toolkit.download.manifest import choose, load_manifest
+from toolkit.files import REPOSITORY
+from toolkit.presets import load_preset
+from toolkit.training.memory import GIB, MGM_2B, best_fit
+
+README, README_ZH = (REPOSITORY / name for name in ("README.md", "README_ZH.md"))
+BASH_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:bash|cd|git|python|torchrun) [^`]+)`")
+COMMENT = re.compile(r"(^|\s+)#.*$")
+ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
+# Scripts that take minutes, GPUs or downloads -> the test that runs them, whole or as far as it goes without those.
+SCRIPTS_TESTED_BY = {
+    "quickstart.sh": "tests/test_readme.py",
+    "install.sh": "tests/test_readme.py",
+    "run_tests.sh": ".ci/run",
+    "download.sh": "tests/test_readme.py",
+    "download_10k_baseline.sh": "tests/test_readme.py",
+    "toolkit/train_mgm_2b_stage_1.sh": "tests/test_structure.py",
+    "toolkit/train_mgm_mini_stage_1.sh": "quickstart.sh",
+    "toolkit/eval/textvqa.sh": "toolkit/training/fixed_part.sh",
+    "toolkit/eval/mmbench.sh": "toolkit/training/fixed_part.sh",
+}
+
+
+def commands(file: Path) -> list[str]:
+    """The shell commands a README shows, blocks first; comments dropped, continued lines joined."""
+    text = file.read_text(encoding="utf-8")
+    blocks = "".join(BASH_BLOCK.findall(text)).replace("\\\n", " ")
+    lines = [COMMENT.sub("", line).strip() for line in blocks.splitlines()]
+    inline = INLINE.findall(BASH_BLOCK.sub("", text))
+    return [" ".join(line.split()) for line in [*lines, *inline] if line]
+
+
+def steps(command: str) -> Iterator[tuple[list[str], Path]]:
+    """The simple commands of a line with the folder each runs in; settings in front are left out."""
+    folder = REPOSITORY
+    for part in re.split(r" && | 2>&1 \| ", command):
+        words = shlex.split(part)
+        while words and ASSIGNMENT.fullmatch(words[0]):
+            words = words[1:]
+        if words[:1] == ["cd"]:
+            folder /= words[1].replace("better-synth", ".")  # the clone is this folder
+        elif words:
+            yield words, folder
+
+
+def require_known(words: list[str], folder: Path) -> None:
+    """Fail for a command, option, script or file that does not exist."""
+    if "-m" in words and words[words.index("-m") + 1] == "toolkit":
+        require_arguments(words[words.index("-m") + 2 :])
+    elif words[0] == "bash":
+        script = (folder / words[1]).resolve().relative_to(REPOSITORY).as_posix()
+        tested_by = REPOSITORY / SCRIPTS_TESTED_BY[script]
+        assert Path(script).name in tested_by.read_text()
+        subprocess.run(["bash", "-n", REPOSITORY / script], check=True)
+        if script.startswith("download"):
+            require_arguments(["download", *words[2:]])
+    elif words[:2] == ["python", "solution/process.py"]:
+        require_recipe_arguments(words[2:])
+    else:
+        assert words[0] in {"git", "mkdir", "cp", "tee", "python", ".venv-5/bin/pip", ".venv-5/bin/python"}, words
+        named = [word for word in words if word.startswith(("tests/", "toolkit/"))]
+        assert all((folder / word).exists() for word in named), words
+
+
+def require_arguments(words: list[str]) -> None:
+    """Fail where `python -m toolkit WORDS` would refuse its arguments."""
+    name, *rest = words
+    if name == "--help":
+        return
+    module, _ = COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=name, allow_abbrev=False)
+    getattr(importlib.import_module(module), f"{name}_arguments")(parser)
+    parser.parse_args(rest)
+
+
+def require_recipe_arguments(words: list[str]) -> None:
+    """Fail where process.py would refuse its arguments, or the recipe is not there."""
+    program = "import sys; from solution.process import parse_arguments; print(parse_arguments().recipe)"
+    result = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    recipe = result.stdout.strip()
+    assert recipe.endswith("/YOURS.yaml") or (REPOSITORY / recipe).is_file(), recipe
+
+
+def run(command: str, folder: Path, **settings: str) -> str:
+    """Run a command as a new user would; its output. Fails with what it said."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {key: value for key, value in os.environ.items() if key not in ("PRESET", "EXP_NAME")}
+    result = subprocess.run(
+        command,
+        shell=True,
+        executable="/bin/bash",
+        cwd=folder,
+        env=environment | {"PATH": path, "VIRTUAL_ENV": sys.prefix} | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
+
+
+def shown(beginning: str) -> str:
+    """The one README command that begins so; fails when the README no longer has it."""
+    (found,) = {command for command in commands(README) if command.startswith(beginning)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean checkout."""
+    return checkout(tmp_path_factory.mktemp("readme") / "better-synth")
+
+
+def test_commands_are_found() -> None:
+    found = commands(README)
+    assert len(found) > 30
+    assert "bash quickstart.sh" in found
+    assert "python -m toolkit verify submit.zip" in found
+    assert sum(command.startswith("torchrun") for command in found) == 2
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(commands(README)))
+def test_every_command_exists(command: str) -> None:
+    for words, folder in steps(command):
+        require_known(words, folder)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["python -m toolkit chekc x", "python -m toolkit score --besaline raw", "bash nothing.sh", "bash download.sh --dry",
+     "python solution/process.py --recipe solution/recipes/none.yaml", "make", "cp toolkit/none.sh x"],
+)  # fmt: skip
+def test_a_command_that_does_not_exist_would_be_noticed(command: str) -> None:
+    ((words, folder),) = steps(command)
+    with pytest.raises((AssertionError, KeyError, SystemExit, subprocess.CalledProcessError)):
+        require_known(words, folder)
+
+
+def test_both_languages_show_the_same() -> None:
+    assert commands(README_ZH) == commands(README)
+    english, chinese = (file.read_text(encoding="utf-8") for file in (README, README_ZH))
+    for pattern in (r"^#+ ", r"^\|", r"^```", r"\]\([^)]+\)", r"\n\n"):
+        assert len(re.findall(pattern, english, re.MULTILINE)) == len(re.findall(pattern, chinese, re.MULTILINE)), (
+            pattern
+        )
+    for file in re.findall(r"\]\(([^)]+)\)", english + chinese):
+        assert (REPOSITORY / file).exists(), file
+    # Figures are the same figures, wherever the sentence puts them.
+    numbers = [set(re.findall(r"\d[\d,.]*\d|\d", text)) for text in (english, chinese)]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("file", [README, README_ZH], ids=lambda file: file.name)
+def test_largest_batches_are_those_of_the_memory_estimate(file: Path) -> None:
+    rows = re.findall(
+        r"^\| (\d+) GB \| (.+) \| (.+) \| (.+) \| (.+) \|$", file.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [row[0] for row in rows] == ["24", "40", "80"]
+    for memory, *cells in rows:
+        plans = [(stage, gpus) for gpus in (1, 8) for stage in ("pretrain", "finetune")]
+        for (stage, gpus), cell in zip(plans, cells, strict=True):
+            share = load_preset("full").stage(stage).global_batch // gpus
+            batches = [batch for batch in range(1, 33) if share % batch == 0]
+            # A card shows about 2 % less than its name says.
+            fit = best_fit(MGM_2B, stage, gpus, int(0.98 * int(memory) * GIB), batches)
+            assert (str(fit.batch), fit.offload) == (re.match(r"\d+", cell).group(), not cell.isdigit()), (memory, cell)
+            assert not fit.checkpointing
+
+
+@pytest.mark.parametrize("file", [README, README_ZH], ids=lambda file: file.name)
+@pytest.mark.parametrize("kit", ["10k", "full"])
+def test_disk_figures_are_those_of_the_manifest(file: Path, kit: str) -> None:
+    (row,) = re.findall(rf"^\| {kit} \|.*", file.read_text(encoding="utf-8"), re.MULTILINE)
+    resources = choose(load_manifest(), kit, [], "")
+    fetched, unpacking = re.findall(r"(\d+) GB", row.split("|")[4])
+    assert int(fetched) == round(sum(resource.fetch_gb for resource in resources))
+    assert int(unpacking) == round(sum(resource.disk_bytes for resource in resources) / 1e9)
+
+
+def test_downloads_say_what_they_would_do(workspace: Path) -> None:
+    said = run(shown("bash download.sh --dry-run"), workspace)
+    assert "gemma-2b-it" in said
+    assert re.search(r"^0 of \d+ complete; about [\d.]+ GB to fetch", said, re.MULTILINE)
+    assert "blip2-opt-2.7b" in run(shown("bash download_10k_baseline.sh") + " --dry-run", workspace)
+    assert "qwen2-vl" in run(shown("python -m toolkit download --kit operators"), workspace)
+    assert "  verify " in run(shown("python -m toolkit --help"), workspace)
+
+
+def test_check_and_convert_run_as_shown(workspace: Path) -> None:
+    processed = workspace / "output" / "processed_data"
+    processed.mkdir(parents=True)
+    shutil.copy(workspace / "input/mini/mgm_pretrain_mini.jsonl", processed / "processed_data.jsonl")
+    assert "faults       none" in run(shown("python -m toolkit check"), workspace)
+    assert (workspace / "output/fixes.jsonl").is_file()
+    (workspace / "input/llava").mkdir()
+    convert = shown("python -m toolkit convert llava-to-dj")
+    shutil.copy(workspace / "input/mini/stage_1.json", workspace / shlex.split(convert)[5])
+    assert "2,400 written" in run(convert, workspace)
+
+
+@pytest.mark.slow
+def test_quickstart_and_what_follows_it(tmp_path: Path) -> None:
+    """The two commands of the README's start, again (it resumes), then the commands that need a trained model."""
+    folder = checkout(tmp_path / "better-synth")
+    first = run("bash quickstart.sh", folder)
+    assert "TextVQA soft accuracy" in first
+    assert (folder / "submit.zip").is_file()
+    again = run("bash quickstart.sh", folder)
+    assert again.count("already finished") == 4
+    assert "already done" in again
+    assert "a whole online submission" in run(shown("python -m toolkit verify"), folder)
+    assert "online submission of recipe" in run(shown("python -m toolkit pack online").replace("EXP", "recipe"), folder)
+    assert "MMBench tolerant" in run(shown("python -m toolkit score"), folder)
+    assert "questions answered" in run(shown("python -m toolkit eval textvqa"), folder)
+    picture = next((folder / "input/mini/images").rglob("*.jpg"))
+    assert run(shown("python -m toolkit ask").replace("PICTURE.jpg", str(picture)), folder).strip()
