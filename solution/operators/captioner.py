@@ -21,7 +21,8 @@ class Captioner:
     """One image-to-text model of transformers with its generation settings: BLIP, BLIP-2, or a chat model (LLaVA ...).
 
     A chat model, one whose processor has a chat template, is asked ``prompt`` as a question about the picture; any
-    other continues it as text. In bfloat16 on a GPU. Captions are kept on disk: none is written twice.
+    other continues it as text. Where a chat model reads pictures at their own sizes, batches are padded, and a near tie
+    between two words can then hang on the neighbours by rounding. In bfloat16 on a GPU. Captions are kept on disk: none is written twice.
     """
 
     def __init__(

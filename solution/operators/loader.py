@@ -30,4 +30,12 @@ def load_model(folder: str, device: str, dtype: torch.dtype, kind: str | None = 
     if model_class is None:
         raise ValueError(f"model {folder}: config.json names the class '{name}', which transformers does not have")
     model = model_class.from_pretrained(folder, dtype=dtype).to(device).eval()
-    return model, transformers.AutoProcessor.from_pretrained(folder)
+    reader = PictureReader if name == "Qwen2VLForConditionalGeneration" else transformers.AutoProcessor
+    return model, reader.from_pretrained(folder)
+
+
+class PictureReader(transformers.Qwen2VLProcessor):
+    """Qwen2-VL's processor without its video half, which needs torchvision: another torch's copy breaks every model."""
+
+    attributes = ["image_processor", "tokenizer"]  # noqa: RUF012  the base class declares it so
+    image_processor_class = "Qwen2VLImageProcessor"

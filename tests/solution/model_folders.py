@@ -256,3 +256,46 @@ def save_painter(folder: Path) -> Path:
     widen(pipeline.text_encoder)
     pipeline.save_pretrained(folder)
     return folder
+
+
+def save_qwen2_vl(folder: Path) -> Path:
+    """A Qwen2VLForConditionalGeneration in patches of 14 px that spells letters, with a chat template."""
+    from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
+    from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    special += ["<|video_pad|>"]
+    words = [*bytes_to_unicode().values(), *special]
+    place = {word: number for number, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(place))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = Qwen2TokenizerFast(
+        vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"), eos_token="<|im_end|>",
+        pad_token="<|endoftext|>", additional_special_tokens=special[1:],
+    )  # fmt: skip
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}"
+        "{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokens = {
+        "vision_start_token_id": place["<|vision_start|>"], "vision_end_token_id": place["<|vision_end|>"],
+        "image_token_id": place["<|image_pad|>"], "video_token_id": place["<|video_pad|>"],
+    }  # fmt: skip
+    text = SIZES | {"vocab_size": len(words), "num_key_value_heads": 2, "max_position_embeddings": 256}
+    text |= {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "eos_token_id": place["<|im_end|>"]}
+    torch.manual_seed(10)
+    model = Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(
+            text_config=text | {"pad_token_id": place["<|endoftext|>"], "bos_token_id": None},
+            vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2}, **tokens,
+        )
+    )  # fmt: skip
+    widen(model, 0.5)
+    model.generation_config.eos_token_id = place["<|im_end|>"]
+    model.generation_config.pad_token_id = place["<|endoftext|>"]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=28 * 28 * 9).save_pretrained(folder)
+    return folder

@@ -80,6 +80,29 @@ def test_chat_captions_equal_plain_generation(data, chat):
     assert captions_of(write(data, chat, prompts=["What is it?"])) == expected
 
 
+@torch.no_grad()
+def test_qwen2_vl_captions_equal_plain_generation_without_torchvision(data, tmp_path):
+    """By hand: patches from the image processor, one token for four of them."""
+    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
+
+    folder = str(model_folders.save_qwen2_vl(tmp_path))
+    found = captions_of(write(data, folder, prompts=["What is it?"]))
+    model = Qwen2VLForConditionalGeneration.from_pretrained(folder).eval()
+    tokenizer, reader = AutoTokenizer.from_pretrained(folder), Qwen2VLImageProcessor.from_pretrained(folder)
+    expected = []
+    for images in data["images"]:
+        pixels = reader(images=open_picture(images[0]), return_tensors="pt")
+        pads = "<|image_pad|>" * (int(pixels["image_grid_thw"].prod()) // 4)
+        question = (
+            f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>What is it?<|im_end|>\n<|im_start|>assistant\n"
+        )
+        tokens = tokenizer(question, return_tensors="pt")
+        new = model.generate(**tokens, **pixels, max_new_tokens=8, do_sample=False)[0, tokens["input_ids"].shape[1] :]
+        expected.append(" ".join(tokenizer.decode(new, skip_special_tokens=True).split()))
+    assert len(set(expected)) > 1
+    assert found == expected
+
+
 def test_several_captions_keep_the_id_and_count_themselves(data, chat):
     found = write(data, chat, captions=3, temperature=1.0, keep_original=True)
     assert len(found) == 20

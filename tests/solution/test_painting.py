@@ -23,6 +23,7 @@ def own_store(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory) -> str:
+    pytest.importorskip("diffusers", reason="pip install -r solution/requirements-synthesis.txt -c constraints.txt")
     return str(model_folders.save_painter(tmp_path_factory.mktemp("painter")))
 
 
