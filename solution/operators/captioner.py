@@ -22,7 +22,8 @@ class Captioner:
 
     A chat model, one whose processor has a chat template, is asked ``prompt`` as a question about the picture; any
     other continues it as text. Where a chat model reads pictures at their own sizes, batches are padded, and a near tie
-    between two words can then hang on the neighbours by rounding. In bfloat16 on a GPU. Captions are kept on disk: none is written twice.
+    between two words can then hang on the neighbours by rounding. In bfloat16 on a GPU. Captions are kept on disk: none
+    is written twice.
     """
 
     def __init__(
