@@ -281,6 +281,17 @@ def test_large_zips_need_little_memory(workspace: Path, monkeypatch: pytest.Monk
     assert peak < 20 << 20
 
 
+@needs_zip
+def test_a_zip_of_the_whole_workspace_is_refused_folder_by_folder(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "output/audit/mini.log").touch()
+    error = refusal(capsys, main(["verify", str(zip_by_hand(workspace, "solution/", "output/"))]))
+    assert "output/audit/ (2 files) do not belong in a submission" in error
+    assert "checkpoint-9/model-00001-of-00001.safetensors does not belong" in error
+    assert error.endswith("`python -m toolkit pack` makes a zip of what belongs\n")
+
+
 @pytest.mark.parametrize("readme", ["readme", "readme.md", "README.md"])
 def test_verify_accepts_every_readme(workspace: Path, readme: str) -> None:
     _, packed = pack(workspace, "online")

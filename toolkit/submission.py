@@ -101,7 +101,7 @@ def verify_command(args: argparse.Namespace) -> None:
         if ROWS in names:
             with archive.open(ROWS) as lines:
                 faults += image_faults(lines, set(names), None)
-        _refuse(faults, f"{args.zip} ({kind})")
+        _refuse(faults, f"{args.zip} ({kind})", "; `python -m toolkit pack` makes a zip of what belongs")
         try:
             broken = archive.testzip()
         except (zipfile.BadZipFile, OSError, EOFError) as error:
@@ -153,7 +153,7 @@ def _output_faults(names: set[str], kind: str) -> list[str]:
             known.add(name)
         elif RESULTS_EXTRA.fullmatch(name) or (kind == "offline" and name.startswith("output/processed_data/")):
             known.add(name)
-    faults += [f"{name} does not belong in a submission" for name in sorted(names - known)]
+    faults += [f"{what} not belong in a submission" for what in _by_folder(names - known)]
     if len(runs) > 1:
         faults.append(f"several experiments at once: {', '.join(sorted(runs))}")
     files = {entry for run in runs.values() for entry in run}
@@ -167,6 +167,15 @@ def _output_faults(names: set[str], kind: str) -> list[str]:
     faults += [f"output/training_dirs/*-{s}-*/{file} is missing" for s, file in wanted if (s, file) not in files]
     faults += [f"output/eval_results/*/{name}/ is missing" for name in ("textvqa", "mmbench") if name not in evaluated]
     return faults
+
+
+def _by_folder(names: set[str]) -> Iterator[str]:
+    """`NAME does` for a file alone in its folder, `FOLDER/ (7 files) do` for more; folders at most four deep."""
+    folders = defaultdict(list)
+    for name in sorted(names):
+        folders["/".join(PurePosixPath(name).parent.parts[:4])].append(name)
+    for folder, files in folders.items():
+        yield f"{files[0]} does" if len(files) == 1 else f"{folder}/ ({len(files)} files) do"
 
 
 def _is_of_training(stage: str, file: str, kind: str) -> bool:
@@ -264,10 +273,10 @@ def _size(count: int) -> str:
     return f"{count} B"
 
 
-def _refuse(faults: list[str], what: str) -> None:
+def _refuse(faults: list[str], what: str, advice: str = "") -> None:
     if faults:
         more = f"; and {len(faults) - 5} more faults" if len(faults) > 5 else ""
-        raise UserError(f"{what}: {'; '.join(faults[:5])}{more}")
+        raise UserError(f"{what}: {'; '.join(faults[:5])}{more}{advice}")
 
 
 def _member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
