@@ -25,7 +25,7 @@ def pictures(notebook: nbformat.NotebookNode) -> int:
 
 def printed(notebook: nbformat.NotebookNode) -> str:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "".join(output.get("text", "") for output in outputs)
+    return "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
 
 
 @pytest.mark.slow

@@ -189,6 +189,13 @@ def test_largest_batches_are_those_of_the_memory_estimate(file: Path) -> None:
             assert not fit.checkpointing
 
 
+def test_the_mini_worlds_figures_are_its_presets() -> None:
+    preset = load_preset("mini")
+    text = README.read_text(encoding="utf-8")
+    assert f"({preset.pretrain.global_batch} and {preset.finetune.global_batch} in the mini world)" in text
+    assert f"({preset.sample_cap:,} in the mini world)" in text
+
+
 @pytest.mark.parametrize("file", [README, README_ZH], ids=lambda file: file.name)
 @pytest.mark.parametrize("kit", ["10k", "full"])
 def test_disk_figures_are_those_of_the_manifest(file: Path, kit: str) -> None:
