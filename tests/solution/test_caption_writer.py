@@ -177,3 +177,21 @@ def test_created_rows_are_booked(make_seed, make_recipe, run_process, chat):
     assert done.record["counts"] == {"in": 2, "created": 4, "kept": 6, "dropped": 0, "failed": 0}
     assert [row.get("caption_index") for row in done.rows] == [None, 1, 2, None, 1, 2]
     assert [row["id"] for row in done.rows] == ["000"] * 3 + ["001"] * 3
+
+
+def test_two_processes_write_the_same_captions(data, chat, tmp_path, monkeypatch):
+    settings = {"captions": 2, "temperature": 1.0}
+    alone = write(data, chat, **settings)
+    monkeypatch.setenv("SCORE_STORE", str(tmp_path / "both"))  # written anew
+    operator = OPERATORS.modules["caption_writer_mapper"](
+        hf_captioner=chat,
+        auto_op_parallelism=False,
+        num_proc=2,
+        max_new_tokens=8,
+        max_words=99,
+        model_batch=2,
+        **settings,
+    )
+    both = operator.run(data)
+    assert both["text"] == alone["text"]
+    assert both["caption_index"] == alone["caption_index"]

@@ -249,3 +249,16 @@ def test_gpu_scores_equal_cpu_scores(rows, folders, name, tmp_path, monkeypatch)
     monkeypatch.setenv("SCORE_STORE", str(tmp_path / "other"))
     on_cpu = build(name, **model_of(name, folders), accelerator="cpu").run(data, reduce=False)[STATS]
     np.testing.assert_allclose(on_gpu, [stats[operator.stat] for stats in on_cpu], atol=0.02)
+
+
+def test_two_processes_give_the_same_rows(rows, folders, tmp_path, monkeypatch):
+    data = rows(CAPTIONS * 4)
+    for name in NAMES:
+        alone = build(name, **model_of(name, folders)).run(data, reduce=False)
+        monkeypatch.setenv("SCORE_STORE", str(tmp_path / f"both {name}"))
+        operator = OPERATORS.modules[name](auto_op_parallelism=False, num_proc=2, **model_of(name, folders))
+        both = operator.run(data, reduce=False)
+        assert both["id"] == alone["id"]
+        np.testing.assert_allclose(
+            [stats[operator.stat] for stats in both[STATS]], [stats[operator.stat] for stats in alone[STATS]], rtol=1e-5
+        )
