@@ -108,14 +108,17 @@ class ConvNeXtTower(nn.Module):
         In training the residual branches are dropped at random unless `stochastic_depth` is off: the tower is frozen,
         yet the fixed training runs it so.
         """
-        x = self.vision_stem(images)
-        maps = []
+        maps = [self.vision_stem(images)]
         for stage in self.vision_stages:
-            x = stage(x, self.training and self.stochastic_depth)
-            maps.append(x)
-        grid = maps[0].shape[-2:]
-        resized = [F.interpolate(m.float(), size=grid, mode="bilinear", align_corners=False).to(m) for m in maps[1:]]
-        return torch.cat([maps[0], *resized], dim=1)
+            maps.append(stage(maps[-1], self.training and self.stochastic_depth))
+        return stack_maps(maps[1:])
+
+
+def stack_maps(maps: list[torch.Tensor]) -> torch.Tensor:
+    """The stages' maps on the first one's grid, one above the other: [B, 192, 192, 192], ... -> [B, 2880, 192, 192]."""
+    grid = maps[0].shape[-2:]
+    resized = [F.interpolate(m.float(), size=grid, mode="bilinear", align_corners=False).to(m) for m in maps[1:]]
+    return torch.cat([maps[0], *resized], dim=1)
 
 
 def norm_linear(channels_in: int, channels: int) -> nn.Sequential:

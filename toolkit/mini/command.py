@@ -1,9 +1,11 @@
-"""`python -m toolkit mini build | check`: make the mini world anew, or measure the committed one."""
+"""`python -m toolkit mini build | check | report`: make the mini world anew, measure its models, compare data in it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from toolkit.mini.report import report_arguments, report_command
 
 PART_NAMES = ("seed", "instruct", "eval", "clip", "convnext", "gemma", "captioner")
 
@@ -21,6 +23,7 @@ def mini_arguments(parser: argparse.ArgumentParser) -> None:
     draw = actions.add_parser("seed-draw", help="write another draw of the seed set into a folder")
     draw.add_argument("folder", type=Path, help="gets the jsonl, stage_1.json, images/ and seed_truth.jsonl")
     draw.add_argument("--draw", type=int, required=True, help="number of the draw; 0 is the committed one")
+    report_arguments(actions.add_parser("report", help="train every arm that has no record yet; print the table"))
 
 
 def mini_command(args: argparse.Namespace) -> int:
@@ -33,6 +36,8 @@ def mini_command(args: argparse.Namespace) -> int:
         from toolkit.mini.gates import check_gates
 
         return check_gates()
+    elif args.action == "report":
+        return report_command(args)
     elif args.action == "eval-set":
         from toolkit.mini.evaluation import build_mmbench, build_textvqa
 

@@ -35,7 +35,7 @@ QUESTIONS = (
 JPEG_QUALITY = 85
 
 
-def build_seed(folder: Path, truth_file: Path, draw: int, rows: int = ROWS) -> None:
+def build_seed(folder: Path, truth_file: Path, draw: int, rows: int = ROWS, mended: bool = False) -> None:
     """Write a seed set in the challenge's file formats.
 
     Args:
@@ -43,9 +43,14 @@ def build_seed(folder: Path, truth_file: Path, draw: int, rows: int = ROWS) -> N
         truth_file: gets one line a row: id, defect (or `none`), the changed detail, and a true caption.
         draw: number of the draw; another number is another seed set of the same kind.
         rows: how many pairs.
+        mended: undo every defect: true captions, undamaged pictures, no near-duplicates. What is sound stays as it is.
     """
     pairs, originals, truths = [], [], []
     for row_id, scene, defect, rng in _plan(draw, rows):
+        if mended:
+            if defect == "near_duplicate":
+                continue
+            defect = "none"
         image = f"images/{row_id[:5]}/{row_id}.jpg"
         true = captions.true_caption(scene, rng)
         caption, detail = _written_caption(scene, true, defect, rng)
