@@ -25,10 +25,28 @@ if "data_juicer.core" not in sys.modules:
     sys.modules["data_juicer.core"] = _core
 
 from data_juicer.core.data import NestedDataset  # noqa: E402
-from data_juicer.ops import OPERATORS, Deduplicator, Filter, Mapper, Selector, load_ops  # noqa: E402
+from data_juicer.ops import (  # noqa: E402
+    OPERATORS,
+    Deduplicator,
+    Filter,
+    Mapper,
+    Selector,
+    base_op,
+    load_ops,
+)
+from data_juicer.utils import model_utils  # noqa: E402
 from data_juicer.utils.constant import Fields  # noqa: E402
 from data_juicer.utils.mm_utils import load_image  # noqa: E402
 from PIL import Image  # noqa: E402
+
+
+def _free_models_if_any() -> None:
+    """Stands in for what Data-Juicer calls behind every operator, which loads torch to empty its cache."""
+    if "torch" in sys.modules:
+        model_utils.free_models()
+
+
+base_op.free_models = _free_models_if_any
 
 _SIZE_ONLY = ("image_shape_filter", "image_aspect_ratio_filter")
 _ORIENTATION = 0x0112  # the EXIF entry that says how a camera was held

@@ -1,0 +1,93 @@
+"""Scale: `solution/process.py` over ever more distinct rows; time should grow with the rows, memory hardly at all.
+
+    python -m benchmarks.scale 20000 40000 80000
+
+Each row has its own id, its own word in the caption and its own pixels; pictures are 32 px and the CLIP model is tiny,
+so that what is timed is the machinery. Prints seconds, milliseconds a row and the peak memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ("red", "blue", "green", "dog", "cat", "car", "tree", "house", "on", "near", "under", "the", "a", "two", "old")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=int, nargs="+", help="row counts to try")
+    parser.add_argument("--clip", default="toolkit/training/model_zoo/mini/OpenAI/clip-vit-mini-patch16-96")
+    parser.add_argument("--without-model", action="store_true", help="leave the similarity filter out")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_seed(Path(folder), max(arguments.rows))
+        clip = None if arguments.without_model else str((ROOT / arguments.clip).resolve())
+        for count in arguments.rows:
+            measure(Path(folder), count, clip)
+
+
+def write_seed(folder: Path, count: int) -> None:
+    """`images/` and `rows.jsonl` with distinct rows."""
+    random = np.random.default_rng(0)
+    with (folder / "rows.jsonl").open("w") as file:
+        for number in range(count):
+            name = f"images/{number // 1000:05d}/{number:09d}.png"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / name, compress_level=1)
+            caption = " ".join([*random.choice(WORDS, size=random.integers(2, 12)), f"word{number}"])
+            row = {"id": f"{number:09d}", "text": f"<__dj__image>\n{caption} <|__dj__eoc|>", "images": [name]}
+            file.write(json.dumps(row) + "\n")
+
+
+def measure(folder: Path, count: int, clip: str | None) -> None:
+    """One whole run over the first rows, in a process of its own."""
+    with (folder / "rows.jsonl").open() as source, (folder / "part.jsonl").open("w") as target:
+        target.writelines(line for line, _ in zip(source, range(count), strict=False))
+    process = [
+        {"caption_cleanup_mapper": None},
+        {"picture_deduplicator": {"max_distance": 10}},
+        {"special_characters_filter": {"max_ratio": 0.6}},
+        {"image_shape_filter": {"min_width": 16}},
+        {"picture_sharpness_filter": {"min_sharpness": 1.0}},
+        {"caption_words_filter": {"min_num": 4}},
+        {"caption_deduplicator": {"min_overlap": 0.9}},
+    ]
+    if clip:
+        process += [
+            {"clip_similarity_filter": {"hf_clip": clip, "min_score": -1.0}},
+            {"fill_to_cap_selector": {"cap": count // 2}},
+        ]
+    (folder / "scale.yaml").write_text(yaml.safe_dump({"process": process}))
+    output = folder / f"out_{count}" / "processed_data"
+    command = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(folder / "scale.yaml")]
+    command += ["--dataset", str(folder / "part.jsonl"), "--images", str(folder), "--output", str(output)]
+    begun = time.perf_counter()
+    with (folder / "log.txt").open("w") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=log)
+        _, status, usage = os.wait4(run.pid, 0)
+    seconds = time.perf_counter() - begun
+    if status:
+        sys.exit(f"error: {(folder / 'log.txt').read_text().splitlines()[-1]}")
+    steps = json.loads((output / "run.json").read_text())["steps"]
+    print(
+        f"{count:,} rows: {seconds:.1f} s, {1000 * seconds / count:.2f} ms a row, "
+        f"at most {usage.ru_maxrss / 1024:,.0f} MB; "
+        + ", ".join(f"{step['name']} {step['seconds']:.1f} s" for step in steps),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
