@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# One thread, as the training script: see the remark there.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
 bash install.sh
 if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
     source .venv/bin/activate

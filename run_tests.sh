@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x .venv/bin/python ]]; then
     source .venv/bin/activate
 fi
-# Two cores: more threads a process would only wait for each other.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
+# Tests start processes of their own; more threads in each would spin while they wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 ruff check .
 python -m pytest --durations=10 "$@"
