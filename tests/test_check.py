@@ -107,11 +107,12 @@ def test_a_synthetic_picture_lies_beside_the_file_and_keeps_a_seed_id(small_seed
     assert faults(small_seed, *rows) == [(1, "synthetic_image_of_unknown_id"), (2, "missing_image")]
 
 
-def test_ids_are_not_held_against_the_questions_of_another_seed(small_seed, tmp_path):
+def test_ids_are_not_held_against_the_questions_of_another_seed(small_seed, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     file = small_seed.write(small_seed.row(0, id="new", images=["synthetic_images/a.png"]))
     assert main(["check", str(file), "--images", str(other), "--preset", str(small_seed.preset)]) == 0
+    assert "origin" not in capsys.readouterr().out.replace("original", "")
 
 
 def test_one_id_with_two_original_pictures_is_a_fault(small_seed):

@@ -48,7 +48,7 @@ class Report:
         faults: at most one a line, by line.
         notes: odd pictures, for every line that shows one, by line.
         counts: rows by property, pictures by note.
-        origins: sound rows by key of ORIGINS; empty where the seed is not known.
+        origins: sound rows by key of ORIGINS; empty where the seed is not known, or another one's folder was given.
         audit: what `compare_with_audit` counted; empty without an audit.
         remarks: what could not be checked, and why.
     """
@@ -108,7 +108,7 @@ def examine(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: Pa
             lines_of_picture[picture].append((number, id_of(line)))
         report.counts[image_token_of(line["text"]) or "text-only"] += 1
         report.counts["question restored" if original else "question by rule"] += 1
-        if originals:
+        if known_ids:
             report.origins[origin_of(row, original)] += 1
     report.counts += rules.counts
 
