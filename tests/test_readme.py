@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from solution.process import parse_report_arguments
 from tests.conftest import checkout
 from toolkit.__main__ import COMMANDS
 from toolkit.download.manifest import choose, load_manifest
@@ -95,6 +96,9 @@ def require_arguments(words: list[str]) -> None:
 
 def require_recipe_arguments(words: list[str]) -> None:
     """Fail where process.py would refuse its arguments, or the recipe is not there."""
+    if words[0] == "report":
+        parse_report_arguments(words[1:])
+        return
     program = "import sys; from solution.process import parse_arguments; print(parse_arguments().recipe)"
     result = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
@@ -242,6 +246,7 @@ def test_quickstart_and_what_follows_it(tmp_path: Path) -> None:
     assert "a whole online submission" in run(shown("python -m toolkit verify"), folder)
     assert "online submission of recipe" in run(shown("python -m toolkit pack online").replace("EXP", "recipe"), folder)
     assert "MMBench tolerant" in run(shown("python -m toolkit score"), folder)
+    assert ".html" in run(shown("python solution/process.py report"), folder)
     assert "questions answered" in run(shown("python -m toolkit eval textvqa"), folder)
     picture = next((folder / "input/mini/images").rglob("*.jpg"))
     assert run(shown("python -m toolkit ask").replace("PICTURE.jpg", str(picture)), folder).strip()
