@@ -65,7 +65,8 @@ class ClusterBalancedSelector(Selector):
         scores = scores_of(dataset, self.score_key)
         failures = [""] * len(dataset)
         rows, features = self._features(dataset, failures)
-        groups = cluster(features, self.clusters, self.seed).tolist()
+        device = device_for(self.use_cuda(), None)
+        groups = cluster(features.to(device), self.clusters, self.seed).tolist()
         room = dict(enumerate(shares([Counter(groups)[number] for number in range(self.clusters)], self.cap)))
         kept = {row for row, failure in enumerate(failures) if failure}
         for place in sorted(range(len(rows)), key=lambda place: -scores[rows[place]]):

@@ -1,9 +1,8 @@
 """The things a caption names: its noun phrases, found with NLTK's part-of-speech tagger."""
 
+import importlib.util
 import re
 from functools import lru_cache
-
-import nltk
 
 _TAGGER = "averaged_perceptron_tagger_eng"
 _PUNCTUATION = str.maketrans("", "", "|:;@()[]{}^'\"’`?$%#!&*+,.")
@@ -11,7 +10,11 @@ _PHRASE = re.compile("D?J*N+")  # an article, adjectives, nouns
 
 
 def require_tagger() -> None:
-    """Raise ValueError, saying how to get it, where the tagger's data is missing."""
+    """Raise ImportError without NLTK, ValueError without its tagger's data; both say how to get it."""
+    if importlib.util.find_spec("nltk") is None:
+        raise ImportError("needs the package nltk: pip install -r solution/requirements-grounding.txt")
+    import nltk
+
     try:
         nltk.data.find(f"taggers/{_TAGGER}/")
     except LookupError:
@@ -27,6 +30,8 @@ def noun_phrases(caption: str) -> tuple[str, ...]:
 
     A phrase is an optional article, any adjectives and one or more nouns, as GLIP cuts captions for grounding.
     """
+    import nltk
+
     # A full stop inside is set apart here: NLTK's own splitting into sentences needs one more file of data.
     words = nltk.word_tokenize(re.sub(r"\.(?=\s)", " .", caption.lower()), preserve_line=True)
     letters = "".join(

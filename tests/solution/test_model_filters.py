@@ -2,7 +2,6 @@
 
 import json
 
-import nltk
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,8 @@ import solution.operators  # noqa: F401  registers ours
 from solution.juicer import OPERATORS, STATS, NestedDataset
 from solution.operators.pictures import open_picture
 from tests.solution import model_folders
+
+nltk = pytest.importorskip("nltk", reason="pip install -r solution/requirements-grounding.txt -c constraints.txt")
 
 CAPTIONS = ["a red dog on the grass", "two blue cars", "the cat", "a ball and a book next to a tree", "runs", "a cat"]
 NAMES = ["blip_matching_filter", "phrase_grounding_filter", "picture_nsfw_filter", "picture_aesthetics_filter"]

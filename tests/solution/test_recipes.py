@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import nltk
 import pytest
+import torch
 import yaml
 
 import solution.operators
@@ -37,6 +37,11 @@ def stand_in(tmp_path, monkeypatch):
     return load
 
 
+def nltk_data():
+    """NLTK's module that knows where its data lie."""
+    return pytest.importorskip("nltk", reason="pip install -r solution/requirements-grounding.txt").data
+
+
 def models_of(content: dict) -> list[str]:
     """The models that a recipe names."""
     steps = [parameters or {} for step in content["process"] for parameters in step.values()]
@@ -49,7 +54,10 @@ def test_recipe_is_valid(path, stand_in, tmp_path, monkeypatch):
     recipe = stand_in(path)
     process = check_operators(recipe, OPERATORS.modules)
     assert len(process) == len(recipe.process) > 0
-    monkeypatch.setattr(nltk.data, "path", [str(model_folders.save_tagger(tmp_path / "nltk_data"))])
+    if any("phrase_grounding_filter" in step for step in process):
+        monkeypatch.setattr(nltk_data(), "path", [str(model_folders.save_tagger(tmp_path / "nltk_data"))])
+    if any("picture_painter_mapper" in step for step in process):
+        pytest.importorskip("diffusers", reason="pip install -r solution/requirements-synthesis.txt -c constraints.txt")
     ours = [step for step in process if OPERATORS.modules[next(iter(step))].__module__.startswith("solution.operators")]
     assert len(build_operators(ours, 1, str(tmp_path))) == len(ours)
 
@@ -106,3 +114,71 @@ def test_mini_recipe_runs_on_the_mini_world(path, run_process, tmp_path_factory)
     counts = done.record["counts"]
     assert counts["in"] + counts["created"] == counts["kept"] + counts["dropped"] + counts["failed"]
     assert counts["failed"] == 0
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory, clip_folder) -> dict[str, str]:
+    """The last part of a recipe's model folder -> a tiny model of the same class."""
+    pytest.importorskip("diffusers", reason="pip install -r solution/requirements-synthesis.txt -c constraints.txt")
+    nltk_data()
+    make = tmp_path_factory.mktemp
+    torch.manual_seed(0)
+    return {
+        "clip-vit-base-patch32": str(clip_folder),
+        "clip-vit-large-patch14-336": str(clip_folder),
+        "blip-itm-base-coco": str(model_folders.save_blip_matcher(make("itm"))),
+        "owlvit-base-patch32": str(model_folders.save_owlvit(make("owlvit"))),
+        "nsfw_image_detection": str(model_folders.save_classifier(make("nsfw"))),
+        "watermark_detector": str(model_folders.save_classifier(make("watermark"))),
+        "aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE": str(
+            model_folders.save_aesthetics_predictor(make("beauty"), torch.nn.Linear(16, 1))
+        ),
+        "blip2-opt-2.7b": str(model_folders.save_blip2(make("blip2"))),
+        "Qwen2-VL-2B-Instruct": str(model_folders.save_qwen2_vl(make("qwen"))),
+        "llava-1.5-7b-hf": str(model_folders.save_chat_model(make("llava"))),
+        "stable-diffusion-v1-5": str(model_folders.save_painter(make("painter"))),
+        "nltk_data": str(model_folders.save_tagger(make("tagger"))),
+    }
+
+
+# Random models score anywhere and write nonsense: limits are opened wide, sizes reduced to twenty rows of 48 x 40 px.
+OPEN = {
+    "max_score": 1.0, "below": 1.0, "min_new_score": -1.0, "min_gain": 0.0, "min_num": 0, "max_num": 99, "min_words": 1,
+    "max_words": 99, "min_ratio": 0.0, "min_width": 1, "min_height": 1, "clusters": 2, "steps": 2,
+    "size": 32, "model_batch": 4, "max_new_tokens": 6,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "default",
+        "bronze_a",
+        "bronze_b",
+        "synthvlm",
+        "clusters",
+        "clean_synthesize_clean",
+        "datacomp",
+        "long_captions_48k",
+    ],
+)
+def test_recipe_runs_with_tiny_models(name, tiny_models, make_seed, make_recipe, run_process):
+    content = yaml.safe_load((ROOT / "solution" / "recipes" / f"{name}.yaml").read_text())
+    for step in content["process"]:
+        ((operator, parameters),) = step.items()
+        for key, value in (parameters or {}).items():
+            if key.startswith("hf_"):
+                parameters[key] = tiny_models[Path(value).name]
+            elif key == "min_score":
+                parameters[key] = 0.0 if operator.startswith(("blip", "phrase", "picture")) else -1.0
+            elif key == "cap":
+                parameters[key] = 12 if value < 200_000 else 16
+            elif key in OPEN:
+                parameters[key] = OPEN[key]
+    seed = make_seed([f"a {colour} {thing} on the grass" for colour in ("red", "blue") for thing in "abcdefghij"])
+    done = run_process(make_recipe(content["process"], name), seed, environment={"NLTK_DATA": tiny_models["nltk_data"]})
+    assert done.code == 0, done.err
+    assert len(done.rows) == (12 if name == "datacomp" else 16)  # its best 30 % are six rows, each twice
+    assert done.record["counts"]["failed"] == 0
+    assert name != "synthvlm" or all(row["images"][0].startswith("synthetic_images/") for row in done.rows)
