@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -170,10 +170,14 @@ class Ledger:
 
         Steps and ``about`` stand in the file's metadata, as JSON under the key `run`.
         """
-        lines = [asdict(audit) for _, audit in sorted(self.rows.items())]
+        audits = [audit for _, audit in sorted(self.rows.items())]
         schema = SCHEMA.with_metadata({"run": json.dumps(about | {"steps": self.counts()})})
         with replaced(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(lines, schema=schema), temporary)
+            # Column by column: a dict for every row would take several times the ledger's memory.
+            columns = [
+                pa.array([getattr(audit, name) for audit in audits], SCHEMA.field(name).type) for name in SCHEMA.names
+            ]
+            pq.write_table(pa.table(columns, schema=schema), temporary)
 
     def _close(self, row: int, state: str, reason: str, score: float | None, threshold: float | None) -> None:
         audit = self.rows[row]

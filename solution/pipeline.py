@@ -121,7 +121,11 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
     """Operators that compare rows; ours say why a row goes (`dropped_because`, by position)."""
     rows = list(dataset[ROW])
     try:
-        result = operator.run(dataset)
+        if isinstance(operator, Deduplicator) and operator.is_batched_op():  # its run() would hash rows one at a time
+            options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size}
+            result, _ = operator.process(dataset.map(operator.compute_hash, **options))
+        else:
+            result = operator.run(dataset)
     except ValueError as error:
         raise UserError(f"operator {operator._name}: {_one_line(error)}") from error
     result = _book_created(_without_failed(result, ledger), ledger)

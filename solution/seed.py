@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -69,16 +69,12 @@ def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> list[dict[str,
     Returns the good rows as Data-Juicer sees them: absolute image paths, one image token for all, and their ROW.
     Raises UserError for an empty file, and for the first bad row where the policy is stop.
     """
-    # Bytes that are no UTF-8 become lone surrogates, which json refuses to pass on: such a line fails, not the file.
-    with dataset.open(encoding="utf-8", errors="surrogateescape") as file:
-        lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
-    if not lines:
-        raise UserError(f"data set {shown(dataset)} has no rows")
-    ledger.begin("read_and_check_pictures", len(lines))
+    ledger.begin("read_and_check_pictures", 0)
     images_of: dict[str, Any] = {}
     readable: dict[str, str] = {}
     rows = []
-    for number, line in lines:
+    for number, line in _lines(dataset):
+        ledger.steps[-1].rows_in += 1
         ledger.rows[number] = RowAudit("", number, None, "", "", "")
         try:
             row = _parsed(line)
@@ -100,8 +96,17 @@ def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> list[dict[str,
             ledger.fail(number, str(error))
             continue
         rows.append(row | {"text": row["text"].replace(IMAGE_TOKENS[1], WORK_TOKEN), "images": files, ROW: number})
+    if not ledger.rows:
+        raise UserError(f"data set {shown(dataset)} has no rows")
     ledger.columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != ROW]
     return rows
+
+
+def _lines(dataset: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1."""
+    # Bytes that are no UTF-8 become lone surrogates, which json refuses to pass on: such a line fails, not the file.
+    with dataset.open(encoding="utf-8", errors="surrogateescape") as file:
+        yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
 
 
 def _parsed(line: str) -> dict[str, Any]:

@@ -73,25 +73,29 @@ class PictureDeduplicator(Deduplicator):
         hashes = list(dataset["picture_hash"])
         names = list(dataset["id"]) if "id" in dataset.column_names else list(map(str, range(len(hashes))))
         self.dropped_because = {}
-        slices: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+        # Nearly every slice has one row: a list for each would be most of the memory.
+        first: dict[int, int] = {}
+        further: dict[int, list[int]] = defaultdict(list)
         codes = {position: np.frombuffer(bytes.fromhex(text), np.uint8) for position, text in enumerate(hashes) if text}
         kept = []
         for position in range(len(hashes)):
             keys = self._slice_keys(codes[position]) if position in codes else []
-            candidates = sorted({other for key in keys for other in slices[key] if names[other] != names[position]})
+            near = {other for key in keys if key in first for other in (first[key], *further.get(key, ()))}
+            candidates = sorted(other for other in near if names[other] != names[position])
             twin = self._twin(position, candidates, codes)
             if twin is None:
                 kept.append(position)
                 for key in keys:
-                    slices[key].append(position)
+                    if first.setdefault(key, position) != position:
+                        further[key].append(position)
             else:
                 self.dropped_because[position] = f"repeats a picture: that of {names[twin]}"
         return dataset.select(kept).remove_columns("picture_hash"), {}
 
-    def _slice_keys(self, code: np.ndarray) -> list[tuple[int, bytes]]:
-        """The hash's bits in max_distance + 1 slices, each with its number."""
+    def _slice_keys(self, code: np.ndarray) -> list[int]:
+        """The hash's bits in max_distance + 1 slices; a number for each, which two slices share by rare chance only."""
         slices = np.array_split(np.unpackbits(code), self.max_distance + 1)
-        return [(number, piece.tobytes()) for number, piece in enumerate(slices)]
+        return [hash((number, piece.tobytes())) for number, piece in enumerate(slices)]
 
     def _twin(self, position: int, candidates: list[int], codes: dict[int, np.ndarray]) -> int | None:
         """The first of the kept rows `candidates` whose hash is near enough, None without one."""
