@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from toolkit.__main__ import main
 from toolkit.files import read_json, read_jsonl, write_json
 from toolkit.mgm.checkpoint import build_model
 from toolkit.mgm.images import open_image, scale_picture
@@ -124,7 +125,35 @@ def test_a_cell_leaves_a_record_and_is_not_run_again(laboratory, monkeypatch):
         changed.run(Cell("raw", 0, 1))
 
 
+def test_a_cell_trains_as_the_command_does(laboratory, draw, tmp_path, monkeypatch):
+    record = laboratory.run(Cell("raw", 0, 1))
+    monkeypatch.setenv("TRAIN_SEED", "1")
+    rows, roots = draw.training_rows("raw")
+    write_json(tmp_path / "rows.json", rows)
+    more = ["--preset", "mini", "--batch", "8", "--accumulation", "1", "--workers", "0", "--no-stochastic-depth"]
+    stages = {
+        "pretrain": [tmp_path / "rows.json", roots.seed],
+        "finetune": [laboratory.preset.finetune_data, laboratory.preset.finetune_images],
+    }
+    for stage, (data, images) in stages.items():
+        adapter = ["--adapter", str(tmp_path / "pretrain" / "mm_projector.bin")] if stage == "finetune" else []
+        words = ["train", stage, "--data", str(data), "--images", str(images), "--out", str(tmp_path / stage)]
+        assert main([*words, *adapter, *more]) == 0
+        history = read_json(tmp_path / stage / "trainer_state.json")["log_history"]
+        losses = [line["loss"] for line in history if "loss" in line]
+        assert losses[-1] == pytest.approx(record["loss"][stage], rel=1e-4)
+
+
 def test_without_pretraining_the_draw_does_not_matter(laboratory):
     record = laboratory.run(Cell("none", 0, 1))
     assert "pretrain" not in record["loss"]
     assert record["counts"]["rows"] == 0
+
+
+def test_with_stochastic_depth_pictures_are_seen_anew(laboratory, tmp_path):
+    plain = laboratory.run(Cell("none", 0, 1))
+    record = dataclasses.replace(laboratory, records=tmp_path, stochastic_depth=True).run(Cell("none", 0, 1))
+    assert record["inputs"]["figures"]["stochastic_depth"] is True
+    assert record["loss"] != plain["loss"]
+    # Those of the evaluation alone are remembered.
+    assert record["counts"]["pictures_encoded"] == 2 * QUESTIONS

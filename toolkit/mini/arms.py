@@ -18,6 +18,7 @@ import random
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Draw:
         if arm == "raw":
             chosen = self._drawn(lines)
         elif arm == "recipe":
-            result = self._recipe_result()
+            result = self._recipe_result
             chosen = self._drawn([line for _, line in read_jsonl(result)])
             roots = ImageRoots(seed=seed, processed=result.parent)
         elif arm == "random":
@@ -97,6 +98,7 @@ class Draw:
             build_seed(folder, folder / TRUTH_FILE, self.number, self.rows, mended)
         return folder
 
+    @cached_property
     def _recipe_result(self) -> Path:
         """Run the recipe, as a participant does; it says itself when its result is already there."""
         output = self.folder / "recipe" / "processed_data"
@@ -109,7 +111,7 @@ class Draw:
 
     def _recipe_size(self) -> int:
         """Different pairs in the recipe's result: its size before it was filled up with copies."""
-        return len({line["id"] for _, line in read_jsonl(self._recipe_result())})
+        return len({line["id"] for _, line in read_jsonl(self._recipe_result)})
 
     def _similarities(self, lines: list[dict[str, Any]]) -> dict[str, float]:
         """CLIP similarity of every pair of the seed, by id."""
