@@ -77,7 +77,10 @@ class ClusterBalancedSelector(Selector):
             else:
                 self.dropped_because[row] = f"not among the best of its cluster by {self.score_key}: cluster {group}"
         chosen = sorted(kept)
-        return dataset.select(chosen).add_column(FAILURE, [failures[row] for row in chosen])
+        result = dataset.select(chosen)
+        if FAILURE in result.column_names:  # of an earlier operator, where Data-Juicer's own command runs the recipe
+            result = result.remove_columns(FAILURE)
+        return result.add_column(FAILURE, [failures[row] for row in chosen])
 
     def _features(self, dataset: Any, failures: list[str]) -> tuple[list[int], torch.Tensor]:
         """(rows, their embeddings [rows, width], unit vectors in half precision); bad pictures go to ``failures``."""

@@ -144,5 +144,10 @@ def test_a_bad_picture_fails_alone_when_pictures_are_clustered(scored, clip_fold
     assert not any(marked.values())
 
 
+def test_marks_of_earlier_operators_do_not_hinder(scored, clip_folder):
+    data = scored(SCORES[:10]).add_column("__failure__", [""] * 10)
+    assert len(build("cluster_balanced_selector", hf_clip=str(clip_folder), clusters=2, cap=6).run(data)) == 6
+
+
 def test_few_rows_need_no_model(scored):
     assert len(build("cluster_balanced_selector", hf_clip="nowhere", cap=3).run(scored([0.1, 0.2, 0.3]))) == 3
