@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -105,7 +106,8 @@ def similarity(data: Path, clip: str, count: int, slices: int) -> None:
             ]
     gap = max(abs(one - other) for one, other in zip(scores["stock"], scores["ours"], strict=True))
     print(
-        f"similarity, {len(rows):,} pairs on {operators['ours'].accelerator}: stock {seconds['stock']:.1f} s, "
+        f"similarity, {len(rows):,} pairs on {'a GPU' if operators['ours'].use_cuda() else 'the CPU'}: "
+        f"stock {seconds['stock']:.1f} s, "
         f"ours {seconds['ours']:.1f} s, x{seconds['stock'] / seconds['ours']:.2f}; scores differ by at most {gap:.1e}",
         flush=True,
     )
@@ -136,17 +138,20 @@ def refine(data: Path, count: int, folder: Path) -> None:
     ours += ["--dataset", str(seed), "--images", str(data.parent), "--output", str(folder / "ours")]
     commands = {"stock": [dj_process, "--config", str(folder / "stock.yaml")], "ours": ours}
     results = {"stock": folder / "stock" / "kept.jsonl", "ours": folder / "ours" / "processed_data.jsonl"}
-    seconds, kept = {}, {}
+    seconds, cpu, kept = {}, {}, {}
     for side, command in commands.items():
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, cwd=data.parent, capture_output=True, text=True)
-        seconds[side] = time.perf_counter() - begun
+        seconds[side], now = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu[side] = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
         if done.returncode or not results[side].is_file():
             sys.exit(f"error: {side} failed: {' '.join((done.stderr or done.stdout).splitlines()[-1:])}")
         kept[side] = [json.loads(line)["id"] for line in results[side].read_text(encoding="utf-8").splitlines()]
     print(
         f"LLaVA refinement without models, {len(lines):,} rows: dj-process {seconds['stock']:.1f} s, process.py "
-        f"{seconds['ours']:.1f} s, x{seconds['stock'] / seconds['ours']:.2f}; {len(kept['ours']):,} rows kept, "
+        f"{seconds['ours']:.1f} s, x{seconds['stock'] / seconds['ours']:.2f} "
+        f"(of CPU {cpu['stock']:.1f} s and {cpu['ours']:.1f} s, "
+        f"x{cpu['stock'] / cpu['ours']:.2f}); {len(kept['ours']):,} rows kept, "
         + ("the same" if kept["ours"] == kept["stock"] else f"not the same as stock's {len(kept['stock']):,}"),
         flush=True,
     )

@@ -1,7 +1,11 @@
-"""Runs Data-Juicer operators one at a time and tells the ledger what each did to every row."""
+"""Runs Data-Juicer operators one at a time and tells the ledger what each did to every row.
+
+Columns are taken whole, `dataset[name][:]`: to go through `dataset[name]` reads the table anew for every row.
+"""
 
 import math
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -62,14 +66,14 @@ def run_operator(operator: Any, dataset: NestedDataset, ledger: Ledger) -> Neste
 def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Scores first, then the decision, so that the scores of dropped rows are known too."""
     # With old scores in sight, a filter of the same kind would skip its work, though the caption may have changed.
-    old = dataset[STATS] if STATS in dataset.column_names else [{}] * len(dataset)
+    old = dataset[STATS][:] if STATS in dataset.column_names else [{}] * len(dataset)
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
-    old_of = dict(zip(dataset[ROW], old, strict=True))
+    old_of = dict(zip(dataset[ROW][:], old, strict=True))
     scored = _by_halves(lambda part: operator.run(part, reduce=False), bare, ledger)
     scored = _without_failed(scored, ledger)
     kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)
-    kept_rows = set(kept[ROW])
-    rows, numbers = list(scored[ROW]), [_numbers(stats) for stats in scored[STATS]]
+    kept_rows = set(kept[ROW][:])
+    rows, numbers = scored[ROW][:], [_numbers(stats) for stats in scored[STATS][:]]
     limits = _limits(operator)
     is_kept = [row in kept_rows for row in rows]
     for stat in dict.fromkeys(stat for scores in numbers for stat in scores):
@@ -83,18 +87,19 @@ def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger) -> Nes
             ledger.drop(row, reason, score, threshold)
     if not kept_rows:
         return kept
-    merged = [old_of[row] | new for row, new in zip(kept[ROW], kept[STATS], strict=True)]
-    return kept.remove_columns(STATS).add_column(STATS, merged)
+    merged = [old_of[row] | new for row, new in zip(kept[ROW][:], kept[STATS][:], strict=True)]
+    # Caching is off; to hash all scores for a cache's key would be for nothing.
+    return kept.remove_columns(STATS).add_column(STATS, merged, new_fingerprint=uuid.uuid4().hex)
 
 
 def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Rows may change, go, and multiply; a text that lost its image token is a failed row."""
-    before = dict(zip(dataset[ROW], dataset[operator.text_key], strict=True))
+    before = dict(zip(dataset[ROW][:], dataset[operator.text_key][:], strict=True))
     result = _without_failed(_by_halves(operator.run, dataset, ledger), ledger)
     result = _book_created(result, ledger)
-    after = dict(zip(result[ROW], result["text"], strict=True))
+    after = dict(zip(result[ROW][:], result["text"][:], strict=True))
     if NOTE in result.column_names:
-        for row, note in zip(result[ROW], result[NOTE], strict=True):
+        for row, note in zip(result[ROW][:], result[NOTE][:], strict=True):
             if note:
                 ledger.note(row, note)
         result = result.remove_columns(NOTE)
@@ -106,7 +111,7 @@ def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger) -> Nes
             ledger.drop(row, "removed by the operator")
     broken = [
         position
-        for position, (text, images) in enumerate(zip(result["text"], result["images"], strict=True))
+        for position, (text, images) in enumerate(zip(result["text"][:], result["images"][:], strict=True))
         if text.count(WORK_TOKEN) != len(images)
     ]
     for position in broken:
@@ -119,7 +124,7 @@ def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger) -> Nes
 
 def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Operators that compare rows; ours say why a row goes (`dropped_because`, by position)."""
-    rows = list(dataset[ROW])
+    rows = dataset[ROW][:]
     try:
         if isinstance(operator, Deduplicator) and operator.is_batched_op():  # its run() would hash rows one at a time
             options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size}
@@ -129,7 +134,7 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
     except ValueError as error:
         raise UserError(f"operator {operator._name}: {_one_line(error)}") from error
     result = _book_created(_without_failed(result, ledger), ledger)
-    left = set(result[ROW])
+    left = set(result[ROW][:])
     reasons = getattr(operator, "dropped_because", {})
     for position, row in enumerate(rows):
         if row not in left and ledger.rows[row].state == "kept":
@@ -170,9 +175,9 @@ def _without_failed(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """The rows without those that an operator of ours marked as failed; the mark itself goes too."""
     if FAILURE not in dataset.column_names:
         return dataset
-    failures = list(dataset[FAILURE])
+    failures = dataset[FAILURE][:]
     bad = [position for position, failure in enumerate(failures) if failure]
-    rows = list(dataset[ROW])
+    rows = dataset[ROW][:]
     for position in bad:
         ledger.fail(rows[position], failures[position])
     return _without(dataset.remove_columns(FAILURE), bad)
@@ -188,7 +193,7 @@ def _book_created(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Give every further appearance of a row its own number: the operator made it out of that row."""
     seen: set[int] = set()
     numbers = []
-    for row, text in zip(dataset[ROW], dataset["text"], strict=True):
+    for row, text in zip(dataset[ROW][:], dataset["text"][:], strict=True):
         numbers.append(ledger.create(row, text) if row in seen else row)
         seen.add(row)
     if len(seen) == len(numbers):

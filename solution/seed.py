@@ -138,7 +138,7 @@ def _check_tokens(row: dict[str, Any]) -> None:
 def _fault(file: str) -> str:
     """Why a picture cannot be used, empty for a good one."""
     try:
-        open_picture(file)
+        open_picture(file, is_checked_only=True)
     except PictureError as bad:
         return str(bad)
     return ""

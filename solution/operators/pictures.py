@@ -10,12 +10,19 @@ class PictureError(Exception):
     """A picture that is missing or cannot be decoded; the text says which file and why."""
 
 
-def open_picture(path: str | Path) -> Image.Image:
-    """Decode the whole picture at ``path`` to RGB. Raises PictureError where it is missing, broken or cut short."""
+def open_picture(path: str | Path, is_checked_only: bool = False) -> Image.Image:
+    """Decode the whole picture at ``path`` to RGB. Raises PictureError where it is missing, broken or cut short.
+
+    With ``is_checked_only`` a JPEG comes in grey at an eighth of its size: every byte is read, at half the time.
+    """
     # Data-Juicer sets this switch on import, and a truncated JPEG then passes silently with its lower part grey.
     tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with Image.open(path) as picture:
+            if is_checked_only:
+                picture.draft("L", (1, 1))
+                picture.load()
+                return picture
             return picture.convert("RGB")
     except FileNotFoundError:
         raise PictureError(f"image {path} is missing") from None
