@@ -130,15 +130,16 @@ def test_a_cell_trains_as_the_command_does(laboratory, draw, tmp_path, monkeypat
     monkeypatch.setenv("TRAIN_SEED", "1")
     rows, roots = draw.training_rows("raw")
     write_json(tmp_path / "rows.json", rows)
-    more = ["--preset", "mini", "--batch", "8", "--accumulation", "1", "--workers", "0", "--no-stochastic-depth"]
+    more = ["--preset", "mini", "--accumulation", "1", "--workers", "0", "--no-stochastic-depth"]
     stages = {
         "pretrain": [tmp_path / "rows.json", roots.seed],
         "finetune": [laboratory.preset.finetune_data, laboratory.preset.finetune_images],
     }
     for stage, (data, images) in stages.items():
         adapter = ["--adapter", str(tmp_path / "pretrain" / "mm_projector.bin")] if stage == "finetune" else []
+        batch = ["--batch", str(laboratory.preset.stage(stage).global_batch)]
         words = ["train", stage, "--data", str(data), "--images", str(images), "--out", str(tmp_path / stage)]
-        assert main([*words, *adapter, *more]) == 0
+        assert main([*words, *adapter, *batch, *more]) == 0
         history = read_json(tmp_path / stage / "trainer_state.json")["log_history"]
         losses = [line["loss"] for line in history if "loss" in line]
         assert losses[-1] == pytest.approx(record["loss"][stage], rel=1e-4)
