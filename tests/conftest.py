@@ -99,3 +99,11 @@ def small_seed(tmp_path: Path) -> SmallSeed:
     preset = tmp_path / "small.yaml"
     preset.write_text(yaml.safe_dump(values))
     return SmallSeed(folder, preset, processed)
+
+
+@pytest.fixture(autouse=True)
+def _whole_pictures_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing Data-Juicer makes Pillow accept truncated pictures, for every later test of the process."""
+    from PIL import ImageFile
+
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
