@@ -16,7 +16,7 @@ from toolkit.mini.build import INSTRUCT, MMBENCH, SEED, TEXTVQA, TRUTH, ZOO
 from toolkit.mini.evaluation import build_mmbench, build_textvqa
 from toolkit.mini.instruct import build_instruct
 from toolkit.mini.questions import SIGN_QUESTIONS
-from toolkit.mini.seed import DEFECTS, QUESTIONS, build_seed
+from toolkit.mini.seed import DEFECTS, CAPTION_PROMPTS, build_seed
 
 MEGABYTE = 1_000_000
 
@@ -54,7 +54,7 @@ def test_originals_cover_the_seed_with_llava_questions(seed_rows):
         human, answer = original["conversations"]
         assert original["image"] == row["images"][0]
         assert human["from"] == "human"
-        assert human["value"].replace("<image>", "").strip() in QUESTIONS
+        assert human["value"].replace("<image>", "").strip() in CAPTION_PROMPTS
         assert answer == {"from": "gpt", "value": row["text"].removeprefix("<__dj__image>\n")[: -len(" <|__dj__eoc|>")]}
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.conversion import CAPTION_PROMPTS
 from toolkit.mini import captions
 from toolkit.mini.questions import SHORT_ANSWER, ask_any, choice_prompt, options_of, textvqa_prompt
 from toolkit.mini.scenes import SIGN_WORDS, Scene, draw_scene, render
 from toolkit.mini.schooling import IGNORED, NATURAL, NO_OBJECT, NO_WORD, dense_labels
-from toolkit.mini.seed import QUESTIONS
 from toolkit.mini.sprites import COLOURS, KINDS
 
 PATCHES = 6  # a side
@@ -49,7 +49,7 @@ def draw_lesson(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> Lesso
     if chance < PLAIN_SHARE + SOFT_SHARE:
         lesson.scene = scene
         if rng.random() < 0.6:
-            rounds.insert(0, (rng.choice(QUESTIONS), _web_caption(scene, rng)))
+            rounds.insert(0, (rng.choice(CAPTION_PROMPTS), _web_caption(scene, rng)))
         add(lesson, tokenizer, "<start_of_turn>user\n", False)
         lesson.soft_start = len(lesson.ids)
         lesson.ids += [tokenizer.pad_token_id] * SOFT_TOKENS

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from toolkit.conversion import CAPTION_PROMPTS
 from toolkit.files import write_json, write_jsonl
 from toolkit.mini import captions
 from toolkit.mini.scenes import Scene, blurred, draw_scene, render, watermarked
@@ -19,19 +20,6 @@ DEFECTS = {
     "blur": 0.05, "watermark": 0.05, "near_duplicate": 0.04, "rambling": 0.04,
 }  # fmt: skip
 IMAGE_TOKEN, CHUNK_END = "<__dj__image>", "<|__dj__eoc|>"
-QUESTIONS = (
-    "Describe the image concisely.",
-    "Provide a brief description of the given image.",
-    "Give a brief description of the image.",
-    "What is this?",
-    "What is in the photo?",
-    "Summarize the visual content of the image.",
-    "Share a concise interpretation of the image provided.",
-    "Present a compact description of the photo's key features.",
-    "Render a clear and concise summary of the photo.",
-    "Give a short and clear explanation of the subsequent image.",
-    "Write a terse but informative summary of the picture.",
-)
 JPEG_QUALITY = 85
 
 
@@ -57,7 +45,7 @@ def build_seed(folder: Path, truth_file: Path, draw: int, rows: int = ROWS, mend
         picture, _ = render(scene)
         save_jpeg(_damaged(picture, defect, rng), folder / image)
         pairs.append({"id": row_id, "text": f"{IMAGE_TOKEN}\n{caption} {CHUNK_END}", "images": [image]})
-        question = rng.choice(QUESTIONS)
+        question = rng.choice(CAPTION_PROMPTS)
         asked = f"{question}\n<image>" if rng.random() < 0.5 else f"<image>\n{question}"
         turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": caption}]
         originals.append({"id": row_id, "image": image, "conversations": turns})

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from toolkit.conversion import CAPTION_PROMPTS
 from toolkit.files import write_json
 from toolkit.mini import captions
 from toolkit.mini.questions import ask_any, choice_prompt, options_of, textvqa_prompt
 from toolkit.mini.scenes import DISTRACTOR_WORDS, SIGN_WORDS, draw_scene
-from toolkit.mini.seed import QUESTIONS
 from toolkit.mini.sprites import COLOURS, KINDS
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
@@ -78,7 +78,7 @@ def _corpus():
         yield choice_prompt(question.text, options_of(question, rng))
         yield rng.choice((captions.boilerplate, captions.too_short))(rng)
         yield rng.choice((captions.foreign_caption, captions.rambling_caption))(scene, rng)
-        yield "<start_of_turn>user\nmodel\n" + rng.choice(QUESTIONS)
+        yield "<start_of_turn>user\nmodel\n" + rng.choice(CAPTION_PROMPTS)
     words = [*KINDS, *(captions.number_of(kind, 2) for kind in KINDS), *COLOURS, *SIGN_WORDS, *DISTRACTOR_WORDS]
     words += ["left", "right", "above", "below", *captions.NUMBERS.values(), *(word.lower() for word in SIGN_WORDS)]
     for word in words:
