@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from toolkit.conversion import CAPTION_PROMPTS
 from toolkit.files import REPOSITORY, sha256_of
 from toolkit.mini.build import INSTRUCT, MMBENCH, SEED, TEXTVQA, TRUTH, ZOO
 from toolkit.mini.evaluation import build_mmbench, build_textvqa
 from toolkit.mini.instruct import build_instruct
 from toolkit.mini.questions import SIGN_QUESTIONS
-from toolkit.mini.seed import DEFECTS, CAPTION_PROMPTS, build_seed
+from toolkit.mini.seed import DEFECTS, build_seed
 
 MEGABYTE = 1_000_000
 
