@@ -274,3 +274,23 @@ def test_a_wrong_manifest_is_named(world, key, value, message):
     done = world.run()
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_a_damaged_archive_that_two_resources_share_is_replaced_for_both(world):
+    """Either may find the damage first, and must not throw away what the other is reading."""
+    for number in range(8):
+        other = world.at(world.root.parent / f"shared_{number}")
+        world.server.faults["/eval.tar.gz"] = ["drop no-length"]
+        done = other.run("--only", "textvqa,mmbench")
+        assert done.returncode == 0, done.stderr
+        assert {"eval/textvqa/q.jsonl", "eval/mmbench/m.tsv"} <= set(other.files())
+
+
+def test_what_was_placed_but_not_recorded_is_recorded_whole(world):
+    """As a run leaves it that is killed in between."""
+    assert world.run().returncode == 0
+    expected = world.files()
+    for record in (world.root / "input/.downloads/records").iterdir():
+        record.unlink()
+    assert world.run().returncode == 0
+    assert world.files() == expected

@@ -68,7 +68,9 @@ class Installer:
         else:
             return ""
         entries = {path.relative_to(folder).parts[0] for path in expected_files(resource, folder)}
-        for name in (pattern for expectation in resource.expect for pattern in expectation.path):
+        named = [pattern for expectation in resource.expect for pattern in expectation.path]
+        # A folder that only the rows name belongs to it too: else what a killed run placed would be recorded in part.
+        for name in [*named, *(pictures.folder for pictures in resource.pictures if pictures.folder != ".")]:
             if (folder / name).is_dir():
                 entries |= {name} if name != "." else {entry.name for entry in folder.iterdir()}
         self._clean(resource)
@@ -140,15 +142,16 @@ class Installer:
                 else:
                     self._fetch_files(resource, source, staging, task)
                 task.phase = "verifying"
-                faults, fetch_anew = faults_of(resource, staging), [file for file in source.files if not file.unpack]
-            except DamagedArchive as error:
-                faults, fetch_anew = [str(error)], [file for file in source.files if file.unpack]
+                faults, suspects = faults_of(resource, staging), [file for file in source.files if not file.unpack]
+                worth_another = bool(suspects)
+            except DamagedArchive as error:  # which is thrown away already
+                faults, suspects, worth_another = [str(error)], [], True
             if not faults:
                 return
-            for file in fetch_anew:
+            for file in suspects:
                 self._discard(file)
             shutil.rmtree(staging, ignore_errors=True)
-            if not (again and fetch_anew):
+            if not (again and worth_another):
                 break
         raise SourceError("; ".join(faults))
 
@@ -162,21 +165,22 @@ class Installer:
                 task.done, task.total = before + done, before + total if total else task.total
 
             local, into = self.downloads / file.name, staging / file.inside
-            # Two resources may want the same archive.
+            into.mkdir(parents=True, exist_ok=True)
+            # Two resources may want the same archive: it is held until it is read, or the other might throw it away.
             with self._files[file.name]:
                 task.phase = f"fetching {file.name}"
                 fetch(file.url, local, self._attempts, report)
-            into.mkdir(parents=True, exist_ok=True)
-            if not file.unpack:
-                shutil.copyfile(local, into / file.name)
-                continue
-            task.phase = f"unpacking {file.name}"
-            try:
-                unpack(local, file.unpack, into, int(4e9 * resource.unpacked_gb + 1e9))
-            except RefusedArchive as error:
-                raise SourceError(f"{DOWNLOADS / file.name} refused: {error}; nothing of it was used") from None
-            except DamagedArchive as error:
-                raise DamagedArchive(f"{file.name} is damaged: {error}") from None
+                if not file.unpack:
+                    shutil.copyfile(local, into / file.name)
+                    continue
+                task.phase = f"unpacking {file.name}"
+                try:
+                    unpack(local, file.unpack, into, int(4e9 * resource.unpacked_gb + 1e9))
+                except RefusedArchive as error:
+                    raise SourceError(f"{DOWNLOADS / file.name} refused: {error}; nothing of it was used") from None
+                except DamagedArchive as error:
+                    local.unlink()
+                    raise DamagedArchive(f"{file.name} is damaged: {error}") from None
 
     def _place(self, staging: Path, destination: Path) -> list[str]:
         """Rename the staged folder into place, or its entries where the folder is there already."""
