@@ -64,6 +64,7 @@ def download_command(args: argparse.Namespace) -> None:
         print(f"Complete: {len(resources)} resources are in place (--verify reads them again).")
         return
     with only_one(args.root / DOWNLOADS):
+        installer.sweep()
         found = {resource.name: place for resource in missing if (place := installer.adopt(resource))}
         for name, place in found.items():
             print(f"{name}: found in {place}")

@@ -52,6 +52,12 @@ class Installer:
             for name, file in record["named"].items()
         )
 
+    def sweep(self) -> None:
+        """Remove half-written records and notes of a run that was killed; only while no other run is at work here."""
+        for folder in (self.downloads, self.downloads / "records"):
+            for path in folder.glob(".*.json.*"):  # the temporary names of files.atomic_write
+                path.unlink()
+
     def adopt(self, resource: Resource) -> str:
         """Accept what a hand or the original kit's script put there already.
 
