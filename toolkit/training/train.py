@@ -85,6 +85,7 @@ def train_command(args: argparse.Namespace) -> None:
         _launch(settings.processes)
         return
     _train(args, preset, settings, plan)
+    _leave()
 
 
 def _settings(args: argparse.Namespace, preset: Preset) -> Settings:
@@ -280,6 +281,15 @@ def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: d
         f"{settings.stage} finished: {outcome.steps} steps, {outcome.samples:,} samples, "
         f"{outcome.samples_per_second:.1f} samples/s, results in {args.out}"
     )
+
+
+def _leave() -> None:
+    """Take leave of the other processes: Gloo's threads, alive at the interpreter's end, at times abort it."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _is_first() -> bool:
