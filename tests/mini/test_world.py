@@ -140,8 +140,8 @@ def test_another_draw_is_another_seed(tmp_path):
 
 def test_fixed_sets_are_built_again_byte_for_byte(tmp_path):
     build_instruct(tmp_path / "instruct")
-    build_textvqa(tmp_path / "textvqa", "test")
-    build_mmbench(tmp_path / "mmbench.tsv", "test")
+    build_textvqa(tmp_path / "textvqa", "dev")
+    build_mmbench(tmp_path / "mmbench.tsv", "dev")
     assert sha256_of(tmp_path / "mmbench.tsv") == sha256_of(MMBENCH)
     for built, committed in ((tmp_path / "instruct", INSTRUCT), (tmp_path / "textvqa", TEXTVQA)):
         files = [path for path in sorted(built.rglob("*")) if path.is_file()]
@@ -150,9 +150,9 @@ def test_fixed_sets_are_built_again_byte_for_byte(tmp_path):
 
 
 def test_dev_and_test_pictures_differ(tmp_path):
-    build_textvqa(tmp_path, "dev", questions=20)
-    dev = {sha256_of(path) for path in (tmp_path / "train_images").iterdir()}
-    assert not dev & {sha256_of(path) for path in (TEXTVQA / "train_images").iterdir()}
+    build_textvqa(tmp_path, "test", questions=20)
+    test = {sha256_of(path) for path in (tmp_path / "train_images").iterdir()}
+    assert not test & {sha256_of(path) for path in (TEXTVQA / "train_images").iterdir()}
 
 
 def test_world_stays_small():

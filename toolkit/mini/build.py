@@ -31,8 +31,8 @@ def _instruct() -> None:
 
 
 def _evaluation() -> None:
-    build_textvqa(TEXTVQA, "test")
-    build_mmbench(MMBENCH, "test")
+    build_textvqa(TEXTVQA, "dev")
+    build_mmbench(MMBENCH, "dev")
 
 
 def _clip() -> None:

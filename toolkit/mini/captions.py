@@ -64,12 +64,14 @@ def noun_phrase(thing: Thing, count: int = 1) -> str:
     return " ".join([article, *words])
 
 
-def true_caption(scene: Scene, rng: random.Random) -> str:
-    """One short caption that names everything that can be asked about the scene."""
+def true_caption(scene: Scene, rng: random.Random, reads: bool = True) -> str:
+    """One short caption that names everything that can be asked about the scene; without `reads`, not a sign's word."""
     first = scene.things[0]
     if scene.layout == "pair":
         phrase = rng.choice(RELATION_PHRASES[scene.relation])
         body = f"{noun_phrase(first)} {phrase} {noun_phrase(scene.things[1])}"
+    elif scene.sign and not reads:
+        body = noun_phrase(first) + rng.choice((" and a sign", " next to a sign", " with a sign"))
     elif scene.sign:
         words = scene.sign.word
         body = noun_phrase(first) + rng.choice((

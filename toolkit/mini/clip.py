@@ -1,7 +1,8 @@
 """The mini CLIP: scores how well a caption fits a picture; its vision half is MGM's main tower.
 
-Besides matching pictures with captions it learns dense labels on the layer MGM takes its tokens from, and to tell a
-caption from one that is wrong in a single detail. The heads for that are not stored.
+Besides matching pictures with captions it learns dense labels on the layer MGM takes its tokens from, to tell a caption
+from one that is wrong in a single detail, and to answer the same questions of fact from a picture's embedding and from
+a caption's, with the same heads: which things, of which colour, where, how many. The heads are not stored.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from toolkit.files import write_json
 from toolkit.mini import captions
-from toolkit.mini.scenes import draw_scene
+from toolkit.mini.scenes import BACKGROUNDS, Scene, draw_scene
 from toolkit.mini.schooling import (
     IGNORED,
     MAIN_SIDE,
@@ -32,11 +33,15 @@ from toolkit.mini.schooling import (
     main_pixels,
     scene_batch,
 )
+from toolkit.mini.sprites import COLOURS, KINDS
 
 WIDTH, LAYERS, TEXT_LAYERS, HEADS = 128, 4, 2, 4
 VOCABULARY, TEXT_LENGTH = 1280, 40
-STEPS, BATCH, CROWD, LEARNING_RATE = 2000, 32, 24, 1.5e-3
+STEPS, BATCH, CROWD, LEARNING_RATE = 4000, 32, 20, 1.5e-3
 PATCHES = MAIN_SIDE // 16
+MOST = 4  # things of one kind
+PLACES = ("alone", "left of", "right of", "above", "below")  # of a thing, seen from the other
+FACTS_WEIGHT = 0.3
 RESIDUAL_SCALE = 0.2
 SIMILARITY_SCALE = 100.0  # CLIP's own; Data-Juicer divides by it, so its score is a cosine
 
@@ -49,21 +54,26 @@ def build_clip(folder: Path, steps: int = STEPS) -> None:
     processor = _processor(folder)
     tokenizer = processor.tokenizer
     model = CLIPModel(_config(tokenizer))
-    heads = DenseHeads()
+    heads, facts = DenseHeads(), FactHeads()
     nn.init.constant_(model.logit_scale, math.log(10))
-    schooling = Schooling("clip", [*model.parameters(), *heads.parameters()], LEARNING_RATE, steps)
+    learning = [*model.parameters(), *heads.parameters(), *facts.parameters()]
+    schooling = Schooling("clip", learning, LEARNING_RATE, steps)
     for _ in range(steps):
         scenes, x, labels = scene_batch(rng, BATCH)
-        right = [captions.true_caption(scene, rng) for scene in scenes]
-        wrong = [captions.true_caption(captions.half_wrong_scene(scene, rng)[0], rng) for scene in scenes]
-        texts = tokenizer(right + wrong, padding=True, return_tensors="pt")
+        told = scenes + [captions.half_wrong_scene(scene, rng)[0] for scene in scenes]
+        texts = [captions.true_caption(scene, rng) for scene in told]
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
         crowd_pixels, crowd_labels = crowd_batch(rng, signs=0, objects=CROWD)
         vision = model.vision_model(main_pixels(torch.cat([x, crowd_pixels])), output_hidden_states=True)
-        image = F.normalize(model.visual_projection(vision.pooler_output[:BATCH]), dim=-1)
-        text = F.normalize(model.text_projection(model.text_model(**texts).pooler_output), dim=-1)
-        similarity = model.logit_scale.exp().clamp(max=SIMILARITY_SCALE) * image @ text.T  # [B, 2B]
-        losses = heads.losses(vision.hidden_states[-2][:, 1:], dense_labels(labels + crowd_labels, PATCHES))
-        losses["match"] = contrast(similarity)
+        image = model.visual_projection(vision.pooler_output[:BATCH])
+        text = model.text_projection(model.text_model(**tokens).pooler_output)
+        similarity = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T  # [B, 2B]
+        targets = dense_labels(labels + crowd_labels, PATCHES)
+        targets["count"] = count_labels(scenes, targets["object"])
+        losses = heads.losses(vision.hidden_states[-2][:, 1:], targets)
+        losses["match"] = contrast(model.logit_scale.exp().clamp(max=SIMILARITY_SCALE) * similarity)
+        losses["seen"] = facts.loss(image, [facts_of(scene) for scene in scenes])
+        losses["read"] = facts.loss(text, [facts_of(scene, text) for scene, text in zip(told, texts, strict=True)])
         schooling.step(losses)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(SIMILARITY_SCALE))
@@ -108,7 +118,7 @@ class DenseHeads(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)
-        classes = {"object": NO_OBJECT + 1, "colour": NATURAL + 1, "word": NO_WORD + 1}
+        classes = {"object": NO_OBJECT + 1, "colour": NATURAL + 1, "word": NO_WORD + 1, "count": MOST + 1}
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, count) for name, count in classes.items()})
 
     def losses(self, tokens: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -118,10 +128,61 @@ class DenseHeads(nn.Module):
         for name, head in self.heads.items():
             logits = head(tokens)
             weight = torch.ones(logits.shape[-1])
-            if name != "colour":
+            if name in ("object", "word"):
                 weight[-1] = 0.2
             losses[name] = 0.5 * F.cross_entropy(logits, targets[name].flatten(), weight, ignore_index=IGNORED)
         return losses
+
+
+def count_labels(scenes: list[Scene], objects: torch.Tensor) -> torch.Tensor:
+    """How many of its kind there are, at each cell that shows an object; IGNORED elsewhere, and beyond the scenes.
+
+    Args:
+        scenes: of the first pictures.
+        objects: [B, grid, grid] classes.
+    """
+    counts = torch.full_like(objects, IGNORED)
+    for number, scene in enumerate(scenes):
+        counts[number][objects[number] != NO_OBJECT] = len(scene.things) if scene.layout == "count" else 1
+    return counts
+
+
+def facts_of(scene: Scene, text: str | None = None) -> list[int]:
+    """Answers to the questions of FactHeads; IGNORED for the ground where a caption, `text`, does not name it."""
+    first, second = scene.things[0], scene.things[-1]
+    at = {}
+    if scene.relation:
+        opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+        at = {scene.relation: first, opposite[scene.relation]: second}
+    else:
+        at = {"alone": first}
+    answers = [len(scene.things) if scene.layout == "count" else 0 if scene.sign else 1]
+    for place in PLACES:
+        thing = at.get(place)
+        answers.append(KINDS.index(thing.kind) if thing else NO_OBJECT)
+        tint = COLOURS.index(thing.colour) if thing and thing.colour else NATURAL
+        answers.append(tint if thing else NATURAL + 1)
+    ground = list(BACKGROUNDS).index(scene.background)
+    return [*answers, ground if text is None or scene.background in text else IGNORED]
+
+
+class FactHeads(nn.Module):
+    """Linear answers from a picture's or a caption's embedding: how many; what, of which colour, at each place."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH, elementwise_affine=False)
+        classes = [MOST + 1, *[NO_OBJECT + 1, NATURAL + 2] * len(PLACES), len(BACKGROUNDS)]
+        self.heads = nn.ModuleList(nn.Linear(WIDTH, count) for count in classes)
+
+    def loss(self, embeddings: torch.Tensor, answers: list[list[int]]) -> torch.Tensor:
+        """Mean over questions of the cross-entropy of [B, width] embeddings."""
+        normed, targets = self.norm(embeddings), torch.tensor(answers).T
+        losses = [
+            F.cross_entropy(head(normed), target, ignore_index=IGNORED)
+            for head, target in zip(self.heads, targets, strict=True)
+        ]
+        return FACTS_WEIGHT * sum(losses)
 
 
 def _config(tokenizer: CLIPTokenizerFast) -> CLIPConfig:

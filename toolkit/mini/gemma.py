@@ -16,7 +16,7 @@ from toolkit.mini.schooling import IGNORED, Schooling
 from toolkit.mini.tokenizer import build_tokenizer
 
 HIDDEN, LAYERS, HEADS, HEAD_SIZE, INTERMEDIATE = 128, 4, 4, 32, 384
-STEPS, BATCH, LEARNING_RATE = 1800, 12, 2.5e-3
+STEPS, BATCH, LEARNING_RATE = 3000, 12, 2.5e-3
 INITIAL_STD = 0.08
 ANSWER_WEIGHT = 9.0  # against 1 for other text
 CODE = 18  # channels of a token's code, rotated least by the position encoding

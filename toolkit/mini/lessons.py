@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.conversion import CAPTION_PROMPTS
 from toolkit.mini import captions
+from toolkit.mini.captions import NUMBERS
 from toolkit.mini.questions import SHORT_ANSWER, ask_any, choice_prompt, options_of, textvqa_prompt
 from toolkit.mini.scenes import SIGN_WORDS, Scene, draw_scene, render
 from toolkit.mini.schooling import IGNORED, NATURAL, NO_OBJECT, NO_WORD, dense_labels
@@ -111,7 +112,7 @@ class SoftPictures:
             return torch.tensor([tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in words])
 
         self.kinds, self.colours, self.words = ids(KINDS), ids(COLOURS), ids(SIGN_WORDS)
-        self.places, self.grounds = ids(PLACES), ids(GROUNDS)
+        self.places, self.grounds, self.numbers = ids(PLACES), ids(GROUNDS), ids(NUMBERS.values())
         axis = torch.arange(PATCHES) / (PATCHES - 1) * 2 - 1  # -1 left or top .. 1 right or bottom
         column, row = axis.repeat(PATCHES), axis.repeat_interleave(PATCHES)
         self.place_weights = torch.stack([-column, column, -row, row], dim=1).clamp(min=0)  # [36, 4]
@@ -119,10 +120,14 @@ class SoftPictures:
     def __call__(self, scenes: list[Scene], embedding: torch.Tensor) -> torch.Tensor:
         """Scenes -> [B, 36, hidden], in the scale of the embedding table (before Gemma's factor sqrt(hidden))."""
         labels = dense_labels([render(scene)[1] for scene in scenes], 2 * PATCHES)
-        soft = self._shares(labels["object"], NO_OBJECT) @ embedding[self.kinds]
+        kinds = self._shares(labels["object"], NO_OBJECT)
+        soft = kinds @ embedding[self.kinds]
         soft = soft + self._shares(labels["colour"], NATURAL) @ embedding[self.colours]
         soft = soft + self._shares(labels["word"], NO_WORD) @ embedding[self.words]
-        soft = soft + 0.5 * self.place_weights @ embedding[self.places]
+        # CLIP's patches know how many of their kind there are: see its training.
+        numbers = embedding[self.numbers[torch.tensor([_count(scene) for scene in scenes]) - 1]]  # [B, hidden]
+        soft = soft + kinds.sum(dim=-1, keepdim=True) * numbers[:, None]
+        soft = soft + self.place_weights @ embedding[self.places]
         grounds = torch.tensor([_ground_number(scene) for scene in scenes])
         soft = soft + 0.5 * embedding[self.grounds[grounds]][:, None]
         soft = soft + SOFT_NOISE * torch.randn_like(soft)
@@ -137,6 +142,11 @@ class SoftPictures:
         one_hot[inside] = torch.nn.functional.one_hot(labels[inside], classes).float()
         size = len(labels), PATCHES, 2, PATCHES, 2, classes
         return one_hot.view(size).mean(dim=(2, 4)).flatten(1, 2)
+
+
+def _count(scene: Scene) -> int:
+    """How many things of the first one's kind there are."""
+    return sum(thing.kind == scene.things[0].kind for thing in scene.things)
 
 
 def _ground_number(scene: Scene) -> int:
