@@ -65,11 +65,11 @@ def start():
     """start(captions) -> a ledger and the data set it speaks of."""
 
     def make(captions: list[str], on_error: str = "skip") -> tuple[Ledger, NestedDataset]:
-        ledger = Ledger(on_error, columns=["id", "text", "images"])
+        ledger = Ledger(on_error)
         rows = []
         for row, caption in enumerate(captions, start=1):
             text = TEXT.format(caption)
-            ledger.rows[row] = RowAudit(f"id{row}", row, None, text, text, f"images/{row}.jpg")
+            ledger.add([RowAudit(f"id{row}", row, None, text, text, f"images/{row}.jpg")])
             rows.append({"id": f"id{row}", "text": text, "images": [f"/seed/images/{row}.jpg"], ROW: row})
         return ledger, NestedDataset.from_list(rows)
 
@@ -87,7 +87,7 @@ def test_a_raising_operator_costs_the_bad_rows_only(start):
     assert result[ROW] == [row for row in range(1, 21) if row not in (4, 12)]
     assert all("line" in text for text in result["text"])
     assert [failure["row"] for failure in ledger.failures()] == [4, 12]
-    assert "cannot do this" in ledger.rows[4].reason
+    assert "cannot do this" in ledger.find(4).reason
     assert ledger.totals() == {"in": 20, "created": 0, "kept": 18, "dropped": 0, "failed": 2}
 
 
@@ -107,26 +107,26 @@ def test_created_rows_name_their_parents(start):
     ledger, data = start(["row 1", "row 2"])
     result = run("trial_doubling_mapper", data, ledger)
     assert result[ROW] == [1, 2, 3, 4]
-    assert [(audit.parent, audit.id) for audit in ledger.rows.values()] == [
+    assert [(audit.parent, audit.id) for audit in map(ledger.find, range(1, 5))] == [
         (None, "id1"),
         (None, "id2"),
         (1, "id1"),
         (2, "id2"),
     ]
-    assert ledger.rows[4].text_after == TEXT.format("new 2")
+    assert ledger.find(4).text_after == TEXT.format("new 2")
     assert ledger.totals() == {"in": 2, "created": 2, "kept": 4, "dropped": 0, "failed": 0}
 
 
 def test_a_lost_image_token_fails_the_row(start):
     ledger, data = start(["row 1", "row 2"])
     assert run("trial_token_eater_mapper", data, ledger)[ROW] == [2]
-    assert "image tokens" in ledger.rows[1].reason
+    assert "image tokens" in ledger.find(1).reason
 
 
 def test_stock_filters_say_which_limit_dropped_a_row(start):
     ledger, data = start(["a b c", "a b c d e f", "a"])
     result = run("words_num_filter", data, ledger, min_num=4, max_num=7)
-    gone = [audit for audit in ledger.rows.values() if audit.state == "dropped"]
+    gone = [audit for audit in map(ledger.find, (1, 2, 3)) if audit.state == "dropped"]
     assert len(result) + len(gone) == 3
     for audit in gone:
         assert audit.operator == "words_num_filter"
@@ -140,7 +140,7 @@ def test_scores_of_old_captions_are_not_used_again(start):
     data = run("caption_words_filter", data, ledger, min_num=1)
     data = run("replace_content_mapper", data, ledger, pattern="bad words here", repl="short")
     data = run("caption_words_filter", data, ledger, min_num=1)
-    assert ledger.rows[1].score == 1.0
+    assert ledger.find(1).score == 1.0
     assert [step.name for step in ledger.steps] == [
         "caption_words_filter",
         "replace_content_mapper",
@@ -151,6 +151,7 @@ def test_scores_of_old_captions_are_not_used_again(start):
 def test_a_vanished_row_is_noticed(start):
     ledger, data = start(["row 1", "row 2"])
     run("caption_words_filter", data, ledger, min_num=1)
-    ledger.rows[1].state = "dropped"
+    ledger.drop([(1, "booked twice", None, None)])
+    ledger.drop([(1, "booked twice", None, None)])
     with pytest.raises(RuntimeError, match="rows went missing"):
         funnel(ledger)
