@@ -19,9 +19,9 @@ from solution.audit import Ledger
 from solution.errors import UserError
 from solution.histogram import histogram
 from solution.juicer import STATS, Deduplicator, Filter, Mapper, NestedDataset, Selector, load_ops, read_headers_only
-from solution.operators.rows import FAILURE, NOTE
+from solution.operators.rows import FAILURE, NOTE, PART, parts_of
 from solution.seed import ROW, WORK_TOKEN
-from solution.tables import PART, numbers_of, open_rows, parts_of, places_of, tables_of, write_tables
+from solution.tables import numbers_of, open_rows, places_of, tables_of, write_tables
 
 _HOPELESS = 20  # an operator that raises for so many single rows and passes none is broken, not its rows
 

@@ -20,7 +20,7 @@ from solution.files import replaced, shown
 from solution.juicer import NestedDataset
 from solution.operators.captions import IMAGE_TOKENS, image_token_of
 from solution.operators.pictures import PictureError, open_picture
-from solution.tables import PART
+from solution.operators.rows import PART
 
 SYNTHETIC = "synthetic_images"
 WORK_TOKEN = IMAGE_TOKENS[0]  # Data-Juicer's own; rows written with the other one get theirs back at the end

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +9,7 @@ from datasets import Dataset
 
 from solution.files import replaced
 from solution.juicer import NestedDataset
-
-PART = 10_000  # rows that are in memory at once
+from solution.operators.rows import PART
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
@@ -52,13 +50,8 @@ def open_rows(path: Path) -> NestedDataset:
 
 def tables_of(dataset: NestedDataset) -> Iterator[pa.Table]:
     """All of a data set, part by part."""
-    return dataset.with_format("arrow").iter(PART)
-
-
-def parts_of(dataset: NestedDataset, *columns: str) -> Iterator[dict[str, list[Any]]]:
-    """Some columns of a data set as Python lists, part by part; a column that is not there is left out."""
-    names = [name for name in columns if name in dataset.column_names]
-    return dataset.select_columns(names).iter(PART)
+    # A data set with some of a file's rows gives a chunk for every row: kilobytes each, and slow to read from a file.
+    return (table.combine_chunks() for table in dataset.with_format("arrow").iter(PART))
 
 
 def numbers_of(dataset: NestedDataset, column: str) -> np.ndarray:
