@@ -12,13 +12,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import concatenate_datasets
+from datasets import Json, concatenate_datasets
 from datasets.fingerprint import get_temporary_cache_files_directory
 
 from solution.audit import Ledger
 from solution.errors import UserError
 from solution.histogram import histogram
-from solution.juicer import STATS, Deduplicator, Filter, Mapper, NestedDataset, Selector, load_ops, read_headers_only
+from solution.juicer import (
+    OPERATORS,
+    STATS,
+    Deduplicator,
+    Filter,
+    Mapper,
+    NestedDataset,
+    Selector,
+    load_ops,
+    read_headers_only,
+)
 from solution.operators.rows import FAILURE, NOTE, PART, parts_of
 from solution.seed import ROW, WORK_TOKEN
 from solution.tables import numbers_of, open_rows, places_of, tables_of, write_tables
@@ -39,7 +49,8 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
     for number, entry in enumerate(process, start=1):
         ((name, params),) = entry.items()
         try:
-            operators += load_ops([{name: common | params}])
+            batches = {"batch_mode": True} if issubclass(OPERATORS.modules[name], Filter) else {}
+            operators += load_ops([{name: common | batches | params}])
         except (ValueError, AssertionError, ImportError, OSError) as error:
             raise UserError(f"operator {number} ({name}): {_one_line(error)}") from error
         read_headers_only(operators[-1])
@@ -72,6 +83,7 @@ def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger) -> Nes
     """Scores first, then the decision, so that the scores of dropped rows are known too."""
     # With old scores in sight, a filter of the same kind would skip its work, though the caption may have changed.
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
+    bare = bare.add_column(STATS, ["{}"] * len(bare), feature=Json())  # Data-Juicer would do so row by row
     scored = _by_halves(lambda part: operator.run(part, reduce=False), bare, ledger)
     scored = _without_failed(scored, ledger)
     kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)

@@ -15,7 +15,7 @@ from loguru import logger
 from solution.audit import Ledger, funnel
 from solution.errors import UserError
 from solution.files import shown
-from solution.juicer import OPERATORS, NestedDataset
+from solution.juicer import OPERATORS, NestedDataset, register_stock
 from solution.operators import register
 from solution.pipeline import build_operators, run_operator
 from solution.progress import Progress
@@ -98,15 +98,19 @@ class Run:
         # Ours under this one name; Data-Juicer would import them under another.
         names = [name for name, _ in self.recipe.process]
         register(names)
+        register_stock(names)
         theirs = [path for path in self.recipe.operator_paths if path != OWN_OPERATORS]
-        try:
+        if theirs:
             from data_juicer.config.config import load_custom_operators
 
-            load_custom_operators(theirs)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"recipe {self.recipe.path}, key custom_operator_paths: {error}") from error
+            try:
+                load_custom_operators(theirs)
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise UserError(f"recipe {self.recipe.path}, key custom_operator_paths: {error}") from error
         if not OPERATORS.modules.keys() >= set(names):
-            register()  # all, as the nearest name to an unknown one may be among them
+            # All, as the nearest name to an unknown one may be among them.
+            register()
+            register_stock()
         return OPERATORS.modules
 
     def _identity(self) -> dict[str, Any]:
