@@ -2,10 +2,12 @@
 
 import pytest
 
-import solution.operators  # noqa: F401  registers ours
+from solution import pipeline, tables
 from solution.audit import Ledger, RowAudit, funnel
 from solution.errors import UserError
-from solution.juicer import OPERATORS, Filter, Mapper, NestedDataset
+from solution.juicer import OPERATORS, STATS, Filter, Mapper, NestedDataset
+from solution.operators import rows
+from solution.operators.rows import FAILURE
 from solution.pipeline import build_operators, run_operator
 from solution.seed import ROW
 
@@ -60,18 +62,37 @@ class HopelessFilter(Filter):
         raise RuntimeError("model is broken")
 
 
+@OPERATORS.register_module("trial_wordy_filter")
+class WordyFilter(Filter):
+    """Takes single rows, looks at more than their scores when it decides, and marks a row as failed."""
+
+    def compute_stats_single(self, sample):
+        sample[STATS]["length"] = len(sample["text"])
+        return sample | {FAILURE: "cannot be read" if "bad" in sample["text"] else ""}
+
+    def process_single(self, sample):
+        return "row" in sample["text"]
+
+
+@pytest.fixture(autouse=True, params=[10_000, 3], ids=["one part", "parts of three"])
+def part(request, monkeypatch):
+    """Every test runs with all rows in one part and with a few rows at a time: the outcome is the same."""
+    for module in (pipeline, rows, tables):
+        monkeypatch.setattr(module, "PART", request.param)
+
+
 @pytest.fixture
 def start():
     """start(captions) -> a ledger and the data set it speaks of."""
 
     def make(captions: list[str], on_error: str = "skip") -> tuple[Ledger, NestedDataset]:
         ledger = Ledger(on_error)
-        rows = []
+        lines = []
         for row, caption in enumerate(captions, start=1):
             text = TEXT.format(caption)
             ledger.add([RowAudit(f"id{row}", row, None, text, text, f"images/{row}.jpg")])
-            rows.append({"id": f"id{row}", "text": text, "images": [f"/seed/images/{row}.jpg"], ROW: row})
-        return ledger, NestedDataset.from_list(rows)
+            lines.append({"id": f"id{row}", "text": text, "images": [f"/seed/images/{row}.jpg"], ROW: row})
+        return ledger, NestedDataset.from_list(lines)
 
     return make
 
@@ -146,6 +167,24 @@ def test_scores_of_old_captions_are_not_used_again(start):
         "replace_content_mapper",
         "caption_words_filter.2",
     ]
+
+
+def test_scores_of_several_filters_stand_side_by_side(start):
+    ledger, data = start([f"row {n}" + " and more" * (n % 3) for n in range(8)])
+    data = run("caption_words_filter", data, ledger, min_num=3)
+    data = run("text_length_filter", data, ledger, min_len=1)
+    data = run("caption_words_filter", data, ledger, min_num=5)
+    assert data[ROW] == [3, 6]
+    assert data[STATS][:] == [{"caption_words": 6, "text_len": len(text)} for text in data["text"][:]]
+    assert sum(ledger.steps[0].scores[0]["kept"]) == 5
+    assert sum(ledger.steps[0].scores[0]["dropped"]) == 3
+
+
+def test_filters_of_single_rows_are_called_with_many(start):
+    ledger, data = start(["row", "bad row", "other", "row again"])
+    assert run("trial_wordy_filter", data, ledger)[ROW] == [1, 4]
+    assert [ledger.find(row).state for row in range(1, 5)] == ["kept", "failed", "dropped", "kept"]
+    assert ledger.find(3).score == len(TEXT.format("other"))
 
 
 def test_a_vanished_row_is_noticed(start):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from solution.audit import Ledger, RowAudit
@@ -60,6 +61,14 @@ def test_every_kind_of_row_is_shown(audit, tmp_path):
     synthetic = text.split("<h3>Synthetic pairs</h3>")[1].split("</figure>")[0]
     assert synthetic.count("data:image/jpeg;base64,") == 2  # beside its original
     assert text.count('class="lost"') == 0
+
+
+def test_the_page_does_not_depend_on_the_parts_of_the_audit(audit, tmp_path):
+    pq.write_table(pq.read_table(audit), audit.with_name("parts.parquet"), row_group_size=2)
+    for name in ("trial", "parts"):
+        write_report(audit.with_name(f"{name}.parquet"), None, tmp_path / f"{name}.html")
+    whole, parts = ((tmp_path / f"{name}.html").read_text() for name in ("trial", "parts"))
+    assert parts.replace("parts", "trial") == whole.replace("parts", "trial")
 
 
 def test_a_lost_picture_is_no_obstacle(audit, tmp_path):
