@@ -1,5 +1,6 @@
 """Drop rows whose picture looks like an earlier row's picture."""
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Annotated
@@ -74,7 +75,7 @@ class PictureDeduplicator(Deduplicator):
         """Dataset with hashes -> (dataset without repeats and without hashes, no traced pairs)."""
         self.dropped_because = {}
         codes: dict[int, list[np.ndarray]] = defaultdict(list)  # length of a row's hash -> parts, [rows, bytes]
-        rows: dict[int, list[int]] = defaultdict(list)  # the same rows' positions
+        rows: dict[int, array[int]] = defaultdict(lambda: array("q"))  # the same rows' positions
         names = []
         start = 0
         for part in parts_of(dataset, "picture_hash", "id"):
@@ -83,7 +84,7 @@ class PictureDeduplicator(Deduplicator):
                 places = [place for place, text in enumerate(hashes) if len(text) == length]
                 packed = bytes.fromhex("".join(hashes[place] for place in places))
                 codes[length].append(np.frombuffer(packed, np.uint8).reshape(len(places), -1))
-                rows[length] += [start + place for place in places]
+                rows[length].extend(start + place for place in places)
             names.append(pa.array(part.get("id") or map(str, range(start, start + len(hashes)))))
             start += len(hashes)
         ids = pa.chunked_array(names, pa.string())
@@ -130,15 +131,14 @@ def _slice_values(codes: np.ndarray, count: int) -> np.ndarray:
     Equal slices have equal numbers, those of different slices differ; others are equal by rare chance only.
     """
     weights = np.random.default_rng(0).integers(1 << 63, size=8 * codes.shape[1], dtype=np.uint64) * 2 + 1
-    keys = np.empty((len(codes), count), np.uint64)
-    for start in range(0, len(codes), _BLOCK):
-        bits = np.unpackbits(codes[start : start + _BLOCK], axis=1) * weights  # sums of weights tell slices apart
-        for number, piece in enumerate(np.array_split(bits, count, axis=1)):
-            keys[start : start + _BLOCK, number] = piece.sum(axis=1)
-    values = np.empty(keys.shape, np.int32)
+    values = np.empty((len(codes), count), np.int32)
     used = 0
-    for number in range(count):
-        different, values[:, number] = np.unique(keys[:, number], return_inverse=True)
+    for number, piece in enumerate(np.array_split(np.arange(len(weights)), count)):
+        keys = [
+            (np.unpackbits(codes[start : start + _BLOCK], axis=1)[:, piece] * weights[piece]).sum(axis=1)
+            for start in range(0, len(codes), _BLOCK)
+        ]
+        different, values[:, number] = np.unique(np.concatenate(keys), return_inverse=True)
         values[:, number] += used
         used += len(different)
     return values
