@@ -101,6 +101,7 @@ class Run:
         register_stock(names)
         theirs = [path for path in self.recipe.operator_paths if path != OWN_OPERATORS]
         if theirs:
+            register_stock()  # all, as theirs may build on any of them
             from data_juicer.config.config import load_custom_operators
 
             try:
