@@ -102,7 +102,9 @@ def _book_scores(scored: NestedDataset, is_kept: np.ndarray, limits: dict[str, f
         for place, (row, stats) in enumerate(zip(part[ROW], part[STATS], strict=True), start=start):
             scores = _numbers(stats)
             for stat, score in scores.items():
-                columns.setdefault(stat, np.full(len(scored), np.nan))[place] = score
+                if stat not in columns:
+                    columns[stat] = np.full(len(scored), np.nan)
+                columns[stat][place] = score
             score, threshold, reason = _verdict(scores, limits)
             if not is_kept[place]:
                 dropped.append((row, reason, score, threshold))
