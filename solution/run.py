@@ -88,6 +88,8 @@ class Run:
         finally:
             if ledger.steps and ledger.steps[0].rows_in:
                 ledger.write(self.audit, images=str(self.images), output=str(self.result.parent))
+            if dataset is None:  # nothing to go on from
+                progress.clear(ledger)
         print(funnel(ledger))
         record = {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()}
         progress.clear(ledger)

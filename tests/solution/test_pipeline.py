@@ -1,6 +1,7 @@
 """Stock operators that raise, multiply rows or damage texts: each row's fate is booked."""
 
 import pytest
+from datasets import disable_caching, enable_caching
 
 from solution import pipeline, tables
 from solution.audit import Ledger, RowAudit, funnel
@@ -10,6 +11,7 @@ from solution.operators import rows
 from solution.operators.rows import FAILURE
 from solution.pipeline import build_operators, run_operator
 from solution.seed import ROW
+from solution.tables import open_rows, tables_of, write_tables
 
 TEXT = "<__dj__image>\n{} <|__dj__eoc|>"
 
@@ -67,6 +69,8 @@ class WordyFilter(Filter):
     """Takes single rows, looks at more than their scores when it decides, and marks a row as failed."""
 
     def compute_stats_single(self, sample):
+        if "worse" in sample["text"]:
+            raise ValueError("cannot be read at all")
         sample[STATS]["length"] = len(sample["text"])
         return sample | {FAILURE: "cannot be read" if "bad" in sample["text"] else ""}
 
@@ -185,6 +189,17 @@ def test_filters_of_single_rows_are_called_with_many(start):
     assert run("trial_wordy_filter", data, ledger)[ROW] == [1, 4]
     assert [ledger.find(row).state for row in range(1, 5)] == ["kept", "failed", "dropped", "kept"]
     assert ledger.find(3).score == len(TEXT.format("other"))
+
+
+def test_bad_rows_cost_two_processes_no_more_than_one(start, tmp_path, request):
+    """The halves around a bad row lie in files of their own, which the other process has to find."""
+    ledger, data = start(["row", "worse row", "row 3", "bad row", "other", "worse", "row 7"])
+    write_tables(tmp_path / "rows.arrow", tables_of(data))
+    disable_caching()  # as a run has it
+    request.addfinalizer(enable_caching)
+    data = run("trial_wordy_filter", open_rows(tmp_path / "rows.arrow"), ledger, num_proc=2)
+    assert data[ROW] == [1, 3, 7]
+    assert [failure["row"] for failure in ledger.failures()] == [2, 4, 6]
 
 
 def test_a_vanished_row_is_noticed(start):
