@@ -4,6 +4,8 @@ import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from heapq import merge
 from typing import Annotated
 
 import numpy as np
@@ -73,16 +75,22 @@ class CaptionDeduplicator(Deduplicator):
         ``captions`` are all different.
         """
         starts, words, count = _word_sets(captions)
-        # For each word the leaders that have it among their rarest ones, chained in order: first, last, and behind an
-        # entry the next one. A set for every leader would take a kilobyte.
-        first, last = np.full((2, count), -1, np.int32)
+        # For each word two chains of leaders, those whose rarest word it is and those that have it among their further
+        # rare ones, in order: first, last, and behind an entry the next one. Sets would take a kilobyte a leader.
+        first, last = np.full((2, 2, count), -1, np.int32)
         entries, behind = array("i"), array("i")
         groups = np.arange(len(captions), dtype=np.int32)
         for caption in range(len(captions)):
             own = words[starts[caption] : starts[caption + 1]].tolist()
             rarest = own[: len(own) - math.ceil(self.min_overlap * len(own)) + 1]
             word_set = set(own)
-            candidates = (entries[entry] for word in rarest for entry in _chain(first[word], behind))
+            candidates = (
+                entries[entry]
+                for place, word in enumerate(rarest)
+                for entry in merge(
+                    *(_chain(first[kind, word], behind) for kind in _worth(len(own), place, self.min_overlap))
+                )
+            )
             for leader in candidates:
                 other = words[starts[leader] : starts[leader + 1]]
                 # Sets of very different size cannot overlap enough: most candidates end here.
@@ -91,12 +99,13 @@ class CaptionDeduplicator(Deduplicator):
                     groups[caption] = leader
                     break
             else:
-                for word in rarest:
-                    if first[word] < 0:
-                        first[word] = len(entries)
+                for place, word in enumerate(rarest):
+                    kind = min(place, 1)
+                    if first[kind, word] < 0:
+                        first[kind, word] = len(entries)
                     else:
-                        behind[last[word]] = len(entries)
-                    last[word] = len(entries)
+                        behind[last[kind, word]] = len(entries)
+                    last[kind, word] = len(entries)
                     entries.append(caption)
                     behind.append(-1)
         return groups
@@ -106,6 +115,23 @@ class CaptionDeduplicator(Deduplicator):
         """Jaccard index of a word set and the different words of another one."""
         shared = sum(word in one for word in other)
         return shared / (len(one) + len(other) - shared)
+
+
+@lru_cache(maxsize=4096)
+def _worth(size: int, place: int, overlap: float) -> tuple[int, ...]:
+    """Which chains of a word can hold a caption that overlaps enough: 0 (its rarest word), 1 (one of its further ones).
+
+    The word stands at ``place`` among ``size`` words, and is the rarest one that both share (a pair that shares a rarer
+    one has met before): at most the words from it on are shared. Common words are rarely worth a look then.
+    """
+    return tuple(
+        kind
+        for kind in (0, 1)
+        if any(
+            (shared := min(size - place, other - kind)) / (size + other - shared) >= overlap
+            for other in range(kind + 1, math.ceil(size / overlap) + 2)
+        )
+    )
 
 
 def _chain(entry: int, behind: Sequence[int]) -> Iterator[int]:
@@ -122,20 +148,18 @@ def _word_sets(captions: pa.StringArray) -> tuple[np.ndarray, np.ndarray, int]:
     """
     split = pc.split_pattern(captions, " ")
     coded = split.flatten().dictionary_encode()
-    owner = np.repeat(np.arange(len(captions)), pc.list_value_length(split))
-    # Each word once a caption, as caption * number of words + word.
     count = len(coded.dictionary)
-    pairs = np.unique(owner * count + coded.indices.to_numpy())
-    owner, codes = np.divmod(pairs, max(count, 1))
-    frequency = np.bincount(codes, minlength=count)
-    order = pc.sort_indices(
-        pa.table({"frequency": frequency, "word": coded.dictionary}),
-        sort_keys=[("frequency", "ascending"), ("word", "ascending")],
-    )
+    # Each word once a caption, as caption * count + word; changed in place, as this is the most that is in memory.
+    pairs = np.repeat(np.arange(len(captions)), pc.list_value_length(split))
+    pairs *= count
+    pairs += coded.indices.to_numpy()
+    pairs = np.unique(pairs)
+    codes = pairs % count
+    keys = pa.table({"frequency": np.bincount(codes, minlength=count), "word": coded.dictionary})
     rank = np.empty(count, np.int64)
-    rank[order] = np.arange(count)
-    ranked = np.sort(owner * count + rank[codes])
-    owner, words = np.divmod(ranked, max(count, 1))
-    is_word = pc.not_equal(captions, "").to_numpy(zero_copy_only=False)[owner]  # an empty caption splits in one piece
-    starts = np.searchsorted(owner[is_word], np.arange(len(captions) + 1))
-    return starts, words[is_word].astype(np.int32), count
+    rank[pc.sort_indices(keys, sort_keys=[("frequency", "ascending"), ("word", "ascending")])] = np.arange(count)
+    pairs -= codes
+    pairs += rank[codes]
+    pairs.sort()
+    starts = np.searchsorted(pairs, np.arange(len(captions) + 1) * count)
+    return starts, (pairs % count).astype(np.int32), count
