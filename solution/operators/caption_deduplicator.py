@@ -2,13 +2,20 @@
 
 import math
 import re
-from collections import Counter, defaultdict
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from heapq import merge
 from typing import Annotated
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from pydantic import Field, PositiveInt
 
 from .captions import caption_of
+from .rows import parts_of
 
 
 @OPERATORS.register_module("caption_deduplicator")
@@ -44,44 +51,115 @@ class CaptionDeduplicator(Deduplicator):
 
     def process(self, dataset, show_num: int = 0):
         """Dataset -> (dataset without repeats, no traced pairs)."""
-        captions = [" ".join(re.findall(r"\w+", caption_of(text).casefold())) for text in dataset[self.text_key]]
-        groups = self._near_groups(captions) if self.min_overlap < 1 else captions
         self.dropped_because = {}
-        seen: Counter[str] = Counter()
-        first: dict[str, int] = {}
+        parts = [
+            pa.array([" ".join(re.findall(r"\w+", caption_of(text).casefold())) for text in part[self.text_key]])
+            for part in parts_of(dataset, self.text_key)
+        ]
+        coded = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
+        captions = coded.dictionary  # different ones, in order
+        groups = self._near_groups(captions) if self.min_overlap < 1 else np.arange(len(captions))
+        seen = np.zeros(len(captions), np.int64)
         kept = []
-        for position, group in enumerate(groups):
-            first.setdefault(group, position)
+        for position, group in enumerate(groups[coded.indices]):
             seen[group] += 1
             if seen[group] <= self.max_copies:
                 kept.append(position)
             else:
-                self.dropped_because[position] = f"repeats a caption: {captions[first[group]]}"
+                self.dropped_because[position] = f"repeats a caption: {captions[group]}"
         return dataset.select(kept), {}
 
-    def _near_groups(self, captions: list[str]) -> list[str]:
-        """Each caption's group, named by the first caption of the group that it overlaps."""
-        frequency = Counter(word for caption in set(captions) for word in set(caption.split()))
-        leaders: dict[str, list[tuple[frozenset[str], str]]] = defaultdict(list)
-        group_of: dict[str, str] = {}
-        for caption in captions:
-            if caption in group_of:
-                continue
-            words = sorted(set(caption.split()), key=lambda word: (frequency[word], word))
-            prefix = words[: len(words) - math.ceil(self.min_overlap * len(words)) + 1]
-            word_set = frozenset(words)
-            candidates = (leader for word in prefix for leader in leaders[word])
-            group = next(
-                (name for other, name in candidates if self._overlap(word_set, other) >= self.min_overlap), None
+    def _near_groups(self, captions: pa.StringArray) -> np.ndarray:
+        """Each caption's group, the first caption that it overlaps and that leads one: int32 [captions].
+
+        ``captions`` are all different.
+        """
+        starts, words, count = _word_sets(captions)
+        # For each word two chains of leaders, those whose rarest word it is and those that have it among their further
+        # rare ones, in order: first, last, and behind an entry the next one. Sets would take a kilobyte a leader.
+        first, last = np.full((2, 2, count), -1, np.int32)
+        entries, behind = array("i"), array("i")
+        groups = np.arange(len(captions), dtype=np.int32)
+        for caption in range(len(captions)):
+            own = words[starts[caption] : starts[caption + 1]].tolist()
+            rarest = own[: len(own) - math.ceil(self.min_overlap * len(own)) + 1]
+            word_set = set(own)
+            candidates = (
+                entries[entry]
+                for place, word in enumerate(rarest)
+                for entry in merge(
+                    *(_chain(first[kind, word], behind) for kind in _worth(len(own), place, self.min_overlap))
+                )
             )
-            if group is None:
-                group = caption
-                for word in prefix:
-                    leaders[word].append((word_set, caption))
-            group_of[caption] = group
-        return [group_of[caption] for caption in captions]
+            for leader in candidates:
+                other = words[starts[leader] : starts[leader + 1]]
+                # Sets of very different size cannot overlap enough: most candidates end here.
+                most = min(len(other), len(own)) / max(len(other), len(own))
+                if most >= self.min_overlap and self._overlap(word_set, other.tolist()) >= self.min_overlap:
+                    groups[caption] = leader
+                    break
+            else:
+                for place, word in enumerate(rarest):
+                    kind = min(place, 1)
+                    if first[kind, word] < 0:
+                        first[kind, word] = len(entries)
+                    else:
+                        behind[last[kind, word]] = len(entries)
+                    last[kind, word] = len(entries)
+                    entries.append(caption)
+                    behind.append(-1)
+        return groups
 
     @staticmethod
-    def _overlap(one: frozenset[str], other: frozenset[str]) -> float:
-        """Jaccard index of two word sets."""
-        return len(one & other) / len(one | other)
+    def _overlap(one: set[int], other: list[int]) -> float:
+        """Jaccard index of a word set and the different words of another one."""
+        shared = sum(word in one for word in other)
+        return shared / (len(one) + len(other) - shared)
+
+
+@lru_cache(maxsize=4096)
+def _worth(size: int, place: int, overlap: float) -> tuple[int, ...]:
+    """Which chains of a word can hold a caption that overlaps enough: 0 (its rarest word), 1 (one of its further ones).
+
+    The word stands at ``place`` among ``size`` words, and is the rarest one that both share (a pair that shares a rarer
+    one has met before): at most the words from it on are shared. Common words are rarely worth a look then.
+    """
+    return tuple(
+        kind
+        for kind in (0, 1)
+        if any(
+            (shared := min(size - place, other - kind)) / (size + other - shared) >= overlap
+            for other in range(kind + 1, math.ceil(size / overlap) + 2)
+        )
+    )
+
+
+def _chain(entry: int, behind: Sequence[int]) -> Iterator[int]:
+    """The entries of a chain, from its first one (-1: none)."""
+    while entry >= 0:
+        yield entry
+        entry = behind[entry]
+
+
+def _word_sets(captions: pa.StringArray) -> tuple[np.ndarray, np.ndarray, int]:
+    """(starts [captions + 1], words, number of different words): caption i has words[starts[i]:starts[i + 1]].
+
+    Words are numbers, the rarest one 0, equally rare ones by alphabet; those of a caption are different and rise.
+    """
+    split = pc.split_pattern(captions, " ")
+    coded = split.flatten().dictionary_encode()
+    count = len(coded.dictionary)
+    # Each word once a caption, as caption * count + word; changed in place, as this is the most that is in memory.
+    pairs = np.repeat(np.arange(len(captions)), pc.list_value_length(split))
+    pairs *= count
+    pairs += coded.indices.to_numpy()
+    pairs = np.unique(pairs)
+    codes = pairs % count
+    keys = pa.table({"frequency": np.bincount(codes, minlength=count), "word": coded.dictionary})
+    rank = np.empty(count, np.int64)
+    rank[pc.sort_indices(keys, sort_keys=[("frequency", "ascending"), ("word", "ascending")])] = np.arange(count)
+    pairs -= codes
+    pairs += rank[codes]
+    pairs.sort()
+    starts = np.searchsorted(pairs, np.arange(len(captions) + 1) * count)
+    return starts, (pairs % count).astype(np.int32), count
