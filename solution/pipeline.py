@@ -14,11 +14,43 @@ from datasets import concatenate_datasets
 from solution.audit import Ledger
 from solution.errors import UserError
 from solution.histogram import histogram
-from solution.juicer import STATS, Deduplicator, Filter, Mapper, NestedDataset, Selector, load_ops, read_headers_only
+from solution.juicer import (
+    OPERATORS,
+    STATS,
+    Deduplicator,
+    Filter,
+    Mapper,
+    NestedDataset,
+    Selector,
+    load_ops,
+    read_headers_only,
+)
+from solution.operators import register
 from solution.operators.rows import FAILURE, NOTE
+from solution.recipe import OWN_OPERATORS, Recipe
 from solution.seed import ROW, WORK_TOKEN
 
 _HOPELESS = 20  # an operator that raises for so many single rows and passes none is broken, not its rows
+
+
+def registry(recipe: Recipe) -> dict[str, type]:
+    """All operators by name: Data-Juicer's, ours, and those of the recipe's custom_operator_paths.
+
+    Raises UserError where a file of operators cannot be loaded.
+    """
+    # Ours under this one name; Data-Juicer would import them under another.
+    names = [name for name, _ in recipe.process]
+    register(names)
+    theirs = [path for path in recipe.operator_paths if path != OWN_OPERATORS]
+    try:
+        from data_juicer.config.config import load_custom_operators
+
+        load_custom_operators(theirs)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"recipe {recipe.path}, key custom_operator_paths: {error}") from error
+    if not OPERATORS.modules.keys() >= set(names):
+        register()  # all, as the nearest name to an unknown one may be among them
+    return OPERATORS.modules
 
 
 def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, work_dir: str) -> list[Any]:
@@ -41,18 +73,22 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
     return operators
 
 
-def run_operator(operator: Any, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+def run_operator(
+    operator: Any, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset] | None = None
+) -> NestedDataset:
     """Apply one operator; every row that goes, stays, changes or is made is booked in the ledger.
 
-    Raises UserError where the operator cannot run at all, or fails a row under the policy stop.
+    ``run`` takes the place of a row-wise operator's own `run`, to have it elsewhere. Raises UserError where the
+    operator cannot run at all, or fails a row under the policy stop.
     """
+    run = run or operator.run
     started = time.monotonic()
     ledger.begin(operator._name, len(dataset))
     try:
         if isinstance(operator, Filter):
-            result = _run_filter(operator, dataset, ledger)
+            result = _run_filter(operator, dataset, ledger, run)
         elif isinstance(operator, Mapper):
-            result = _run_mapper(operator, dataset, ledger)
+            result = _run_mapper(operator, dataset, ledger, run)
         elif isinstance(operator, Deduplicator | Selector):
             result = _run_on_whole(operator, dataset, ledger)
         else:
@@ -63,13 +99,15 @@ def run_operator(operator: Any, dataset: NestedDataset, ledger: Ledger) -> Neste
     return result
 
 
-def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+def _run_filter(
+    operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
+) -> NestedDataset:
     """Scores first, then the decision, so that the scores of dropped rows are known too."""
     # With old scores in sight, a filter of the same kind would skip its work, though the caption may have changed.
     old = dataset[STATS][:] if STATS in dataset.column_names else [{}] * len(dataset)
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
     old_of = dict(zip(dataset[ROW][:], old, strict=True))
-    scored = _by_halves(lambda part: operator.run(part, reduce=False), bare, ledger)
+    scored = _by_halves(lambda part: run(part, reduce=False), bare, ledger)
     scored = _without_failed(scored, ledger)
     kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)
     kept_rows = set(kept[ROW][:])
@@ -92,10 +130,12 @@ def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger) -> Nes
     return kept.remove_columns(STATS).add_column(STATS, merged, new_fingerprint=uuid.uuid4().hex)
 
 
-def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+def _run_mapper(
+    operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
+) -> NestedDataset:
     """Rows may change, go, and multiply; a text that lost its image token is a failed row."""
     before = dict(zip(dataset[ROW][:], dataset[operator.text_key][:], strict=True))
-    result = _without_failed(_by_halves(operator.run, dataset, ledger), ledger)
+    result = _without_failed(_by_halves(run, dataset, ledger), ledger)
     result = _book_created(result, ledger)
     after = dict(zip(result[ROW][:], result["text"][:], strict=True))
     if NOTE in result.column_names:
@@ -146,7 +186,7 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
 def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Run a row-wise operator; where it raises, halve the rows until the bad ones stand alone, and fail those only.
 
-    Raises UserError where a package is missing, or where every single row tried fails.
+    Raises UserError where a package is missing, where every single row tried fails, and where ``run`` itself does.
     """
     parts: list[NestedDataset] = []
     failed = 0
@@ -155,7 +195,7 @@ def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDat
         part = waiting.pop()
         try:
             parts.append(run(part))
-        except ImportError:
+        except (ImportError, UserError):
             raise
         except Exception as error:  # operators raise anything; the row is named with the reason
             if len(part) > 1:
