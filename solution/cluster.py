@@ -17,10 +17,10 @@ import pyarrow as pa
 from solution.errors import UserError
 from solution.files import ROOT
 from solution.juicer import NestedDataset
-from solution.pipeline import build_operators, registry
+from solution.pipeline import build_operators, one_line, registry
 from solution.recipe import Recipe, check_operators
 
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}  # read when ray is imported
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported
 try:
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -144,9 +144,14 @@ class Worker:
         return build_operators(check_operators(self.recipe, registry(self.recipe)), 1, self.work_dir)
 
     def run(self, place: int, shard: bytes, options: dict[str, Any]) -> bytes:
-        """One operator on one shard."""
+        """One operator on one shard. Raises ImportError, UserError, and for all else ValueError with the same text."""
         rows = NestedDataset(datasets.Dataset(_unpacked(shard)))
-        return _packed(self.operators[place].run(rows, **options).with_format("arrow")[:])
+        try:
+            return _packed(self.operators[place].run(rows, **options).with_format("arrow")[:])
+        except (ImportError, UserError):
+            raise
+        except Exception as error:  # of any class, which may be known in this process alone
+            raise ValueError(one_line(error)) from None
 
 
 def _require_answer(address: str) -> None:

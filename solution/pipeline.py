@@ -68,7 +68,7 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
         try:
             operators += load_ops([{name: common | params}])
         except (ValueError, AssertionError, ImportError, OSError) as error:
-            raise UserError(f"operator {number} ({name}): {_one_line(error)}") from error
+            raise UserError(f"operator {number} ({name}): {one_line(error)}") from error
         read_headers_only(operators[-1])
     return operators
 
@@ -94,7 +94,7 @@ def run_operator(
         else:
             raise UserError(f"operator {operator._name} is none of Mapper, Filter, Deduplicator, Selector")
     except ImportError as error:
-        raise UserError(f"operator {operator._name}: {_one_line(error)}") from error
+        raise UserError(f"operator {operator._name}: {one_line(error)}") from error
     ledger.steps[-1].seconds = time.monotonic() - started
     return result
 
@@ -172,7 +172,7 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
         else:
             result = operator.run(dataset)
     except ValueError as error:
-        raise UserError(f"operator {operator._name}: {_one_line(error)}") from error
+        raise UserError(f"operator {operator._name}: {one_line(error)}") from error
     result = _book_created(_without_failed(result, ledger), ledger)
     left = set(result[ROW][:])
     reasons = getattr(operator, "dropped_because", {})
@@ -203,9 +203,9 @@ def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDat
                 waiting += [part.select(range(middle, len(part))), part.select(range(middle))]
                 continue
             failed += 1
-            ledger.fail(part[0][ROW], _one_line(error))
+            ledger.fail(part[0][ROW], one_line(error))
             if failed >= _HOPELESS and not parts:
-                raise UserError(f"operator {ledger.steps[-1].name} fails for every row: {_one_line(error)}") from error
+                raise UserError(f"operator {ledger.steps[-1].name} fails for every row: {one_line(error)}") from error
     if len(parts) == 1:
         return parts[0]
     return NestedDataset(concatenate_datasets(parts)) if parts else dataset.select([])
@@ -278,7 +278,7 @@ def _numbers(stats: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The first line of an exception's text, with its type where the text alone says little."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return (
