@@ -7,6 +7,7 @@ Needed for `--executor ray` only; importing it raises UserError where ray is not
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,7 @@ except ImportError as error:
 _SHARD = 1000  # rows at most, unless the operator's own batches are larger
 _ROUNDS = 4  # shards a worker where there are rows enough, so that a slow one does not hold up the others
 _AHEAD = 2  # shards that a worker has at a time: the next one lies ready when it ends one
+_WINDOW = 8  # shards a worker, at most, that are out or wait for an earlier one
 _STORE = 256 << 20  # bytes of shared memory for the shards under way
 _PASSED_ON = (
     "SCORE_STORE", "UV_OFFLINE", "PIP_NO_INDEX", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_VERBOSITY", "HF_HUB_OFFLINE",
@@ -71,10 +73,9 @@ class Cluster:
                 ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=_STORE, **common)
         except (OSError, RuntimeError, ValueError) as error:
             ray.shutdown()
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"no Ray cluster at {self.address or 'this machine'}: {reason}; `ray start --head` starts one, "
-                "without --ray-address this machine is used"
+                f"no Ray cluster at {self.address or 'this machine'}: {one_line(error)}; `ray start --head` starts "
+                "one, without --ray-address this machine is used"
             ) from error
         return self
 
@@ -89,31 +90,38 @@ class Cluster:
 
         Raises what the operator raises for any shard, and UserError where workers die over and over.
         """
-        workers = self._workers_for(operator)
-        size = _shard_size(operator, len(rows), len(workers))
-        arrow = rows.with_format("arrow")
-        waiting = list(range(0, len(rows), size))[::-1]
-        idle, running, done = workers * _AHEAD, {}, {}
         try:
-            while waiting or running:
-                while waiting and idle:
-                    start, worker = waiting.pop(), idle.pop()
-                    reference = worker.run.remote(place, _packed(arrow[start : start + size]), options)
-                    running[reference] = start, worker
-                (reference, *_), _ = ray.wait(list(running))
-                start, worker = running.pop(reference)
-                done[start] = _unpacked(ray.get(reference))
-                idle.append(worker)
+            # A column that is empty in one shard has no type there.
+            tables = [table.replace_schema_metadata(None) for table in self._results(place, operator, rows, options)]
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"operator {operator._name}: Ray lost its workers ({reason}); the same command goes on where this ended"
+                f"operator {operator._name}: Ray lost its workers ({one_line(error)}); the same command goes on behind "
+                "the last operator that ended"
             ) from error
-        # A column that is empty in one shard has no type there.
-        tables = [done[start].replace_schema_metadata(None) for start in sorted(done)]
         return NestedDataset(datasets.Dataset(pa.concat_tables(tables, promote_options="permissive")))
+
+    def _results(self, place: int, operator: Any, rows: NestedDataset, options: dict[str, Any]) -> Iterator[pa.Table]:
+        """What the operator makes of each shard, in order."""
+        workers = self._workers_for(operator)
+        size = _shard_size(operator, len(rows), len(workers))
+        arrow, starts = rows.with_format("arrow"), range(0, len(rows), size)
+        idle, running, done = workers * _AHEAD, {}, {}
+        sent = delivered = 0
+        while delivered < len(starts):
+            while idle and sent < min(len(starts), delivered + _WINDOW * len(workers)):
+                worker, start = idle.pop(), starts[sent]
+                reference = worker.run.remote(place, _packed(arrow[start : start + size]), options)
+                running[reference] = sent, worker
+                sent += 1
+            (reference, *_), _ = ray.wait(list(running))
+            number, worker = running.pop(reference)
+            done[number] = _unpacked(ray.get(reference))
+            idle.append(worker)
+            while delivered in done:
+                yield done.pop(delivered)
+                delivered += 1
 
     def _workers_for(self, operator: Any) -> list[Any]:
         """The workers that suit an operator, started when they are first needed."""
