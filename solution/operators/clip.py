@@ -15,16 +15,9 @@ from .score_store import ScoreStore, picture_digest, revision_of, score_folder, 
 
 _BLOCK = 256  # rows between two writes to the store: what a killed run computes again
 _REMEMBERED = 4096  # picture features kept in memory, for the second caption of a picture: 8 MB at 512 numbers
-_TEXT_LENGTHS = (
-    8,
-    12,
-    16,
-    24,
-    32,
-    48,
-    64,
-)  # tokens; a caption is padded to the next, else the limit
-_TEXT_PASS = {False: 192, True: 6144}  # on a GPU or not: tokens in a pass, whole captions of any of those lengths
+# Tokens in a forward pass of captions, on a GPU or not; a caption is padded to the next of the lengths, else the limit.
+_TEXT_PASS = {False: 240, True: 6000}
+_TEXT_LENGTHS = (8, 10, 12, 15, 16, 20, 24, 30, 40, 48, 60)  # each fills a pass with whole captions
 
 
 class ClipScorer:
@@ -69,6 +62,8 @@ class ClipScorer:
         known = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
         unknown = [row for row, score in known.items() if score is None]
         scores = [known.get(row) if known.get(row) is not None else math.nan for row in range(len(captions))]
+        # All captions before the first block: the more there are, the fewer passes must be filled up.
+        texts = self._text_features([captions[row] for row in unknown], rank) if unknown else {}
         for start in range(0, len(unknown), _BLOCK):
             block = unknown[start : start + _BLOCK]
             bad = self._remember_pictures([path for row in block for path in images[row]], rank)
@@ -77,7 +72,7 @@ class ClipScorer:
                 failures[row] = next((bad[path] for path in images[row] if path in bad), "")
                 if not failures[row]:
                     good.append(row)
-            for row, score in zip(good, self._compare(good, images, captions, rank), strict=True):
+            for row, score in zip(good, self._compare(good, images, captions, texts, rank), strict=True):
                 scores[row] = score
             self.store.add([keys[row] for row in good], [scores[row] for row in good])
         return scores, failures
@@ -87,12 +82,15 @@ class ClipScorer:
         model, processor = get_model(self.model_key, rank, self.on_gpu)
         return towers_of(model, self.model_batch, _TEXT_PASS[self.on_gpu]), processor
 
-    @torch.inference_mode()
     def _compare(
-        self, rows: list[int], images: Sequence[Sequence[str]], captions: Sequence[str], rank: int | None
+        self,
+        rows: list[int],
+        images: Sequence[Sequence[str]],
+        captions: Sequence[str],
+        texts: dict[str, torch.Tensor],
+        rank: int | None,
     ) -> list[float]:
-        """The scores of rows whose pictures' features are remembered."""
-        texts = self._text_features([captions[row] for row in rows], rank)
+        """The scores of rows whose pictures' features are remembered; ``texts``: caption -> feature."""
         scale = self._towers(rank)[0].scale / 100.0
         scores = []
         for row in rows:
@@ -130,6 +128,7 @@ class ClipScorer:
             self._pictures.popitem(last=False)
         return {path: bad[digest] for path, digest in digests.items() if digest in bad}
 
+    @torch.inference_mode()
     def _text_features(self, captions: Sequence[str], rank: int | None) -> dict[str, torch.Tensor]:
         """Caption -> its feature [width], of length 1; captions of about one length share a forward pass."""
         towers, processor = self._towers(rank)
