@@ -182,7 +182,7 @@ def _packed(table: pa.Table) -> bytes:
     """A table as bytes; of a slice, the slice only."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
+        stream.write_table(table.combine_chunks())  # chosen rows come as a chunk each
     return sink.getvalue().to_pybytes()
 
 
