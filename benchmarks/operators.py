@@ -79,10 +79,11 @@ def random_clip(folder: Path) -> str:
 
 def similarity(data: Path, clip: str, count: int, slices: int) -> None:
     """Stock image_text_similarity_filter against clip_similarity_filter: whole steps, the model's loading included."""
-    from solution.juicer import OPERATORS, STATS, NestedDataset
+    from solution.juicer import OPERATORS, STATS, NestedDataset, register_stock
     from solution.operators import register
 
     register(["clip_similarity_filter"])
+    register_stock(["image_text_similarity_filter"])
 
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()[:count]]
     for row in rows:

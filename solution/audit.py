@@ -1,16 +1,19 @@
 """What became of every row: the ledger a run keeps, its funnel and its Parquet file."""
 
 import json
+import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from solution.errors import UserError
-from solution.files import replaced
+from solution.files import replaced, shown
 
 SCHEMA = pa.schema(
     {
@@ -71,74 +74,176 @@ class Step:
 COUNTS = ("rows_in", "kept", "dropped", "failed", "created", "rewritten")
 
 
-@dataclass
-class Ledger:
-    """Every row that a run has seen, by row number, and the steps so far."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS rows (
+    id TEXT, row INTEGER PRIMARY KEY, parent INTEGER, state TEXT, operator TEXT, score REAL, threshold REAL,
+    reason TEXT, text_before TEXT, text_after TEXT, image TEXT, image_state TEXT
+);
+CREATE TABLE IF NOT EXISTS checkpoint (state TEXT);
+"""
+_VALUES = attrgetter(*SCHEMA.names)
+_GROUP = 1 << 14  # rows that are in memory at once while the audit is written, and a row group of its file
 
-    on_error: str  # stop or skip
-    rows: dict[int, RowAudit] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)  # the seed's keys, which the result keeps
+
+class Ledger:
+    """Every row that a run has seen, in a SQLite file instead of memory, and the steps so far.
+
+    What is booked counts from the next `commit` on: a process that dies before leaves the file as it was.
+    """
+
+    def __init__(self, on_error: str, file: Path | None = None) -> None:
+        """``on_error``: stop or skip. Without ``file`` the rows are kept in memory.
+
+        Raises UserError where the file is in use by another process, or no ledger.
+        """
+        self.on_error = on_error
+        self.steps: list[Step] = []
+        self.columns: list[str] = []  # the seed's keys, which the result keeps
+        self._rows = sqlite3.connect(file or ":memory:", timeout=0, isolation_level=None)
+        try:
+            # One process alone, until it ends; a log in front of the file makes a commit cheap and safe from a kill.
+            self._rows.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._rows.execute("PRAGMA journal_mode = WAL")
+            self._rows.execute("PRAGMA synchronous = NORMAL")
+            self._rows.executescript(_TABLES)
+            self._rows.execute("BEGIN IMMEDIATE")
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{shown(file.parent)} holds an unfinished run that cannot be opened ({error}): wait for the process "
+                "that is at work on it, or remove the folder"
+            ) from error
+
+    def commit(self, state: dict[str, Any]) -> None:
+        """Make all that was booked last, together with the steps and the caller's ``state``."""
+        steps = [vars(step) | {"reasons": dict(step.reasons)} for step in self.steps]
+        text = json.dumps(state | {"columns": self.columns, "steps": steps})
+        self._rows.execute("DELETE FROM checkpoint")
+        self._rows.execute("INSERT INTO checkpoint VALUES (?)", (text,))
+        self._rows.execute("COMMIT")
+        self._rows.execute("BEGIN IMMEDIATE")
+
+    def resume(self) -> dict[str, Any] | None:
+        """Take up the steps of the last commit and return the state given to it; None without one."""
+        found = self._rows.execute("SELECT state FROM checkpoint").fetchone()
+        if found is None:
+            return None
+        state = json.loads(found[0])
+        self.columns = state.pop("columns")
+        self.steps = [Step(**step | {"reasons": Counter(step["reasons"])}) for step in state.pop("steps")]
+        return state
+
+    def forget(self) -> None:
+        """Start with no rows and no steps."""
+        self._rows.execute("DELETE FROM rows")
+        self._rows.execute("DELETE FROM checkpoint")
+        self.steps, self.columns = [], []
+
+    def close(self) -> None:
+        """Let go of the file; nothing can be booked or asked behind it."""
+        self._rows.close()
 
     def begin(self, name: str, rows_in: int) -> None:
         """Start the step of an operator; a second step of one operator is called `name.2`."""
         uses = sum(step.name.split(".")[0] == name for step in self.steps)
         self.steps.append(Step(f"{name}.{uses + 1}" if uses else name, rows_in))
 
-    def drop(self, row: int, reason: str, score: float | None = None, threshold: float | None = None) -> None:
-        """The current operator decided against a row."""
-        self._close(row, "dropped", reason, score, threshold)
-        self.steps[-1].dropped += 1
-        self.steps[-1].reasons[reason.split(": ")[0]] += 1
+    def add(self, audits: Iterable[RowAudit]) -> None:
+        """Rows of the seed, in rising order of their numbers."""
+        marks = ", ".join("?" * len(SCHEMA))
+        self._rows.executemany(f"INSERT INTO rows VALUES ({marks})", map(_VALUES, audits))
+
+    def drop(self, fates: Iterable[tuple[int, str, float | None, float | None]]) -> None:
+        """The current operator decided against rows; a fate is (row, reason, score, threshold)."""
+        step = self.steps[-1]
+        scored, others = [], []
+        for row, reason, score, threshold in fates:
+            step.dropped += 1
+            step.reasons[reason.split(": ")[0]] += 1
+            if score is None:
+                others.append((step.name, reason, row))
+            else:
+                scored.append((step.name, reason, score, threshold, row))
+        change = "UPDATE rows SET state = 'dropped', operator = ?, reason = ?"
+        self._rows.executemany(f"{change} WHERE row = ?", others)
+        self._rows.executemany(f"{change}, score = ?, threshold = ? WHERE row = ?", scored)
 
     def fail(self, row: int, reason: str) -> None:
         """The current operator could not judge a row. Raises UserError where the policy says stop."""
-        self._close(row, "failed", reason, None, None)
+        self._rows.execute(
+            "UPDATE rows SET state = 'failed', operator = ?, reason = ? WHERE row = ?",
+            (self.steps[-1].name, reason, row),
+        )
         self.steps[-1].failed += 1
         if self.on_error == "stop":
             raise UserError(f"{self.name_row(row)}: {reason}; mend or remove the row, or go on with --on-error skip")
 
-    def create(self, parent: int, text: str) -> int:
-        """The current operator made a row out of another; returns the new row's number."""
-        origin = self.rows[parent]
-        row = next(reversed(self.rows)) + 1  # rows are booked in rising order
-        self.rows[row] = RowAudit(
-            origin.id, row, parent, origin.text_before, text, origin.image, operator=self.steps[-1].name,
-            score=origin.score, threshold=origin.threshold, reason=f"made from row {parent}",
-            image_state=origin.image_state,
-        )  # fmt: skip
-        self.steps[-1].created += 1
-        return row
+    def create(self, parents: Sequence[int], texts: Sequence[str]) -> list[int]:
+        """The current operator made a row with a text out of each parent; returns the new rows' numbers."""
+        (last,) = self._rows.execute("SELECT max(row) FROM rows").fetchone()
+        name, numbers = self.steps[-1].name, range(last + 1, last + 1 + len(parents))
+        self._rows.executemany(
+            "INSERT INTO rows SELECT id, ?, row, 'kept', ?, score, threshold, ?, text_before, ?, image, image_state "
+            "FROM rows WHERE row = ?",
+            (
+                (row, name, f"made from row {parent}", text, parent)
+                for row, parent, text in zip(numbers, parents, texts, strict=True)
+            ),
+        )
+        self.steps[-1].created += len(parents)
+        return list(numbers)
 
-    def passed(self, row: int, score: float | None, threshold: float | None) -> None:
-        """The current operator scored a row and kept it."""
-        audit = self.rows[row]
-        if score is not None:
-            audit.score, audit.threshold = score, threshold
-            if not audit.reason:
-                audit.operator = self.steps[-1].name
+    def passed(self, scores: Iterable[tuple[int, float, float | None]]) -> None:
+        """The current operator scored rows and kept them; a score is (row, score, threshold)."""
+        name = self.steps[-1].name
+        self._rows.executemany(
+            "UPDATE rows SET score = ?, threshold = ?, operator = iif(reason = '', ?, operator) WHERE row = ?",
+            ((score, threshold, name, row) for row, score, threshold in scores),
+        )
 
-    def note(self, row: int, reason: str) -> None:
-        """The current operator did something to a row worth reading about."""
-        self.rows[row].operator, self.rows[row].reason = self.steps[-1].name, reason
+    def note(self, notes: Iterable[tuple[int, str]]) -> None:
+        """The current operator did something to rows worth reading about; a note is (row, reason)."""
+        name = self.steps[-1].name
+        self._rows.executemany(
+            "UPDATE rows SET operator = ?, reason = ? WHERE row = ?", ((name, reason, row) for row, reason in notes)
+        )
 
-    def rewrite(self, row: int, text: str) -> None:
-        """The current operator changed a row's text."""
-        self.rows[row].text_after = text
-        self.steps[-1].rewritten += 1
+    def rewrite(self, texts: Sequence[tuple[int, str]]) -> None:
+        """The current operator changed the text of rows; given as (row, text)."""
+        self._rows.executemany("UPDATE rows SET text_after = ? WHERE row = ?", ((text, row) for row, text in texts))
+        self.steps[-1].rewritten += len(texts)
+
+    def result(self, rows: Iterable[tuple[int, str, str, str]]) -> None:
+        """What of rows goes out: (row, text, image, image_state)."""
+        self._rows.executemany(
+            "UPDATE rows SET text_after = ?, image = ?, image_state = ? WHERE row = ?",
+            ((text, image, state, row) for row, text, image, state in rows),
+        )
+
+    def find(self, row: int) -> RowAudit:
+        """A row's line. Raises KeyError for a number that no row has."""
+        found = self._rows.execute("SELECT * FROM rows WHERE row = ?", (row,)).fetchone()
+        if found is None:
+            raise KeyError(row)
+        return RowAudit(**dict(zip(SCHEMA.names, found, strict=True)))
+
+    def failed_now(self) -> list[int]:
+        """The rows that the current operator failed."""
+        name = (self.steps[-1].name,)
+        found = self._rows.execute("SELECT row FROM rows WHERE state = 'failed' AND operator = ? ORDER BY row", name)
+        return [row for (row,) in found]
 
     def name_row(self, row: int) -> str:
         """`line 17 (id 0042, images/0042.jpg)`."""
-        audit = self.rows[row]
+        audit = self.find(row)
         return f"line {row} (id {audit.id}, {audit.image})" if audit.id else f"line {row}"
 
     def totals(self) -> dict[str, int]:
         """Counts over all rows. Raises RuntimeError where they break conservation: a fault of this program."""
-        states = Counter(audit.state for audit in self.rows.values())
+        states = dict(self._rows.execute("SELECT state, count(*) FROM rows GROUP BY state"))
         totals = {
-            "in": sum(audit.parent is None for audit in self.rows.values()),
+            "in": self._rows.execute("SELECT count(*) FROM rows WHERE parent IS NULL").fetchone()[0],
             "created": sum(step.created for step in self.steps),
-            **{state: states[state] for state in ("kept", "dropped", "failed")},
+            **{state: states.get(state, 0) for state in ("kept", "dropped", "failed")},
         }
         by_step = {key: sum(getattr(step, key) for step in self.steps) for key in ("dropped", "failed")}
         kept = self.steps[-1].kept if self.steps else totals["in"]
@@ -159,31 +264,21 @@ class Ledger:
 
     def failures(self) -> list[dict[str, object]]:
         """id, row, image, operator and reason of every failed row, in order."""
-        return [
-            {"id": audit.id, "row": row, "image": audit.image, "operator": audit.operator, "reason": audit.reason}
-            for row, audit in sorted(self.rows.items())
-            if audit.state == "failed"
-        ]
+        keys = ("id", "row", "image", "operator", "reason")
+        found = self._rows.execute(f"SELECT {', '.join(keys)} FROM rows WHERE state = 'failed' ORDER BY row")
+        return [dict(zip(keys, values, strict=True)) for values in found]
 
     def write(self, path: Path, **about: object) -> None:
         """Write the audit: Parquet, one line a row, in the order of row numbers.
 
         Steps and ``about`` stand in the file's metadata, as JSON under the key `run`.
         """
-        audits = [audit for _, audit in sorted(self.rows.items())]
         schema = SCHEMA.with_metadata({"run": json.dumps(about | {"steps": self.counts()})})
-        with replaced(path) as temporary:
-            # Column by column: a dict for every row would take several times the ledger's memory.
-            columns = [
-                pa.array([getattr(audit, name) for audit in audits], SCHEMA.field(name).type) for name in SCHEMA.names
-            ]
-            pq.write_table(pa.table(columns, schema=schema), temporary)
-
-    def _close(self, row: int, state: str, reason: str, score: float | None, threshold: float | None) -> None:
-        audit = self.rows[row]
-        audit.state, audit.operator, audit.reason = state, self.steps[-1].name, reason
-        if score is not None:
-            audit.score, audit.threshold = score, threshold
+        found = self._rows.execute("SELECT * FROM rows ORDER BY row")
+        with replaced(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            while lines := found.fetchmany(_GROUP):
+                columns = map(pa.array, zip(*lines, strict=True), SCHEMA.types)
+                writer.write_table(pa.table(list(columns), schema=schema))
 
 
 def funnel(ledger: Ledger) -> str:

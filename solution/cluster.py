@@ -7,19 +7,23 @@ Needed for `--executor ray` only; importing it raises UserError where ray is not
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import datasets
 import pyarrow as pa
+from datasets.fingerprint import get_temporary_cache_files_directory
 
 from solution.errors import UserError
 from solution.files import ROOT
 from solution.juicer import NestedDataset
 from solution.pipeline import build_operators, one_line, registry
 from solution.recipe import Recipe, check_operators
+from solution.tables import open_rows, write_tables
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported
 try:
@@ -92,7 +96,9 @@ class Cluster:
         """
         try:
             # A column that is empty in one shard has no type there.
-            tables = [table.replace_schema_metadata(None) for table in self._results(place, operator, rows, options)]
+            file = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
+            results = self._results(place, operator, rows, options)
+            write_tables(file, (table.replace_schema_metadata(None) for table in results))
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:
@@ -100,7 +106,7 @@ class Cluster:
                 f"operator {operator._name}: Ray lost its workers ({one_line(error)}); the same command goes on behind "
                 "the last operator that ended"
             ) from error
-        return NestedDataset(datasets.Dataset(pa.concat_tables(tables, promote_options="permissive")))
+        return open_rows(file)
 
     def _results(self, place: int, operator: Any, rows: NestedDataset, options: dict[str, Any]) -> Iterator[pa.Table]:
         """What the operator makes of each shard, in order."""

@@ -11,14 +11,17 @@ _ENDLESS = 1e9
 
 
 def histogram(
-    stat: str, scores: Sequence[float | None], is_kept: Sequence[bool], limits: Mapping[str, float]
+    stat: str,
+    scores: Sequence[float | None] | np.ndarray,
+    is_kept: Sequence[bool] | np.ndarray,
+    limits: Mapping[str, float],
 ) -> dict[str, Any] | None:
     """Counts of kept and dropped rows in equal bins from `low` to `high`; None where no row has a score.
 
     The bins span all but the lowest and highest half percent, and the limits near them; scores outside count in the
     first or last bin. Returns stat, low, high, kept and dropped (one count a bin), limits.
     """
-    values = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
+    values = np.asarray(scores, dtype=np.float64)  # None becomes NaN
     known = np.isfinite(values)
     if not known.any():
         return None
@@ -30,7 +33,7 @@ def histogram(
             low, high = min(low, limit), max(high, limit)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    kept = np.array(is_kept, dtype=bool)
+    kept = np.asarray(is_kept, dtype=bool)
     counts = {
         name: np.histogram(values[known & rows].clip(low, high), bins=_BINS, range=(low, high))[0].tolist()
         for name, rows in (("kept", kept), ("dropped", ~kept))

@@ -1,15 +1,19 @@
 """Runs Data-Juicer operators one at a time and tells the ledger what each did to every row.
 
-Columns are taken whole, `dataset[name][:]`: to go through `dataset[name]` reads the table anew for every row.
+Whole columns are taken of numbers only; texts and scores are gone through part by part, so that memory stays flat.
 """
 
 import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from datasets import concatenate_datasets
+import numpy as np
+import pyarrow as pa
+from datasets import Json, concatenate_datasets
+from datasets.fingerprint import get_temporary_cache_files_directory
 
 from solution.audit import Ledger
 from solution.errors import UserError
@@ -24,32 +28,36 @@ from solution.juicer import (
     Selector,
     load_ops,
     read_headers_only,
+    register_stock,
 )
 from solution.operators import register
-from solution.operators.rows import FAILURE, NOTE
+from solution.operators.rows import FAILURE, NOTE, PART, parts_of
 from solution.recipe import OWN_OPERATORS, Recipe
 from solution.seed import ROW, WORK_TOKEN
+from solution.tables import numbers_of, open_rows, places_of, tables_of, write_tables
 
 _HOPELESS = 20  # an operator that raises for so many single rows and passes none is broken, not its rows
 
 
 def registry(recipe: Recipe) -> dict[str, type]:
-    """All operators by name: Data-Juicer's, ours, and those of the recipe's custom_operator_paths.
-
-    Raises UserError where a file of operators cannot be loaded.
-    """
+    """All operators by name: Data-Juicer's, ours, and those of the recipe's custom_operator_paths."""
     # Ours under this one name; Data-Juicer would import them under another.
     names = [name for name, _ in recipe.process]
     register(names)
+    register_stock(names)
     theirs = [path for path in recipe.operator_paths if path != OWN_OPERATORS]
-    try:
+    if theirs:
+        register_stock()  # all, as theirs may build on any of them
         from data_juicer.config.config import load_custom_operators
 
-        load_custom_operators(theirs)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"recipe {recipe.path}, key custom_operator_paths: {error}") from error
+        try:
+            load_custom_operators(theirs)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"recipe {recipe.path}, key custom_operator_paths: {error}") from error
     if not OPERATORS.modules.keys() >= set(names):
-        register()  # all, as the nearest name to an unknown one may be among them
+        # All, as the nearest name to an unknown one may be among them.
+        register()
+        register_stock()
     return OPERATORS.modules
 
 
@@ -66,7 +74,8 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
     for number, entry in enumerate(process, start=1):
         ((name, params),) = entry.items()
         try:
-            operators += load_ops([{name: common | params}])
+            batches = {"batch_mode": True} if issubclass(OPERATORS.modules[name], Filter) else {}
+            operators += load_ops([{name: common | batches | params}])
         except (ValueError, AssertionError, ImportError, OSError) as error:
             raise UserError(f"operator {number} ({name}): {one_line(error)}") from error
         read_headers_only(operators[-1])
@@ -104,67 +113,102 @@ def _run_filter(
 ) -> NestedDataset:
     """Scores first, then the decision, so that the scores of dropped rows are known too."""
     # With old scores in sight, a filter of the same kind would skip its work, though the caption may have changed.
-    old = dataset[STATS][:] if STATS in dataset.column_names else [{}] * len(dataset)
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
-    old_of = dict(zip(dataset[ROW][:], old, strict=True))
+    bare = bare.add_column(STATS, ["{}"] * len(bare), feature=Json())  # Data-Juicer would do so row by row
     scored = _by_halves(lambda part: run(part, reduce=False), bare, ledger)
     scored = _without_failed(scored, ledger)
     kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)
-    kept_rows = set(kept[ROW][:])
-    rows, numbers = scored[ROW][:], [_numbers(stats) for stats in scored[STATS][:]]
-    limits = _limits(operator)
-    is_kept = [row in kept_rows for row in rows]
-    for stat in dict.fromkeys(stat for scores in numbers for stat in scores):
-        chart = histogram(stat, [scores.get(stat) for scores in numbers], is_kept, _limits_of(stat, limits))
-        ledger.steps[-1].scores += [chart] if chart else []
-    for row, scores in zip(rows, numbers, strict=True):
-        score, threshold, reason = _verdict(scores, limits)
-        if row in kept_rows:
-            ledger.passed(row, score, threshold)
-        else:
-            ledger.drop(row, reason, score, threshold)
-    if not kept_rows:
-        return kept
-    merged = [old_of[row] | new for row, new in zip(kept[ROW][:], kept[STATS][:], strict=True)]
-    # Caching is off; to hash all scores for a cache's key would be for nothing.
-    return kept.remove_columns(STATS).add_column(STATS, merged, new_fingerprint=uuid.uuid4().hex)
+    kept_rows = numbers_of(kept, ROW)
+    is_kept = np.isin(numbers_of(scored, ROW), kept_rows)
+    _book_scores(scored, is_kept, _limits(operator), ledger)
+    return _with_earlier_scores(kept, kept_rows, dataset) if len(kept) else kept
+
+
+def _book_scores(scored: NestedDataset, is_kept: np.ndarray, limits: dict[str, float], ledger: Ledger) -> None:
+    """Tell the ledger each row's score and verdict, and the step the distribution of every statistic."""
+    columns: dict[str, np.ndarray] = {}  # statistic -> one number a row
+    start = 0
+    for part in parts_of(scored, ROW, STATS):
+        passed, dropped = [], []
+        for place, (row, stats) in enumerate(zip(part[ROW], part[STATS], strict=True), start=start):
+            scores = _numbers(stats)
+            for stat, score in scores.items():
+                if stat not in columns:
+                    columns[stat] = np.full(len(scored), np.nan)
+                columns[stat][place] = score
+            score, threshold, reason = _verdict(scores, limits)
+            if not is_kept[place]:
+                dropped.append((row, reason, score, threshold))
+            elif score is not None:
+                passed.append((row, score, threshold))
+        ledger.passed(passed)
+        ledger.drop(dropped)
+        start += len(part[ROW])
+    charts = (histogram(stat, scores, is_kept, _limits_of(stat, limits)) for stat, scores in columns.items())
+    ledger.steps[-1].scores += filter(None, charts)
+
+
+def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: NestedDataset) -> NestedDataset:
+    """The rows of ``kept`` with the scores that they had in ``dataset`` beside their new ones."""
+    places = places_of(kept_rows, numbers_of(dataset, ROW)) if STATS in dataset.column_names else None
+
+    def tables() -> Iterator[pa.Table]:
+        start = 0
+        for table, part in zip(tables_of(kept.remove_columns(STATS)), parts_of(kept, STATS), strict=True):
+            scores = part[STATS]
+            if places is not None:
+                earlier = dataset[STATS][places[start : start + len(scores)]]
+                scores = [old | new for old, new in zip(earlier, scores, strict=True)]
+            start += len(scores)
+            yield table.replace_schema_metadata().append_column(STATS, pa.array(scores))
+
+    # A column of its own type for each score; Data-Juicer's are one JSON text a row, read and written at every step.
+    file = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
+    write_tables(file, tables())
+    return open_rows(file)
 
 
 def _run_mapper(
     operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
 ) -> NestedDataset:
     """Rows may change, go, and multiply; a text that lost its image token is a failed row."""
-    before = dict(zip(dataset[ROW][:], dataset[operator.text_key][:], strict=True))
     result = _without_failed(_by_halves(run, dataset, ledger), ledger)
     result = _book_created(result, ledger)
-    after = dict(zip(result[ROW][:], result["text"][:], strict=True))
-    if NOTE in result.column_names:
-        for row, note in zip(result[ROW][:], result[NOTE][:], strict=True):
-            if note:
-                ledger.note(row, note)
-        result = result.remove_columns(NOTE)
-    changed = [row for row, text in after.items() if row in before and text != before[row]]
-    for row in changed:
-        ledger.rewrite(row, after[row])
-    for row in before.keys() - after.keys():
-        if ledger.rows[row].state == "kept":
-            ledger.drop(row, "removed by the operator")
-    broken = [
-        position
-        for position, (text, images) in enumerate(zip(result["text"][:], result["images"][:], strict=True))
-        if text.count(WORK_TOKEN) != len(images)
-    ]
+    rows_before, rows = numbers_of(dataset, ROW), numbers_of(result, ROW)
+    origins = places_of(rows, rows_before)
+    broken: list[int] = []
+    is_changed = False
+    start = 0
+    for part in parts_of(result, ROW, "text", "images", NOTE):
+        numbers, texts = part[ROW], part["text"]
+        if NOTE in part:
+            ledger.note([(row, note) for row, note in zip(numbers, part[NOTE], strict=True) if note])
+        own = origins[start : start + len(numbers)]
+        before = iter(dataset[operator.text_key][own[own >= 0]])
+        changed = [
+            (row, text)
+            for row, text, origin in zip(numbers, texts, own, strict=True)
+            if origin >= 0 and text != next(before)
+        ]
+        ledger.rewrite(changed)
+        is_changed = is_changed or bool(changed)
+        broken += [
+            start + place
+            for place, (text, images) in enumerate(zip(texts, part["images"], strict=True))
+            if text.count(WORK_TOKEN) != len(images)
+        ]
+        start += len(numbers)
+    _drop_missing(rows_before, rows, "removed by the operator", ledger)
     for position in broken:
-        ledger.fail(result[position][ROW], "the operator changed the number of image tokens")
-    result = _without(result, broken)
+        ledger.fail(int(rows[position]), "the operator changed the number of image tokens")
+    result = _without(result.remove_columns(NOTE) if NOTE in result.column_names else result, broken)
     # Scores of the old captions must not rank or pass the new ones.
-    stale = (changed or len(after) > len(before)) and STATS in result.column_names
+    stale = (is_changed or len(rows) > len(rows_before)) and STATS in result.column_names
     return result.remove_columns(STATS) if stale else result
 
 
 def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Operators that compare rows; ours say why a row goes (`dropped_because`, by position)."""
-    rows = dataset[ROW][:]
     try:
         if isinstance(operator, Deduplicator) and operator.is_batched_op():  # its run() would hash rows one at a time
             options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size}
@@ -174,13 +218,21 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
     except ValueError as error:
         raise UserError(f"operator {operator._name}: {one_line(error)}") from error
     result = _book_created(_without_failed(result, ledger), ledger)
-    left = set(result[ROW][:])
+    default = "repeats another row" if isinstance(operator, Deduplicator) else "not selected"
     reasons = getattr(operator, "dropped_because", {})
-    for position, row in enumerate(rows):
-        if row not in left and ledger.rows[row].state == "kept":
-            default = "repeats another row" if isinstance(operator, Deduplicator) else "not selected"
-            ledger.drop(row, reasons.get(position, default))
+    _drop_missing(numbers_of(dataset, ROW), numbers_of(result, ROW), default, ledger, reasons)
     return result
+
+
+def _drop_missing(
+    before: np.ndarray, after: np.ndarray, default: str, ledger: Ledger, reasons: dict[int, str] | None = None
+) -> None:
+    """Book the rows that an operator left out and did not fail; ``reasons`` go by position in ``before``."""
+    gone = ~np.isin(before, after) & ~np.isin(before, ledger.failed_now())
+    ledger.drop(
+        (int(before[position]), (reasons or {}).get(position, default), None, None)
+        for position in np.flatnonzero(gone).tolist()
+    )
 
 
 def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
@@ -215,30 +267,33 @@ def _without_failed(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """The rows without those that an operator of ours marked as failed; the mark itself goes too."""
     if FAILURE not in dataset.column_names:
         return dataset
-    failures = dataset[FAILURE][:]
-    bad = [position for position, failure in enumerate(failures) if failure]
-    rows = dataset[ROW][:]
-    for position in bad:
-        ledger.fail(rows[position], failures[position])
+    bad: list[int] = []
+    start = 0
+    for part in parts_of(dataset, ROW, FAILURE):
+        for place, (row, failure) in enumerate(zip(part[ROW], part[FAILURE], strict=True), start=start):
+            if failure:
+                ledger.fail(row, failure)
+                bad.append(place)
+        start += len(part[ROW])
     return _without(dataset.remove_columns(FAILURE), bad)
 
 
 def _without(dataset: NestedDataset, positions: list[int]) -> NestedDataset:
     """The data set without some rows."""
-    gone = set(positions)
-    return dataset.select([place for place in range(len(dataset)) if place not in gone]) if gone else dataset
+    return dataset.select(np.delete(np.arange(len(dataset)), positions)) if positions else dataset
 
 
 def _book_created(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Give every further appearance of a row its own number: the operator made it out of that row."""
-    seen: set[int] = set()
-    numbers = []
-    for row, text in zip(dataset[ROW][:], dataset["text"][:], strict=True):
-        numbers.append(ledger.create(row, text) if row in seen else row)
-        seen.add(row)
-    if len(seen) == len(numbers):
+    rows = numbers_of(dataset, ROW)
+    further = np.flatnonzero(places_of(rows, rows) != np.arange(len(rows)))
+    if not len(further):
         return dataset
-    return dataset.remove_columns(ROW).add_column(ROW, numbers)
+    rows = rows.copy()
+    for start in range(0, len(further), PART):
+        places = further[start : start + PART]
+        rows[places] = ledger.create(rows[places].tolist(), dataset["text"][places])
+    return dataset.remove_columns(ROW).add_column(ROW, rows)
 
 
 def _limits(operator: Filter) -> dict[str, float]:

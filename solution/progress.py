@@ -3,23 +3,25 @@
 import hashlib
 import json
 import shutil
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-from datasets import Dataset
+import pyarrow as pa
 
-from solution.audit import Ledger, RowAudit, Step
-from solution.files import replaced
+from solution.audit import Ledger
 from solution.juicer import NestedDataset
+from solution.tables import open_rows, write_tables
+
+_ROWS = "{}.rows.arrow"  # the rows behind so many operators
 
 
 class Progress:
-    """The state after the last finished operator: rows, ledger and counts, in a folder beside the audit.
+    """The state after the last finished operator: rows and ledger, in a folder beside the audit.
 
-    ``identity`` names everything that decides the result besides the operators (data set, models, code, policy);
-    a state counts only for the same identity and the same operators so far.
+    Rows are read from their file as they are needed, so that they take no memory. ``identity`` names everything that
+    decides the result besides the operators (data set, models, code, policy); a state counts only for the same identity
+    and the same operators so far.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], process: list[Any]) -> None:
@@ -27,38 +29,43 @@ class Progress:
         self.identity = identity
         self.process = process
 
-    def save(self, done: int, dataset: NestedDataset, ledger: Ledger) -> None:
-        """Keep the state after the first ``done`` operators; the record comes last, so a killed save does no harm."""
-        with replaced(self.folder / f"{done}.rows.parquet") as temporary:
-            pq.write_table(dataset.with_format("arrow")[:], temporary)
-        ledger.write(self.folder / f"{done}.audit.parquet")
-        steps = [vars(step) | {"reasons": dict(step.reasons)} for step in ledger.steps]
-        with replaced(self.folder / "state.json") as temporary:
-            temporary.write_text(
-                json.dumps({"key": self._key(done), "done": done, "columns": ledger.columns, "steps": steps})
-            )
-        for file in self.folder.glob("*.parquet"):
-            if not file.name.startswith(f"{done}."):
-                file.unlink()
+    def open(self, on_error: str, afresh: bool) -> tuple[int, NestedDataset | None, Ledger]:
+        """(finished operators, rows, ledger) of an unfinished run of the same kind; (0, None, an empty one) without.
 
-    def load(self, on_error: str) -> tuple[int, NestedDataset, Ledger] | None:
-        """(finished operators, rows, ledger) of an unfinished run of the same kind, None without one."""
-        record = self.folder / "state.json"
-        if not record.is_file():
-            return None
-        state = json.loads(record.read_text())
-        done = state["done"]
-        if state["key"] != self._key(done):
-            return None
-        dataset = NestedDataset(Dataset(pq.read_table(self.folder / f"{done}.rows.parquet")))
-        audits = pq.read_table(self.folder / f"{done}.audit.parquet").to_pylist()
-        steps = [Step(**step | {"reasons": Counter(step["reasons"])}) for step in state["steps"]]
-        rows = {audit["row"]: RowAudit(**audit) for audit in audits}
-        return done, dataset, Ledger(on_error, rows, steps, state["columns"])
+        ``afresh`` throws away what there is. Raises UserError where another process is at work on the folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(on_error, self.folder / "ledger.sqlite")
+        state = ledger.resume()
+        if state is None or afresh or state["key"] != self._key(state["done"]):
+            ledger.forget()
+            self._sweep(None)
+            return 0, None, ledger
+        self._sweep(state["done"])
+        return state["done"], open_rows(self.folder / _ROWS.format(state["done"])), ledger
 
-    def clear(self) -> None:
+    def save(self, done: int, tables: Iterable[pa.Table], ledger: Ledger) -> NestedDataset:
+        """Keep the state after the first ``done`` operators; returns the rows as they are read from their file.
+
+        The ledger's commit is what counts: before it, the last state's rows are still there; behind it, the new ones.
+        """
+        rows = self.folder / _ROWS.format(done)
+        write_tables(rows, tables)
+        ledger.commit({"key": self._key(done), "done": done})
+        self._sweep(done)
+        return open_rows(rows)
+
+    def clear(self, ledger: Ledger) -> None:
         """Forget the state of a run that has ended well."""
+        ledger.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _sweep(self, done: int | None) -> None:
+        """Remove all but the ledger and the rows behind ``done`` operators: older rows and what a step left behind."""
+        needed = None if done is None else self.folder / _ROWS.format(done)
+        for file in self.folder.rglob("*"):
+            if file.is_file() and file != needed and not file.name.startswith("ledger.sqlite"):
+                file.unlink()
 
     def _key(self, done: int) -> str:
         text = json.dumps([self.identity, self.process[:done]], sort_keys=True, default=str)

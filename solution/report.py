@@ -8,6 +8,8 @@ import base64
 import io
 import json
 import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +36,22 @@ def write_report(audit: Path, images: Path | None, target: Path) -> None:
     Raises UserError for a missing or foreign audit.
     """
     try:
-        table = pq.read_table(audit)
-        about = json.loads((table.schema.metadata or {})[b"run"])
+        file = pq.ParquetFile(audit)
+        about = json.loads((file.schema_arrow.metadata or {})[b"run"])
     except FileNotFoundError:
         there = ", ".join(sorted(file.stem for file in audit.parent.glob("*.parquet"))) or "none yet"
         raise UserError(f"audit {shown(audit)} is missing: run the recipe first; audits there: {there}") from None
     except (pa.ArrowInvalid, KeyError):
         raise UserError(f"audit {shown(audit)} was not written by process.py: run the recipe again") from None
     with replaced(target) as temporary:
-        temporary.write_text(_Report(table, about, images).page(audit), encoding="utf-8")
+        temporary.write_text(_Report(file, about, images).page(audit), encoding="utf-8")
 
 
 class _Report:
-    """The audit as sections of a page."""
+    """The audit as sections of a page; a row group of it is in memory at a time."""
 
-    def __init__(self, table: pa.Table, about: dict[str, Any], images: Path | None) -> None:
-        self.table = table
+    def __init__(self, file: pq.ParquetFile, about: dict[str, Any], images: Path | None) -> None:
+        self.file = file
         self.steps: list[dict[str, Any]] = about["steps"]
         self.images = images or Path(about["images"])
         self.output = Path(about["output"])
@@ -74,108 +76,127 @@ class _Report:
         return page(f"Recipe {audit.stem}", about, sections)
 
     def _numbers(self) -> str:
-        states = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.table["state"]).to_pylist()}
-        made = self.table.num_rows - self.table["parent"].null_count
+        states: Counter[str] = Counter()
+        made = 0
+        for group in self._groups(["state", "parent"]):
+            states.update({entry["values"]: entry["counts"] for entry in pc.value_counts(group["state"]).to_pylist()})
+            made += group.num_rows - group["parent"].null_count
         return tiles(
-            {"rows in": self.table.num_rows - made, "created": made}
-            | {state: states.get(state, 0) for state in ("kept", "dropped", "failed")}
+            {"rows in": states.total() - made, "created": made}
+            | {state: states[state] for state in ("kept", "dropped", "failed")}
         )
 
     def _dropped(self) -> str:
         """For each limit, the dropped pairs nearest to it: those a slightly different limit would have kept."""
-        dropped = self.table.filter(pc.equal(self.table["state"], "dropped"))
-        is_copy = pc.starts_with(dropped["reason"], "repeats a ")
-        dropped = dropped.filter(pc.invert(is_copy))
         parts = []
         for step in self.steps:
-            own = dropped.filter(pc.equal(dropped["operator"], step["name"]))
-            if own.num_rows:
-                # Without a limit of its own (a selector), the rows that scored best are the ones to look at.
-                far = pc.abs(pc.subtract(own["score"], own["threshold"])) if step["scores"] else pc.negate(own["score"])
-                first = own.take(pc.sort_indices(pc.fill_null(far, 0.0))[:_CARDS])
-                order = "those nearest to the limit first" if step["scores"] else "those with the highest score first"
-                cards = [self._card(row) for row in first.to_pylist()]
-                parts.append(gallery(step["name"], f"{own.num_rows:,} pairs; {order}", cards))
+            # Without a limit of its own (a selector), the rows that scored best are the ones to look at.
+            has_limit = bool(step["scores"])
+
+            def is_own(rows: pa.Table, name: str = step["name"]) -> pa.ChunkedArray:
+                is_dropped = pc.and_(pc.equal(rows["state"], "dropped"), pc.equal(rows["operator"], name))
+                return pc.and_not(is_dropped, pc.starts_with(rows["reason"], "repeats a "))
+
+            def far(rows: pa.Table, has_limit: bool = has_limit) -> pa.ChunkedArray:
+                far = pc.abs(pc.subtract(rows["score"], rows["threshold"])) if has_limit else pc.negate(rows["score"])
+                return pc.fill_null(far, 0.0)
+
+            count, first = self._first(is_own, far) if step["dropped"] else (0, [])
+            if count:
+                order = "those nearest to the limit first" if has_limit else "those with the highest score first"
+                parts.append(gallery(step["name"], f"{count:,} pairs; {order}", [self._card(row) for row in first]))
         return "".join(parts)
 
     def _rewritten(self) -> str:
         """Captions that an operator replaced or cleaned, the largest gain in score first, then the largest change."""
-        first = self.table.filter(pc.is_null(self.table["parent"]))
-        changed = first.filter(pc.not_equal(first["text_before"], first["text_after"]))
-        changed = changed.filter(pc.not_equal(changed["state"], "failed"))
         parts = []
-        gains = [_GAIN.search(reason) for reason in changed["reason"].to_pylist()]
-        recaptioned = [place for place, gain in enumerate(gains) if gain]
-        recaptioned.sort(key=lambda place: float(gains[place][2]) - float(gains[place][1]))
-        if recaptioned:
-            rows = changed.take(recaptioned[:_CARDS]).to_pylist()
-            text = f"{len(recaptioned):,} captions that a model wrote anew; the largest gain in fit first"
-            parts.append(gallery("Recaptioned", text, [self._card(row) for row in rows]))
-        cleaned = [place for place, gain in enumerate(gains) if not gain]
-        lengths = pc.subtract(pc.utf8_length(changed["text_after"]), pc.utf8_length(changed["text_before"])).to_pylist()
-        cleaned.sort(key=lambda place: -abs(lengths[place]))
-        if cleaned:
-            rows = changed.take(cleaned[:_CARDS]).to_pylist()
-            text = f"{len(cleaned):,} captions changed in other ways; the largest change of length first"
-            parts.append(gallery("Cleaned", text, [self._card(row) for row in rows]))
+        for name, order, about in (
+            ("Recaptioned", _by_gain, "captions that a model wrote anew; the largest gain in fit first"),
+            ("Cleaned", _by_change, "captions changed in other ways; the largest change of length first"),
+        ):
+            count, first = self._first(_is_rewritten, order)
+            if count:
+                parts.append(gallery(name, f"{count:,} {about}", [self._card(row) for row in first]))
         return "".join(parts)
 
     def _synthetic(self) -> str:
         """Pictures made from captions, beside the picture of the row they came from, the best score first."""
-        made = self.table.filter(pc.equal(self.table["image_state"], "synthetic"))
-        if not made.num_rows:
+        count, rows = self._first(
+            lambda rows: pc.equal(rows["image_state"], "synthetic"),
+            lambda rows: pc.negate(pc.fill_null(rows["score"], 0.0)),
+        )
+        if not count:
             return ""
-        best = pc.sort_indices(pc.negate(pc.fill_null(made["score"], 0.0)))[:_CARDS]
-        rows = made.take(best).to_pylist()
         parents = self._by("row", [row["parent"] for row in rows if row["parent"] is not None])
         cards = [self._card(row, parents.get(row["parent"])) for row in rows]
-        text = f"{made.num_rows:,} rows; on the left the picture of the row that each came from"
+        text = f"{count:,} rows; on the left the picture of the row that each came from"
         return gallery("Synthetic pairs", text, cards)
 
     def _copies(self) -> str:
         """Rows that repeat another row's picture or caption, next to it."""
         parts = []
         for kind in ("picture", "caption"):
-            copies = self.table.filter(pc.starts_with(self.table["reason"], f"repeats a {kind}"))
-            rows = copies.slice(0, _CARDS).to_pylist()
-            if rows:
+            start = f"repeats a {kind}"
+            count, rows = self._first(lambda rows, start=start: pc.starts_with(rows["reason"], start))
+            if count:
                 names = [match[1] if (match := _TWIN.match(row["reason"])) else "" for row in rows]
                 twins = self._by("id", [name for name in names if name])
                 cards = [self._card(row, twins.get(name)) for row, name in zip(rows, names, strict=True)]
-                text = f"{copies.num_rows:,} rows" + ("; on the left the picture that stays" if twins else "")
+                text = f"{count:,} rows" + ("; on the left the picture that stays" if twins else "")
                 parts.append(gallery(f"Repeated {kind}s", text, cards))
         return "".join(parts)
 
     def _failed(self) -> str:
-        failed = self.table.filter(pc.equal(self.table["state"], "failed"))
-        text = f"{failed.num_rows:,} rows that an operator could not judge; the first ones"
-        cards = [self._card(row) for row in failed.slice(0, _CARDS).to_pylist()]
-        return gallery("Failed", text, cards) if cards else ""
+        count, rows = self._first(lambda rows: pc.equal(rows["state"], "failed"))
+        text = f"{count:,} rows that an operator could not judge; the first ones"
+        return gallery("Failed", text, [self._card(row) for row in rows]) if count else ""
 
     def _kept(self) -> str:
         """The two ends of the last score among the kept rows, each picture once."""
-        kept = self.table.filter(
-            pc.and_(
-                pc.and_(pc.equal(self.table["state"], "kept"), pc.is_null(self.table["parent"])),
-                pc.is_valid(self.table["score"]),
-            )
-        )
-        if not kept.num_rows:
+
+        def is_scored(rows: pa.Table) -> pa.ChunkedArray:
+            is_first = pc.and_(pc.equal(rows["state"], "kept"), pc.is_null(rows["parent"]))
+            return pc.and_(is_first, pc.is_valid(rows["score"]))
+
+        count, worst = self._first(is_scored, lambda rows: rows["score"], _CARDS // 2)
+        if not count:
             return ""
-        order = pc.sort_indices(kept["score"])
-        half = _CARDS // 2
-        best = kept.take(order[-half:][::-1]).to_pylist()
-        worst = kept.take(order[:half]).to_pylist()
+        _, best = self._first(is_scored, lambda rows: rows["score"], -(_CARDS // 2))
         return gallery(
-            "Highest score", "by the last operator that scored", [self._card(row) for row in best]
+            "Highest score", "by the last operator that scored", [self._card(row) for row in reversed(best)]
         ) + gallery("Lowest score", "what a stricter limit would take first", [self._card(row) for row in worst])
+
+    def _groups(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The audit's lines, part by part."""
+        return (self.file.read_row_group(group, columns) for group in range(self.file.num_row_groups))
+
+    def _first(
+        self,
+        is_meant: Callable[[pa.Table], pa.ChunkedArray],
+        order: Callable[[pa.Table], pa.Array | pa.ChunkedArray] | None = None,
+        most: int = _CARDS,
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """(how many lines are meant, the ``most`` first ones by ``order``, the last ones where it is negative).
+
+        ``order`` gives a number for each of some lines, null for one that is not meant after all; without it the lines
+        stay in the audit's order, as lines with equal numbers do.
+        """
+        count, first = 0, None
+        for group in self._groups():
+            rows = group.filter(is_meant(group))
+            numbers = pa.array(order(rows).to_pylist() if order else [0.0] * len(rows), pa.float64())
+            rows = rows.append_column("order", numbers).filter(pc.is_valid(numbers))
+            count += len(rows)
+            rows = rows if first is None else pa.concat_tables([first, rows])
+            places = pc.sort_indices(rows["order"])
+            first = rows.take(places[:most] if most > 0 else places[most:])
+        return count, first.to_pylist() if first else []
 
     def _by(self, column: str, values: list[Any]) -> dict[Any, dict[str, Any]]:
         """The audit's lines of some ids or row numbers, by them."""
-        if not values:
-            return {}
-        found = self.table.filter(pc.is_in(self.table[column], pa.array(values, self.table.schema.field(column).type)))
-        return {row[column]: row for row in reversed(found.to_pylist())}
+        wanted = pa.array(values, self.file.schema_arrow.field(column).type)
+        found = [row for group in self._groups() for row in group.filter(pc.is_in(group[column], wanted)).to_pylist()]
+        return {row[column]: row for row in reversed(found)}
 
     def _card(self, row: dict[str, Any], beside: dict[str, Any] | None = None) -> Card:
         """A gallery's card of one audit line; ``beside`` is the line whose picture stands on the left."""
@@ -201,3 +222,24 @@ class _Report:
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=72)
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _is_rewritten(rows: pa.Table) -> pa.ChunkedArray:
+    """Seed rows whose caption is another one now."""
+    is_changed = pc.and_(pc.is_null(rows["parent"]), pc.not_equal(rows["text_before"], rows["text_after"]))
+    return pc.and_(is_changed, pc.not_equal(rows["state"], "failed"))
+
+
+def _by_gain(rows: pa.Table) -> pa.Array:
+    """How much better the old caption fits than the new one, null for one that was not replaced by a model's."""
+    gains = [_GAIN.search(reason) for reason in rows["reason"].to_pylist()]
+    return pa.array([float(gain[2]) - float(gain[1]) if gain else None for gain in gains])
+
+
+def _by_change(rows: pa.Table) -> pa.Array:
+    """How much shorter or longer a caption has become, the most first; null for one that a model wrote anew."""
+    lengths = pc.subtract(pc.utf8_length(rows["text_after"]), pc.utf8_length(rows["text_before"])).to_pylist()
+    reasons = rows["reason"].to_pylist()
+    return pa.array(
+        [None if _GAIN.search(reason) else -abs(length) for reason, length in zip(reasons, lengths, strict=True)]
+    )

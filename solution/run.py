@@ -1,8 +1,8 @@
 """One run of a recipe from the seed to processed_data.jsonl, with its audit."""
 
 import logging
+import os
 import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import pyarrow as pa
+from datasets.fingerprint import get_temporary_cache_files_directory
 from loguru import logger
 
 from solution.audit import Ledger, funnel
@@ -19,7 +20,8 @@ from solution.juicer import NestedDataset
 from solution.pipeline import build_operators, registry, run_operator
 from solution.progress import Progress
 from solution.recipe import Recipe, check_operators
-from solution.seed import ROW, Folders, read_rows, write_rows
+from solution.seed import Folders, read_rows, write_rows
+from solution.tables import tables_of
 
 if TYPE_CHECKING:
     from solution.cluster import Cluster  # needs ray
@@ -34,6 +36,17 @@ def log_to(path: Path) -> None:
     logging.captureWarnings(True)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+
+
+def keep_steps_in(folder: Path) -> None:
+    """Let what an operator makes of the rows lie on the disk beside the unfinished run's state, until it is saved."""
+    datasets.disable_caching()
+    usual = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder / "steps")
+    get_temporary_cache_files_directory()  # reads the variable once and for all
+    del os.environ["TMPDIR"]
+    if usual is not None:
+        os.environ["TMPDIR"] = usual
 
 
 @dataclass(frozen=True)
@@ -58,13 +71,11 @@ class Run:
         operators = build_operators(process, self.recipe.processes, str(self.result.parent))
         folders = Folders(self.images, self.recipe.dataset.parent, self.result.parent)
         progress = Progress(self.audit.with_suffix(".unfinished"), self._identity(), process)
-        datasets.disable_caching()
-        state = None if self.afresh else progress.load(self.on_error)
-        done, dataset, ledger = state or (0, None, Ledger(self.on_error))
+        done, dataset, ledger = progress.open(self.on_error, self.afresh)
+        keep_steps_in(progress.folder)
         try:
             if dataset is None:
-                dataset = self._read(folders, ledger)
-                progress.save(0, dataset, ledger)
+                dataset = self._read(folders, ledger, progress)
             else:
                 _say(f"an unfinished run goes on behind operator {done} of {len(operators)}")
             for number, operator in enumerate(operators[done:], start=done + 1):
@@ -77,33 +88,27 @@ class Run:
                 )
                 if not len(dataset):
                     raise UserError(self._nothing_left(ledger))
-                progress.save(number, dataset, ledger)
+                dataset = progress.save(number, tables_of(dataset), ledger)
             write_rows(self.result, dataset, folders, ledger)
         finally:
-            if ledger.rows:
+            if ledger.steps and ledger.steps[0].rows_in:
                 ledger.write(self.audit, images=str(self.images), output=str(self.result.parent))
+            if dataset is None:  # nothing to go on from
+                progress.clear(ledger)
         print(funnel(ledger))
-        progress.clear()
-        return {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()}
+        record = {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()}
+        progress.clear(ledger)
+        return record
 
     def _identity(self) -> dict[str, Any]:
         """What an unfinished run must share with this one; operators are compared one by one instead of by recipe."""
         return self.inputs | {"inputs": {key: value for key, value in self.inputs["inputs"].items() if key != "recipe"}}
 
-    def _read(self, folders: Folders, ledger: Ledger) -> NestedDataset:
+    def _read(self, folders: Folders, ledger: Ledger, progress: Progress) -> NestedDataset:
         """The seed's good rows as a data set. Raises UserError where there is none."""
         _say(f"reading {shown(self.recipe.dataset)} and decoding every picture")
-        started = time.monotonic()
-        rows = read_rows(self.recipe.dataset, folders, ledger)
-        ledger.steps[-1].seconds = time.monotonic() - started
-        if not rows:
-            first = ledger.failures()[0]
-            raise UserError(
-                f"data set {shown(self.recipe.dataset)} has no usable row; "
-                f"the first one, {ledger.name_row(first['row'])}: {first['reason']}"
-            )
         try:
-            return NestedDataset.from_dict({key: [row.get(key) for row in rows] for key in (*ledger.columns, ROW)})
+            return progress.save(0, read_rows(self.recipe.dataset, folders, ledger), ledger)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise UserError(
                 f"data set {shown(self.recipe.dataset)} has a key with values of several types: {error}"

@@ -3,16 +3,24 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
 
 from solution.audit import Ledger, RowAudit
 from solution.errors import UserError
 from solution.files import replaced, shown
+from solution.juicer import NestedDataset
 from solution.operators.captions import IMAGE_TOKENS, image_token_of
 from solution.operators.pictures import PictureError, open_picture
+from solution.operators.rows import PART
 
 SYNTHETIC = "synthetic_images"
 WORK_TOKEN = IMAGE_TOKENS[0]  # Data-Juicer's own; rows written with the other one get theirs back at the end
@@ -63,42 +71,89 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> list[dict[str, Any]]:
+def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> Iterator[pa.Table]:
     """Read the seed and decode every picture; rows that are not fit to work on are failed in the ledger.
 
-    Returns the good rows as Data-Juicer sees them: absolute image paths, one image token for all, and their ROW.
-    Raises UserError for an empty file, and for the first bad row where the policy is stop.
+    Yields the good rows, part by part, as Data-Juicer sees them: absolute image paths, one image token for all, and
+    their ROW. Raises UserError for a file without a good row, and for the first bad row where the policy is stop;
+    ArrowInvalid or ArrowTypeError for a key with values of several types.
     """
+    started = time.monotonic()
     ledger.begin("read_and_check_pictures", 0)
-    images_of: dict[str, Any] = {}
-    readable: dict[str, str] = {}
-    rows = []
-    for number, line in _lines(dataset):
-        ledger.steps[-1].rows_in += 1
-        ledger.rows[number] = RowAudit("", number, None, "", "", "")
+    known, lines = _Known(), _lines(dataset)
+    has_rows = False
+    while part := list(islice(lines, PART)):
+        rows = _checked(part, folders, ledger, known)
+        if rows:
+            has_rows = True
+            ledger.columns = list(dict.fromkeys([*ledger.columns, *(key for row in rows for key in row if key != ROW)]))
+            columns = {key: [row.get(key) for row in rows] for key in (*ledger.columns, ROW)}
+            yield Dataset.from_dict(columns).with_format("arrow")[:].replace_schema_metadata()
+    if not ledger.steps[-1].rows_in:
+        raise UserError(f"data set {shown(dataset)} has no rows")
+    if not has_rows:
+        first = ledger.failures()[0]
+        raise UserError(
+            f"data set {shown(dataset)} has no usable row; "
+            f"the first one, {ledger.name_row(first['row'])}: {first['reason']}"
+        )
+    ledger.steps[-1].seconds = time.monotonic() - started
+
+
+class _Known:
+    """What the lines read so far said: the pictures of an id, the faults of a file. Kept on the disk."""
+
+    def __init__(self) -> None:
+        self._rows = sqlite3.connect("")  # a private file that goes when it is closed
+        self._rows.execute("CREATE TABLE pictures (id TEXT PRIMARY KEY, images TEXT) WITHOUT ROWID")
+        self._rows.execute("CREATE TABLE faults (file TEXT PRIMARY KEY, fault TEXT) WITHOUT ROWID")
+
+    def images_of(self, name: str, images: list[str]) -> list[str]:
+        """The original images of the id: those that its first row has."""
+        self._rows.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", (name, json.dumps(images)))
+        return json.loads(self._rows.execute("SELECT images FROM pictures WHERE id = ?", (name,)).fetchone()[0])
+
+    def fault_of(self, file: str) -> str:
+        """Why a picture cannot be used, empty for a good one; each file is decoded once."""
+        found = self._rows.execute("SELECT fault FROM faults WHERE file = ?", (file,)).fetchone()
+        if found:
+            return found[0]
+        fault = ""
+        try:
+            open_picture(file, is_checked_only=True)
+        except PictureError as bad:
+            fault = str(bad)
+        self._rows.execute("INSERT INTO faults VALUES (?, ?)", (file, fault))
+        return fault
+
+
+def _checked(lines: Sequence[tuple[int, str]], folders: Folders, ledger: Ledger, known: _Known) -> list[dict[str, Any]]:
+    """The good rows among numbered lines; all are booked, the others as failed."""
+    rows, audits, faults = [], [], []
+    for number, line in lines:
+        audits.append(audit := RowAudit("", number, None, "", "", ""))
         try:
             row = _parsed(line)
-            audit = ledger.rows[number]
             audit.id, audit.text_before, audit.text_after = row["id"], row["text"], row["text"]
             audit.image = " ".join(row["images"])
-            audit.image_state = "synthetic" if audit.image.startswith(f"{SYNTHETIC}/") else "seed"
+            audit.image_state = _state_of(audit.image)
             _check_tokens(row)
             files = [folders.absolute(image) for image in row["images"]]
             originals = [image for image in row["images"] if not image.startswith(f"{SYNTHETIC}/")]
-            if originals and images_of.setdefault(row["id"], originals) != originals:
-                raise ValueError(f"id {row['id']} already stands for another image, {' '.join(images_of[row['id']])}")
-            for file in files:
-                if file not in readable:
-                    readable[file] = _fault(file)
-                if readable[file]:
-                    raise ValueError(readable[file])
+            if originals and (others := known.images_of(row["id"], originals)) != originals:
+                raise ValueError(f"id {row['id']} already stands for another image, {' '.join(others)}")
+            if fault := next(filter(None, map(known.fault_of, files)), ""):
+                raise ValueError(fault)
         except ValueError as error:
-            ledger.fail(number, str(error))
+            faults.append((number, str(error)))
+            if ledger.on_error == "stop":
+                break
             continue
         rows.append(row | {"text": row["text"].replace(IMAGE_TOKENS[1], WORK_TOKEN), "images": files, ROW: number})
-    if not ledger.rows:
-        raise UserError(f"data set {shown(dataset)} has no rows")
-    ledger.columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != ROW]
+    ledger.steps[-1].rows_in += len(audits)
+    ledger.add(audits)
+    for number, fault in faults:
+        ledger.fail(number, fault)
     return rows
 
 
@@ -122,6 +177,7 @@ def _parsed(line: str) -> dict[str, Any]:
         if not isinstance(row.get(key), kind):
             raise ValueError(f"key '{key}' is missing or not a {'list of paths' if kind is list else 'string'}")
     (row["id"] + row["text"]).encode()  # a half character written as an escape has no UTF-8 form
+    json.dumps(row, ensure_ascii=False).encode()  # nor has one anywhere else
     if not row["images"] or not all(isinstance(image, str) for image in row["images"]):
         raise ValueError("key 'images' must list one or more image paths")
     return row
@@ -135,26 +191,23 @@ def _check_tokens(row: dict[str, Any]) -> None:
         raise ValueError(f"text has {found} image token(s) for {len(row['images'])} image(s)")
 
 
-def _fault(file: str) -> str:
-    """Why a picture cannot be used, empty for a good one."""
-    try:
-        open_picture(file, is_checked_only=True)
-    except PictureError as bad:
-        return str(bad)
-    return ""
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]], folders: Folders, ledger: Ledger) -> None:
+def write_rows(path: Path, dataset: NestedDataset, folders: Folders, ledger: Ledger) -> None:
     """Write processed_data.jsonl whole or not at all: seed keys and copy marks, relative paths, the seed's token."""
     keys = dict.fromkeys([*ledger.columns, "caption_index", "copy_index"])
     with replaced(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            audit = ledger.rows[row[ROW]]
-            images = [folders.relative(image) for image in row["images"]]
-            audit.image = " ".join(images)
-            audit.image_state = "synthetic" if audit.image.startswith(f"{SYNTHETIC}/") else "seed"
-            token = image_token_of(audit.text_before) or WORK_TOKEN
-            text = row["text"].replace(WORK_TOKEN, token)
-            audit.text_after = text
-            shown_row = {key: row[key] for key in keys if row.get(key) is not None} | {"text": text, "images": images}
-            file.write(json.dumps(shown_row, ensure_ascii=False) + "\n")
+        for part in dataset.iter(PART):
+            results = []
+            for place, number in enumerate(part[ROW]):
+                images = [folders.relative(image) for image in part["images"][place]]
+                token = image_token_of(ledger.find(number).text_before) or WORK_TOKEN
+                text = part["text"][place].replace(WORK_TOKEN, token)
+                image = " ".join(images)
+                results.append((number, text, image, _state_of(image)))
+                row = {key: part[key][place] for key in keys if key in part and part[key][place] is not None}
+                file.write(json.dumps(row | {"text": text, "images": images}, ensure_ascii=False) + "\n")
+            ledger.result(results)
+
+
+def _state_of(image: str) -> str:
+    """A row's image_state in the audit, by the paths of its images."""
+    return "synthetic" if image.startswith(f"{SYNTHETIC}/") else "seed"

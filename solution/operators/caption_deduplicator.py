@@ -2,13 +2,18 @@
 
 import math
 import re
-from collections import Counter, defaultdict
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from pydantic import Field, PositiveInt
 
 from .captions import caption_of
+from .rows import parts_of
 
 
 @OPERATORS.register_module("caption_deduplicator")
@@ -44,44 +49,93 @@ class CaptionDeduplicator(Deduplicator):
 
     def process(self, dataset, show_num: int = 0):
         """Dataset -> (dataset without repeats, no traced pairs)."""
-        captions = [" ".join(re.findall(r"\w+", caption_of(text).casefold())) for text in dataset[self.text_key]]
-        groups = self._near_groups(captions) if self.min_overlap < 1 else captions
         self.dropped_because = {}
-        seen: Counter[str] = Counter()
-        first: dict[str, int] = {}
+        parts = [
+            pa.array([" ".join(re.findall(r"\w+", caption_of(text).casefold())) for text in part[self.text_key]])
+            for part in parts_of(dataset, self.text_key)
+        ]
+        coded = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
+        captions = coded.dictionary  # different ones, in order
+        groups = self._near_groups(captions) if self.min_overlap < 1 else np.arange(len(captions))
+        seen = np.zeros(len(captions), np.int64)
         kept = []
-        for position, group in enumerate(groups):
-            first.setdefault(group, position)
+        for position, group in enumerate(groups[coded.indices]):
             seen[group] += 1
             if seen[group] <= self.max_copies:
                 kept.append(position)
             else:
-                self.dropped_because[position] = f"repeats a caption: {captions[first[group]]}"
+                self.dropped_because[position] = f"repeats a caption: {captions[group]}"
         return dataset.select(kept), {}
 
-    def _near_groups(self, captions: list[str]) -> list[str]:
-        """Each caption's group, named by the first caption of the group that it overlaps."""
-        frequency = Counter(word for caption in set(captions) for word in set(caption.split()))
-        leaders: dict[str, list[tuple[frozenset[str], str]]] = defaultdict(list)
-        group_of: dict[str, str] = {}
-        for caption in captions:
-            if caption in group_of:
-                continue
-            words = sorted(set(caption.split()), key=lambda word: (frequency[word], word))
-            prefix = words[: len(words) - math.ceil(self.min_overlap * len(words)) + 1]
-            word_set = frozenset(words)
-            candidates = (leader for word in prefix for leader in leaders[word])
-            group = next(
-                (name for other, name in candidates if self._overlap(word_set, other) >= self.min_overlap), None
-            )
-            if group is None:
-                group = caption
-                for word in prefix:
-                    leaders[word].append((word_set, caption))
-            group_of[caption] = group
-        return [group_of[caption] for caption in captions]
+    def _near_groups(self, captions: pa.StringArray) -> np.ndarray:
+        """Each caption's group, the first caption that it overlaps and that leads one: int32 [captions].
+
+        ``captions`` are all different.
+        """
+        starts, words, count = _word_sets(captions)
+        # For each word the leaders that have it among their rarest ones, chained in order: first, last, and behind an
+        # entry the next one. A set for every leader would take a kilobyte.
+        first, last = np.full((2, count), -1, np.int32)
+        entries, behind = array("i"), array("i")
+        groups = np.arange(len(captions), dtype=np.int32)
+        for caption in range(len(captions)):
+            own = words[starts[caption] : starts[caption + 1]].tolist()
+            rarest = own[: len(own) - math.ceil(self.min_overlap * len(own)) + 1]
+            word_set = set(own)
+            candidates = (entries[entry] for word in rarest for entry in _chain(first[word], behind))
+            for leader in candidates:
+                other = words[starts[leader] : starts[leader + 1]]
+                # Sets of very different size cannot overlap enough: most candidates end here.
+                most = min(len(other), len(own)) / max(len(other), len(own))
+                if most >= self.min_overlap and self._overlap(word_set, other.tolist()) >= self.min_overlap:
+                    groups[caption] = leader
+                    break
+            else:
+                for word in rarest:
+                    if first[word] < 0:
+                        first[word] = len(entries)
+                    else:
+                        behind[last[word]] = len(entries)
+                    last[word] = len(entries)
+                    entries.append(caption)
+                    behind.append(-1)
+        return groups
 
     @staticmethod
-    def _overlap(one: frozenset[str], other: frozenset[str]) -> float:
-        """Jaccard index of two word sets."""
-        return len(one & other) / len(one | other)
+    def _overlap(one: set[int], other: list[int]) -> float:
+        """Jaccard index of a word set and the different words of another one."""
+        shared = sum(word in one for word in other)
+        return shared / (len(one) + len(other) - shared)
+
+
+def _chain(entry: int, behind: Sequence[int]) -> Iterator[int]:
+    """The entries of a chain, from its first one (-1: none)."""
+    while entry >= 0:
+        yield entry
+        entry = behind[entry]
+
+
+def _word_sets(captions: pa.StringArray) -> tuple[np.ndarray, np.ndarray, int]:
+    """(starts [captions + 1], words, number of different words): caption i has words[starts[i]:starts[i + 1]].
+
+    Words are numbers, the rarest one 0, equally rare ones by alphabet; those of a caption are different and rise.
+    """
+    split = pc.split_pattern(captions, " ")
+    coded = split.flatten().dictionary_encode()
+    owner = np.repeat(np.arange(len(captions)), pc.list_value_length(split))
+    # Each word once a caption, as caption * number of words + word.
+    count = len(coded.dictionary)
+    pairs = np.unique(owner * count + coded.indices.to_numpy())
+    owner, codes = np.divmod(pairs, max(count, 1))
+    frequency = np.bincount(codes, minlength=count)
+    order = pc.sort_indices(
+        pa.table({"frequency": frequency, "word": coded.dictionary}),
+        sort_keys=[("frequency", "ascending"), ("word", "ascending")],
+    )
+    rank = np.empty(count, np.int64)
+    rank[order] = np.arange(count)
+    ranked = np.sort(owner * count + rank[codes])
+    owner, words = np.divmod(ranked, max(count, 1))
+    is_word = pc.not_equal(captions, "").to_numpy(zero_copy_only=False)[owner]  # an empty caption splits in one piece
+    starts = np.searchsorted(owner[is_word], np.arange(len(captions) + 1))
+    return starts, words[is_word].astype(np.int32), count

@@ -1,5 +1,6 @@
 """Bring the data set to the training cap: the best rows of a larger one, the best rows copied in a smaller one."""
 
+import numpy as np
 from data_juicer.ops.base_op import OPERATORS, Selector
 from pydantic import PositiveInt
 
@@ -37,21 +38,19 @@ class FillToCapSelector(Selector):
     def process(self, dataset):
         """Dataset with stats -> dataset of at most `cap` rows, in order, copies behind."""
         self.dropped_because = {}
-        ranked = self._best_first(dataset)
+        scores = scores_of(dataset, self.score_key)
+        ranked = np.argsort(-scores, kind="stable")  # equal ones in order
         best = ranked[: self.cap]
-        self.dropped_because = dict.fromkeys(ranked[self.cap :], f"not among the best {self.cap:,} by {self.score_key}")
-        rounds = [best] * (self.max_copies - 1)
-        copies = [(row, round_ + 1) for round_, rows in enumerate(rounds) for row in rows][: self.cap - len(best)]
-        if not copies:
-            return dataset.select(sorted(best))
-        chosen = dataset.select(sorted(best) + [row for row, _ in copies])
+        reason = f"not among the best {self.cap:,} by {self.score_key}"
+        self.dropped_because = dict.fromkeys(ranked[self.cap :].tolist(), reason)
+        rounds = self.max_copies - 1
+        copies = np.tile(best, rounds)[: self.cap - len(best)]
+        if not len(copies):
+            return dataset.select(np.sort(best))
+        copy_index = np.repeat(np.arange(1, rounds + 1), len(best))[: len(copies)]
+        chosen = dataset.select(np.concatenate([np.sort(best), copies]))
         before = list(chosen["copy_index"]) if "copy_index" in chosen.column_names else [None] * len(chosen)
         highest = max((index for index in before if index), default=0)
-        index = before[: len(best)] + [highest + round_ for _, round_ in copies]
+        index = before[: len(best)] + (highest + copy_index).tolist()
         kept = chosen.remove_columns("copy_index") if "copy_index" in chosen.column_names else chosen
         return kept.add_column("copy_index", index)
-
-    def _best_first(self, dataset) -> list[int]:
-        """Positions by falling score, equal ones in order. Raises ValueError where rows have no such score."""
-        scores = scores_of(dataset, self.score_key)
-        return sorted(range(len(scores)), key=lambda position: -scores[position])

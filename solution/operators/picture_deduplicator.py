@@ -1,17 +1,21 @@
 """Drop rows whose picture looks like an earlier row's picture."""
 
+from array import array
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
+import pyarrow as pa
 from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from PIL import Image
 from pydantic import Field
 
 from .pictures import PictureError, open_row_pictures
-from .rows import FAILURE, Batch, add_texts
+from .rows import FAILURE, Batch, add_texts, parts_of
 
 SIDE = 16  # hash of 16 x 16 = 256 bits
+_BLOCK = 4096  # rows whose bits are looked at at once
 _SAMPLED = 64  # px: the picture is resized to 64 x 64 before its cosine transform
 
 
@@ -69,39 +73,72 @@ class PictureDeduplicator(Deduplicator):
 
     def process(self, dataset, show_num: int = 0):
         """Dataset with hashes -> (dataset without repeats and without hashes, no traced pairs)."""
-        # As lists: a column of a data set is read from its table anew for every single index.
-        hashes = list(dataset["picture_hash"])
-        names = list(dataset["id"]) if "id" in dataset.column_names else list(map(str, range(len(hashes))))
         self.dropped_because = {}
-        # Nearly every slice has one row: a list for each would be most of the memory.
-        first: dict[int, int] = {}
-        further: dict[int, list[int]] = defaultdict(list)
-        codes = {position: np.frombuffer(bytes.fromhex(text), np.uint8) for position, text in enumerate(hashes) if text}
-        kept = []
-        for position in range(len(hashes)):
-            keys = self._slice_keys(codes[position]) if position in codes else []
-            near = {other for key in keys if key in first for other in (first[key], *further.get(key, ()))}
-            candidates = sorted(other for other in near if names[other] != names[position])
-            twin = self._twin(position, candidates, codes)
-            if twin is None:
-                kept.append(position)
-                for key in keys:
-                    if first.setdefault(key, position) != position:
-                        further[key].append(position)
-            else:
-                self.dropped_because[position] = f"repeats a picture: that of {names[twin]}"
+        codes: dict[int, list[np.ndarray]] = defaultdict(list)  # length of a row's hash -> parts, [rows, bytes]
+        rows: dict[int, array[int]] = defaultdict(lambda: array("q"))  # the same rows' positions
+        names = []
+        start = 0
+        for part in parts_of(dataset, "picture_hash", "id"):
+            hashes = part["picture_hash"]
+            for length in set(map(len, hashes)) - {0}:
+                places = [place for place, text in enumerate(hashes) if len(text) == length]
+                packed = bytes.fromhex("".join(hashes[place] for place in places))
+                codes[length].append(np.frombuffer(packed, np.uint8).reshape(len(places), -1))
+                rows[length].extend(start + place for place in places)
+            names.append(pa.array(part.get("id") or map(str, range(start, start + len(hashes)))))
+            start += len(hashes)
+        ids = pa.chunked_array(names, pa.string())
+        numbers = np.concatenate([chunk.indices.to_numpy() for chunk in ids.dictionary_encode().chunks] or [[]])
+        for length, parts in codes.items():  # hashes of different length are never alike
+            positions = np.array(rows.pop(length))
+            for place, twin in self._repeats(np.concatenate(parts), numbers[positions]):
+                self.dropped_because[int(positions[place])] = f"repeats a picture: that of {ids[positions[twin]]}"
+        kept = np.delete(np.arange(len(dataset)), list(self.dropped_because))
         return dataset.select(kept).remove_columns("picture_hash"), {}
 
-    def _slice_keys(self, code: np.ndarray) -> list[int]:
-        """The hash's bits in max_distance + 1 slices; a number for each, which two slices share by rare chance only."""
-        slices = np.array_split(np.unpackbits(code), self.max_distance + 1)
-        return [hash((number, piece.tobytes())) for number, piece in enumerate(slices)]
+    def _repeats(self, codes: np.ndarray, ids: np.ndarray) -> Iterator[tuple[int, int]]:
+        """(row, the kept row that it repeats), by place in ``codes`` [rows, bytes]; ``ids`` [rows]."""
+        # Kept rows that share a slice's value are chained: `last` knows the latest one of each value, and its line of
+        # `chain`, which held its values before, now says for each slice which one came before.
+        chain = _slice_values(codes, self.max_distance + 1)  # [rows, slices]
+        last = np.full(int(chain.max(initial=-1)) + 1, -1, np.int32)
+        for row in range(len(codes)):
+            values = chain[row].copy()
+            before = last[values]
+            near: set[int] = set()
+            for number in np.flatnonzero(before >= 0).tolist():
+                other = int(before[number])
+                while other >= 0:
+                    near.add(other)
+                    other = int(chain[other, number])
+            twin = self._twin(codes[row], sorted(other for other in near if ids[other] != ids[row]), codes)
+            if twin is None:
+                last[values], chain[row] = row, before
+            else:
+                yield row, twin
 
-    def _twin(self, position: int, candidates: list[int], codes: dict[int, np.ndarray]) -> int | None:
+    def _twin(self, code: np.ndarray, candidates: list[int], codes: np.ndarray) -> int | None:
         """The first of the kept rows `candidates` whose hash is near enough, None without one."""
-        alike = [other for other in candidates if len(codes[other]) == len(codes[position])]
-        if not alike:
+        if not candidates:
             return None
-        differing = np.stack([codes[other] for other in alike]) ^ codes[position]  # [candidates, bytes]
-        near = np.unpackbits(differing, axis=1).sum(axis=1) <= self.max_distance
-        return alike[int(near.argmax())] if near.any() else None
+        near = np.unpackbits(codes[candidates] ^ code, axis=1).sum(axis=1) <= self.max_distance
+        return candidates[int(near.argmax())] if near.any() else None
+
+
+def _slice_values(codes: np.ndarray, count: int) -> np.ndarray:
+    """Each hash's bits in ``count`` slices, a number for each: int32 [rows, slices].
+
+    Equal slices have equal numbers, those of different slices differ; others are equal by rare chance only.
+    """
+    weights = np.random.default_rng(0).integers(1 << 63, size=8 * codes.shape[1], dtype=np.uint64) * 2 + 1
+    values = np.empty((len(codes), count), np.int32)
+    used = 0
+    for number, piece in enumerate(np.array_split(np.arange(len(weights)), count)):
+        keys = [
+            (np.unpackbits(codes[start : start + _BLOCK], axis=1)[:, piece] * weights[piece]).sum(axis=1)
+            for start in range(0, len(codes), _BLOCK)
+        ]
+        different, values[:, number] = np.unique(np.concatenate(keys), return_inverse=True)
+        values[:, number] += used
+        used += len(different)
+    return values

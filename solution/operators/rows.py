@@ -6,14 +6,20 @@ Data-set-wide operators (de-duplication, selection) keep `dropped_because` inste
 A reason reads "what happened: details of this row"; the funnel counts rows by the part before the colon.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 FAILURE = "__failure__"
 NOTE = "__note__"
 MODEL_ROWS = 1000  # rows a call for operators with a model: Data-Juicer gives them 10, which fill no forward pass
+PART = 10_000  # rows that are in memory at once where a whole data set is gone through
 
 Batch = dict[str, list[Any]]
+
+
+def parts_of(dataset: Any, *columns: str) -> Iterator[Batch]:
+    """Some columns of a Data-Juicer data set as Python lists, part by part; one that is not there is left out."""
+    return dataset.select_columns([name for name in columns if name in dataset.column_names]).iter(PART)
 
 
 def count_rows(batch: Batch) -> int:

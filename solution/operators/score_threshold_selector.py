@@ -2,11 +2,14 @@
 
 import math
 from abc import abstractmethod
+from array import array
 from typing import Any
 
 import numpy as np
 from data_juicer.ops.base_op import Selector
 from data_juicer.utils.constant import Fields
+
+from .rows import count_rows, parts_of
 
 
 def scores_of(dataset: Any, score_key: str) -> np.ndarray:
@@ -14,14 +17,18 @@ def scores_of(dataset: Any, score_key: str) -> np.ndarray:
 
     Raises ValueError where a row has no such score.
     """
-    stats = dataset[Fields.stats] if Fields.stats in dataset.column_names else [{}] * len(dataset)
-    values = (row.get(score_key) for row in stats)
-    scores = [np.mean(value) if isinstance(value, list) and value else value for value in values]
-    if any(not isinstance(score, int | float) or math.isnan(score) for score in scores):
-        raise ValueError(
-            f"rows have no score '{score_key}': put the filter that computes it just before, after all mappers"
-        )
-    return np.array(scores, dtype=np.float64)
+    scores = array("d")
+    for part in parts_of(dataset, Fields.stats, "text"):
+        for stats in part.get(Fields.stats) or [{}] * count_rows(part):
+            score = stats.get(score_key)
+            if isinstance(score, list) and score:
+                score = np.mean(score)
+            if not isinstance(score, int | float) or math.isnan(score):
+                raise ValueError(
+                    f"rows have no score '{score_key}': put the filter that computes it just before, after all mappers"
+                )
+            scores.append(score)
+    return np.array(scores)
 
 
 class ScoreThresholdSelector(Selector):

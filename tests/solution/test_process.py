@@ -219,9 +219,9 @@ def test_a_killed_run_goes_on_with_the_same_result(make_seed, make_recipe, run_p
     command = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(recipe), "--dataset", str(seed)]
     output = tmp_path / "output" / "processed_data"
     run = subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.DEVNULL)
-    state = tmp_path / "output" / "audit" / "trial.unfinished" / "state.json"
+    state = tmp_path / "output" / "audit" / "trial.unfinished"
     deadline = time.monotonic() + 60
-    while not (state.exists() and json.loads(state.read_text())["done"] == 1) and time.monotonic() < deadline:
+    while [file.name for file in state.glob("*.rows.arrow")] != ["1.rows.arrow"] and time.monotonic() < deadline:
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL)
     run.wait()
@@ -235,7 +235,7 @@ def test_a_killed_run_goes_on_with_the_same_result(make_seed, make_recipe, run_p
     assert "goes on" not in afresh.err
     assert (output / "processed_data.jsonl").read_bytes() == lines
     assert [line | {"score": 0} for line in audit_of(afresh)] == [line | {"score": 0} for line in audit_of(resumed)]
-    assert not state.parent.exists()
+    assert not state.exists()
 
 
 @pytest.mark.slow

@@ -1,5 +1,9 @@
 """Faults of a recipe are found before any model loads, each in one line with the way out."""
 
+import subprocess
+import sys
+import textwrap
+
 import pytest
 
 from solution.errors import UserError
@@ -133,3 +137,24 @@ def test_mini_recipe_is_valid(tmp_path):
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     recipe = load_recipe(path, seed)
     assert len(check_operators(recipe, OPERATORS.modules)) == len(content["process"])
+
+
+def test_only_the_named_operators_of_data_juicer_are_loaded():
+    """One that builds on its package brings all of them; none is registered twice or lost."""
+    program = """
+    import sys
+    from solution.juicer import OPERATORS, register_stock
+    assert len(OPERATORS.modules) < 5
+    register_stock(["words_num_filter", "caption_words_filter"])
+    assert len(OPERATORS.modules) < 6
+    first = OPERATORS.modules["words_num_filter"]
+    register_stock(["llm_quality_score_filter"])
+    assert len(OPERATORS.modules) > 200
+    assert OPERATORS.modules["words_num_filter"] is first
+    from data_juicer.ops.filter import WordsNumFilter
+    assert WordsNumFilter is first
+    assert "ray" not in sys.modules and "torch" not in sys.modules
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
