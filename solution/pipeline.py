@@ -28,12 +28,37 @@ from solution.juicer import (
     Selector,
     load_ops,
     read_headers_only,
+    register_stock,
 )
+from solution.operators import register
 from solution.operators.rows import FAILURE, NOTE, PART, parts_of
+from solution.recipe import OWN_OPERATORS, Recipe
 from solution.seed import ROW, WORK_TOKEN
 from solution.tables import numbers_of, open_rows, places_of, tables_of, write_tables
 
 _HOPELESS = 20  # an operator that raises for so many single rows and passes none is broken, not its rows
+
+
+def registry(recipe: Recipe) -> dict[str, type]:
+    """All operators by name: Data-Juicer's, ours, and those of the recipe's custom_operator_paths."""
+    # Ours under this one name; Data-Juicer would import them under another.
+    names = [name for name, _ in recipe.process]
+    register(names)
+    register_stock(names)
+    theirs = [path for path in recipe.operator_paths if path != OWN_OPERATORS]
+    if theirs:
+        register_stock()  # all, as theirs may build on any of them
+        from data_juicer.config.config import load_custom_operators
+
+        try:
+            load_custom_operators(theirs)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"recipe {recipe.path}, key custom_operator_paths: {error}") from error
+    if not OPERATORS.modules.keys() >= set(names):
+        # All, as the nearest name to an unknown one may be among them.
+        register()
+        register_stock()
+    return OPERATORS.modules
 
 
 def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, work_dir: str) -> list[Any]:
@@ -52,39 +77,45 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
             batches = {"batch_mode": True} if issubclass(OPERATORS.modules[name], Filter) else {}
             operators += load_ops([{name: common | batches | params}])
         except (ValueError, AssertionError, ImportError, OSError) as error:
-            raise UserError(f"operator {number} ({name}): {_one_line(error)}") from error
+            raise UserError(f"operator {number} ({name}): {one_line(error)}") from error
         read_headers_only(operators[-1])
     return operators
 
 
-def run_operator(operator: Any, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+def run_operator(
+    operator: Any, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset] | None = None
+) -> NestedDataset:
     """Apply one operator; every row that goes, stays, changes or is made is booked in the ledger.
 
-    Raises UserError where the operator cannot run at all, or fails a row under the policy stop.
+    ``run`` takes the place of a row-wise operator's own `run`, to have it elsewhere. Raises UserError where the
+    operator cannot run at all, or fails a row under the policy stop.
     """
+    run = run or operator.run
     started = time.monotonic()
     ledger.begin(operator._name, len(dataset))
     try:
         if isinstance(operator, Filter):
-            result = _run_filter(operator, dataset, ledger)
+            result = _run_filter(operator, dataset, ledger, run)
         elif isinstance(operator, Mapper):
-            result = _run_mapper(operator, dataset, ledger)
+            result = _run_mapper(operator, dataset, ledger, run)
         elif isinstance(operator, Deduplicator | Selector):
             result = _run_on_whole(operator, dataset, ledger)
         else:
             raise UserError(f"operator {operator._name} is none of Mapper, Filter, Deduplicator, Selector")
     except ImportError as error:
-        raise UserError(f"operator {operator._name}: {_one_line(error)}") from error
+        raise UserError(f"operator {operator._name}: {one_line(error)}") from error
     ledger.steps[-1].seconds = time.monotonic() - started
     return result
 
 
-def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+def _run_filter(
+    operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
+) -> NestedDataset:
     """Scores first, then the decision, so that the scores of dropped rows are known too."""
     # With old scores in sight, a filter of the same kind would skip its work, though the caption may have changed.
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
     bare = bare.add_column(STATS, ["{}"] * len(bare), feature=Json())  # Data-Juicer would do so row by row
-    scored = _by_halves(lambda part: operator.run(part, reduce=False), bare, ledger)
+    scored = _by_halves(lambda part: run(part, reduce=False), bare, ledger)
     scored = _without_failed(scored, ledger)
     kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)
     kept_rows = numbers_of(kept, ROW)
@@ -137,9 +168,11 @@ def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: Ne
     return open_rows(file)
 
 
-def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+def _run_mapper(
+    operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
+) -> NestedDataset:
     """Rows may change, go, and multiply; a text that lost its image token is a failed row."""
-    result = _without_failed(_by_halves(operator.run, dataset, ledger), ledger)
+    result = _without_failed(_by_halves(run, dataset, ledger), ledger)
     result = _book_created(result, ledger)
     rows_before, rows = numbers_of(dataset, ROW), numbers_of(result, ROW)
     origins = places_of(rows, rows_before)
@@ -183,7 +216,7 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
         else:
             result = operator.run(dataset)
     except ValueError as error:
-        raise UserError(f"operator {operator._name}: {_one_line(error)}") from error
+        raise UserError(f"operator {operator._name}: {one_line(error)}") from error
     result = _book_created(_without_failed(result, ledger), ledger)
     default = "repeats another row" if isinstance(operator, Deduplicator) else "not selected"
     reasons = getattr(operator, "dropped_because", {})
@@ -205,7 +238,7 @@ def _drop_missing(
 def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Run a row-wise operator; where it raises, halve the rows until the bad ones stand alone, and fail those only.
 
-    Raises UserError where a package is missing, or where every single row tried fails.
+    Raises UserError where a package is missing, where every single row tried fails, and where ``run`` itself does.
     """
     parts: list[NestedDataset] = []
     failed = 0
@@ -214,7 +247,7 @@ def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDat
         part = waiting.pop()
         try:
             parts.append(run(part))
-        except ImportError:
+        except (ImportError, UserError):
             raise
         except Exception as error:  # operators raise anything; the row is named with the reason
             if len(part) > 1:
@@ -222,9 +255,9 @@ def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDat
                 waiting += [part.select(range(middle, len(part))), part.select(range(middle))]
                 continue
             failed += 1
-            ledger.fail(part[0][ROW], _one_line(error))
+            ledger.fail(part[0][ROW], one_line(error))
             if failed >= _HOPELESS and not parts:
-                raise UserError(f"operator {ledger.steps[-1].name} fails for every row: {_one_line(error)}") from error
+                raise UserError(f"operator {ledger.steps[-1].name} fails for every row: {one_line(error)}") from error
     if len(parts) == 1:
         return parts[0]
     return NestedDataset(concatenate_datasets(parts)) if parts else dataset.select([])
@@ -300,7 +333,7 @@ def _numbers(stats: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The first line of an exception's text, with its type where the text alone says little."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return (

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "processed_data", help="folder of the result")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="skip", help="at a bad row (default: skip it)")
+    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where operators run")
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster (default: start one here)")
     parser.add_argument("--overwrite", action="store_true", help="run again even where the result is already there")
     return parser.parse_args()
 
@@ -65,6 +68,8 @@ def main() -> None:
 def process(arguments: argparse.Namespace) -> None:
     """Check the recipe, run it unless its result is already there, print the funnel. Raises UserError."""
     started = time.monotonic()
+    if arguments.ray_address and arguments.executor != "ray":
+        raise UserError("--ray-address is for --executor ray: give both or neither")
     recipe = load_recipe(arguments.recipe.absolute(), arguments.dataset)
     output = arguments.output.absolute()
     images = (arguments.images or recipe.dataset.parent).absolute()
@@ -80,10 +85,17 @@ def process(arguments: argparse.Namespace) -> None:
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
     log_to(audit.with_suffix(".log"))
-    run = Run(recipe, images, output / RESULT, audit, inputs, arguments.on_error, arguments.overwrite)
-    counts = run.execute()
+    with ExitStack() as stack:
+        cluster = None
+        if arguments.executor == "ray":
+            from solution.cluster import Cluster
+
+            cluster = stack.enter_context(Cluster(recipe, str(output), arguments.ray_address))
+        run = Run(recipe, images, output / RESULT, audit, inputs, arguments.on_error, arguments.overwrite, cluster)
+        counts = run.execute()
     record = inputs | counts | {
         "outputs": {RESULT: sha256_of(output / RESULT)},
+        "executor": arguments.executor,
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
     with replaced(output / "run.json") as temporary:

@@ -4,8 +4,9 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import pyarrow as pa
@@ -15,13 +16,15 @@ from loguru import logger
 from solution.audit import Ledger, funnel
 from solution.errors import UserError
 from solution.files import shown
-from solution.juicer import OPERATORS, NestedDataset, register_stock
-from solution.operators import register
-from solution.pipeline import build_operators, run_operator
+from solution.juicer import NestedDataset
+from solution.pipeline import build_operators, registry, run_operator
 from solution.progress import Progress
-from solution.recipe import OWN_OPERATORS, Recipe, check_operators
+from solution.recipe import Recipe, check_operators
 from solution.seed import Folders, read_rows, write_rows
 from solution.tables import tables_of
+
+if TYPE_CHECKING:
+    from solution.cluster import Cluster  # needs ray
 
 
 def log_to(path: Path) -> None:
@@ -57,13 +60,14 @@ class Run:
     inputs: dict[str, Any]  # what decides the result, as the record has it
     on_error: str  # stop or skip
     afresh: bool  # forget an unfinished run
+    cluster: "Cluster | None" = None  # where row-wise operators run; None for this process
 
     def execute(self) -> dict[str, Any]:
         """Run all operators, write result and audit, print the funnel. Returns the counts for the record.
 
         Raises UserError for a fault of recipe or rows, and where no row is left.
         """
-        process = check_operators(self.recipe, self._registry())
+        process = check_operators(self.recipe, registry(self.recipe))
         operators = build_operators(process, self.recipe.processes, str(self.result.parent))
         folders = Folders(self.images, self.recipe.dataset.parent, self.result.parent)
         progress = Progress(self.audit.with_suffix(".unfinished"), self._identity(), process)
@@ -76,7 +80,8 @@ class Run:
                 _say(f"an unfinished run goes on behind operator {done} of {len(operators)}")
             for number, operator in enumerate(operators[done:], start=done + 1):
                 _say(f"[{number}/{len(operators)}] {operator._name}: {len(dataset):,} rows in")
-                dataset = run_operator(operator, dataset, ledger)
+                elsewhere = partial(self.cluster.run, number - 1, operator) if self.cluster else None
+                dataset = run_operator(operator, dataset, ledger, elsewhere)
                 step = ledger.steps[-1]
                 _say(
                     f"    {step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed in {step.seconds:.1f} s"
@@ -94,27 +99,6 @@ class Run:
         record = {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()}
         progress.clear(ledger)
         return record
-
-    def _registry(self) -> dict[str, type]:
-        """All operators by name: Data-Juicer's, ours, and those of the recipe's custom_operator_paths."""
-        # Ours under this one name; Data-Juicer would import them under another.
-        names = [name for name, _ in self.recipe.process]
-        register(names)
-        register_stock(names)
-        theirs = [path for path in self.recipe.operator_paths if path != OWN_OPERATORS]
-        if theirs:
-            register_stock()  # all, as theirs may build on any of them
-            from data_juicer.config.config import load_custom_operators
-
-            try:
-                load_custom_operators(theirs)
-            except (RuntimeError, ValueError, KeyError) as error:
-                raise UserError(f"recipe {self.recipe.path}, key custom_operator_paths: {error}") from error
-        if not OPERATORS.modules.keys() >= set(names):
-            # All, as the nearest name to an unknown one may be among them.
-            register()
-            register_stock()
-        return OPERATORS.modules
 
     def _identity(self) -> dict[str, Any]:
         """What an unfinished run must share with this one; operators are compared one by one instead of by recipe."""

@@ -4,23 +4,27 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from data_juicer.utils.model_utils import get_model, prepare_model
 
+from .clip_towers import Towers, towers_of
 from .pictures import PictureError, open_picture
 from .score_store import ScoreStore, picture_digest, revision_of, score_folder, score_key
 
 _BLOCK = 256  # rows between two writes to the store: what a killed run computes again
 _REMEMBERED = 4096  # picture features kept in memory, for the second caption of a picture: 8 MB at 512 numbers
-_TEXT_STEP = 8  # tokens; captions are padded to a multiple of it
+# Tokens in a forward pass of captions, on a GPU or not; a caption is padded to the next of the lengths, else the limit.
+_TEXT_PASS = {False: 240, True: 6000}
+_TEXT_LENGTHS = (8, 10, 12, 15, 16, 20, 24, 30, 40, 48, 60)  # each fills a pass with whole captions
 
 
 class ClipScorer:
     """Scores rows with one CLIP model; ``on_gpu`` says whether Data-Juicer gave the operator a GPU.
 
     A row's score depends on its pictures and caption alone, to the last bit: every forward pass has the same number of
-    pictures or captions (filled up with repeats), and a caption's padding follows from its own length. So a row scores
+    pictures or tokens (filled up with repeats), and a caption's padding follows from its own length. So a row scores
     the same in any batch, process or restart, and the store can answer for the model.
     """
 
@@ -30,7 +34,7 @@ class ClipScorer:
         self.on_gpu = on_gpu
         self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model)
         device = "cuda" if on_gpu else "cpu"
-        self.store = ScoreStore(score_folder(), f"clip similarity 1, {revision_of(model)}, {device} float32")
+        self.store = ScoreStore(score_folder(), f"clip similarity 2, {revision_of(model)}, {device} float32")
         self._pictures: OrderedDict[bytes, torch.Tensor] = OrderedDict()  # digest -> feature of length 1
 
     def __getstate__(self) -> dict:
@@ -58,6 +62,8 @@ class ClipScorer:
         known = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
         unknown = [row for row, score in known.items() if score is None]
         scores = [known.get(row) if known.get(row) is not None else math.nan for row in range(len(captions))]
+        # All captions before the first block: the more there are, the fewer passes must be filled up.
+        texts = self._text_features([captions[row] for row in unknown], rank) if unknown else {}
         for start in range(0, len(unknown), _BLOCK):
             block = unknown[start : start + _BLOCK]
             bad = self._remember_pictures([path for row in block for path in images[row]], rank)
@@ -66,19 +72,26 @@ class ClipScorer:
                 failures[row] = next((bad[path] for path in images[row] if path in bad), "")
                 if not failures[row]:
                     good.append(row)
-            for row, score in zip(good, self._compare(good, images, captions, rank), strict=True):
+            for row, score in zip(good, self._compare(good, images, captions, texts, rank), strict=True):
                 scores[row] = score
             self.store.add([keys[row] for row in good], [scores[row] for row in good])
         return scores, failures
 
-    @torch.inference_mode()
+    def _towers(self, rank: int | None) -> tuple[Towers, Any]:
+        """(towers, processor) of the model on this process's device."""
+        model, processor = get_model(self.model_key, rank, self.on_gpu)
+        return towers_of(model, self.model_batch, _TEXT_PASS[self.on_gpu]), processor
+
     def _compare(
-        self, rows: list[int], images: Sequence[Sequence[str]], captions: Sequence[str], rank: int | None
+        self,
+        rows: list[int],
+        images: Sequence[Sequence[str]],
+        captions: Sequence[str],
+        texts: dict[str, torch.Tensor],
+        rank: int | None,
     ) -> list[float]:
-        """The scores of rows whose pictures' features are remembered."""
-        texts = self._text_features([captions[row] for row in rows], rank)
-        model, _ = get_model(self.model_key, rank, self.on_gpu)
-        scale = model.logit_scale.exp().item() / 100.0
+        """The scores of rows whose pictures' features are remembered; ``texts``: caption -> feature."""
+        scale = self._towers(rank)[0].scale / 100.0
         scores = []
         for row in rows:
             pictures = torch.stack([self._pictures[picture_digest(path)] for path in images[row]])  # [pictures, width]
@@ -89,7 +102,7 @@ class ClipScorer:
     @torch.inference_mode()
     def _remember_pictures(self, paths: Sequence[str], rank: int | None) -> dict[str, str]:
         """Have the feature of every picture at hand; returns path -> reason for the ones that cannot be read."""
-        model, processor = get_model(self.model_key, rank, self.on_gpu)
+        towers, processor = self._towers(rank)
         digests = {path: picture_digest(path) for path in dict.fromkeys(paths)}
         new = {digest: path for path, digest in digests.items() if digest not in self._pictures}
         for digest in digests.values():
@@ -108,39 +121,35 @@ class ClipScorer:
         with ThreadPoolExecutor(2) as threads:
             loaded = (item for item in _ahead(threads, load, list(new.items()), self.model_batch) if item)
             for batch in _batches(loaded, self.model_batch):
-                pixels = _filled([pixels for _, pixels in batch], self.model_batch).to(model.device)
-                pooled = model.vision_model(pixel_values=pixels)[1]
-                features = _unit(model.visual_projection(pooled))[: len(batch)].cpu()  # [batch, width]
+                pixels = _filled([pixels for _, pixels in batch], self.model_batch).to(towers.device)
+                features = towers.picture_features(pixels)[: len(batch)].cpu()  # [batch, width]
                 self._pictures.update(zip([digest for digest, _ in batch], features.clone(), strict=True))
         while len(self._pictures) > max(_REMEMBERED, len(digests)):
             self._pictures.popitem(last=False)
         return {path: bad[digest] for path, digest in digests.items() if digest in bad}
 
+    @torch.inference_mode()
     def _text_features(self, captions: Sequence[str], rank: int | None) -> dict[str, torch.Tensor]:
         """Caption -> its feature [width], of length 1; captions of about one length share a forward pass."""
-        model, processor = get_model(self.model_key, rank, self.on_gpu)
-        longest = model.config.text_config.max_position_embeddings
+        towers, processor = self._towers(rank)
+        longest = towers.text.config.max_position_embeddings
         tokens = {
             caption: processor.tokenizer(caption, truncation=True, max_length=longest)["input_ids"]
             for caption in dict.fromkeys(captions)
         }
         by_length: dict[int, list[str]] = {}
         for caption, ids in tokens.items():
-            by_length.setdefault(min(-(-len(ids) // _TEXT_STEP) * _TEXT_STEP, longest), []).append(caption)
+            length = next((length for length in _TEXT_LENGTHS if len(ids) <= length < longest), longest)
+            by_length.setdefault(length, []).append(caption)
         features = {}
         for length, group in sorted(by_length.items()):
-            for batch in _batches(iter(group), self.model_batch):
+            count = max(_TEXT_PASS[self.on_gpu] // length, 1)
+            for batch in _batches(iter(group), count):
                 # Attention looks backwards only: what stands behind a caption's end changes nothing, needs no mask.
                 padded = [(tokens[caption] + [tokens[caption][-1]] * length)[:length] for caption in batch]
-                ids = _filled([torch.tensor(row) for row in padded], self.model_batch).to(model.device)
-                found = _unit(model.text_projection(model.text_model(input_ids=ids)[1]))[: len(batch)].cpu()
-                features.update(zip(batch, found.clone(), strict=True))
+                ids = _filled([torch.tensor(row) for row in padded], count).to(towers.device)
+                features.update(zip(batch, towers.text_features(ids)[: len(batch)].cpu().clone(), strict=True))
         return features
-
-
-def _unit(features: torch.Tensor) -> torch.Tensor:
-    """[rows, width] -> the same directions with length 1."""
-    return features / features.norm(dim=-1, keepdim=True)
 
 
 def _filled(tensors: list[torch.Tensor], count: int) -> torch.Tensor:
