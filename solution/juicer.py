@@ -6,6 +6,7 @@ Everything in `solution/` beside the operators takes Data-Juicer's names from he
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -23,19 +24,18 @@ LazyLoader._install_package = _refuse_install
 
 _FOLDER = Path(data_juicer.__file__).parent
 # Packages whose __init__ imports all that is in them: every executor and with them ray, 200 operators.
-_CROWDED = {
-    name: _FOLDER.joinpath(*name.split(".")[1:])
-    for name in (
-        "data_juicer.core", "data_juicer.ops.aggregator", "data_juicer.ops.deduplicator", "data_juicer.ops.filter",
-        "data_juicer.ops.grouper", "data_juicer.ops.mapper", "data_juicer.ops.pipeline", "data_juicer.ops.selector",
-    )
-}  # fmt: skip
+_CROWDED = (
+    "data_juicer.core", "data_juicer.ops.aggregator", "data_juicer.ops.deduplicator", "data_juicer.ops.filter",
+    "data_juicer.ops.grouper", "data_juicer.ops.mapper", "data_juicer.ops.pipeline", "data_juicer.ops.selector",
+)  # fmt: skip
+_waiting: dict[str, ModuleType] = {}  # those of them whose __init__ has not been run
 
-for _name, _folder in _CROWDED.items():
-    # An empty package of the same name gives its modules one by one.
+for _name in _CROWDED:
+    # Its modules can be imported one by one from a package that is there but was not run.
     if _name not in sys.modules:
-        sys.modules[_name] = ModuleType(_name)
-        sys.modules[_name].__path__ = [str(_folder)]
+        _folder = _FOLDER.joinpath(*_name.split(".")[1:])
+        _spec = spec_from_file_location(_name, _folder / "__init__.py", submodule_search_locations=[str(_folder)])
+        _waiting[_name] = sys.modules[_name] = module_from_spec(_spec)
 
 from data_juicer.core.data import NestedDataset  # noqa: E402
 from data_juicer.ops import (  # noqa: E402
@@ -104,10 +104,9 @@ def register_stock(names: Iterable[str] = ()) -> None:
     except ImportError:  # it takes another operator out of its package
         names = ()
     if not names:
-        for package in _CROWDED.keys() - {"data_juicer.core"}:
-            if not hasattr(sys.modules[package], "__file__"):
-                del sys.modules[package]
-                import_module(package)
+        for package in _waiting.keys() - {"data_juicer.core"}:
+            module = _waiting.pop(package)
+            module.__spec__.loader.exec_module(module)
 
 
 def read_headers_only(operator: Any) -> None:
