@@ -1,6 +1,5 @@
 """`--executor ray`: the same rows, order, captions and audit as in one process, nothing left running."""
 
-import json
 import os
 import random
 import re
