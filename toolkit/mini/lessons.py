@@ -112,6 +112,7 @@ class SoftPictures:
             return torch.tensor([tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in words])
 
         self.kinds, self.colours, self.words = ids(KINDS), ids(COLOURS), ids(SIGN_WORDS)
+        self.sign = ids(["sign"])
         self.places, self.grounds, self.numbers = ids(PLACES), ids(GROUNDS), ids(NUMBERS.values())
         axis = torch.arange(PATCHES) / (PATCHES - 1) * 2 - 1  # -1 left or top .. 1 right or bottom
         column, row = axis.repeat(PATCHES), axis.repeat_interleave(PATCHES)
@@ -123,7 +124,9 @@ class SoftPictures:
         kinds = self._shares(labels["object"], NO_OBJECT)
         soft = kinds @ embedding[self.kinds]
         soft = soft + self._shares(labels["colour"], NATURAL) @ embedding[self.colours]
-        soft = soft + self._shares(labels["word"], NO_WORD) @ embedding[self.words]
+        words = self._shares(labels["word"], NO_WORD)
+        # That there is a sign is learnt from a few captions; it tells the model where to look for the word.
+        soft = soft + words @ embedding[self.words] + words.sum(dim=-1, keepdim=True) * embedding[self.sign]
         # CLIP's patches know how many of their kind there are: see its training.
         numbers = embedding[self.numbers[torch.tensor([_count(scene) for scene in scenes]) - 1]]  # [B, hidden]
         soft = soft + kinds.sum(dim=-1, keepdim=True) * numbers[:, None]
