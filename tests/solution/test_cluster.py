@@ -194,6 +194,7 @@ def test_a_cluster_of_two_machines(operators, captions, make_seed, make_recipe, 
     process = [{"trial_odd_mapper": {"folder": str(tmp_path / "seen")}}]
     (tmp_path / "seen").mkdir()
     recipe = make_recipe(process, custom_operator_paths=[operators])
+    handler = signal.getsignal(signal.SIGTERM)
     cluster = Cluster()
     try:
         for _ in range(2):
@@ -206,6 +207,8 @@ def test_a_cluster_of_two_machines(operators, captions, make_seed, make_recipe, 
         assert all(node.any_processes_alive() for node in cluster.list_all_nodes())
     finally:
         cluster.shutdown()
+        # Nodes set one of their own, under which a pool's processes, forked later, do not end.
+        signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.mark.parametrize(
