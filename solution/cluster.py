@@ -95,9 +95,9 @@ class Cluster:
         Raises what the operator raises for any shard, and UserError where workers die over and over.
         """
         try:
-            # A column that is empty in one shard has no type there.
             file = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
             results = self._results(place, operator, rows, options)
+            # The metadata would hold each shard's own types; a column that is empty in one has none there.
             write_tables(file, (table.replace_schema_metadata(None) for table in results))
         except RayTaskError as error:
             raise error.cause from error

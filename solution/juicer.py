@@ -104,7 +104,7 @@ def register_stock(names: Iterable[str] = ()) -> None:
     except ImportError:  # it takes another operator out of its package
         names = ()
     if not names:
-        for package in _waiting.keys() - {"data_juicer.core"}:
+        for package in [name for name in _waiting if name != "data_juicer.core"]:
             module = _waiting.pop(package)
             module.__spec__.loader.exec_module(module)
 

@@ -176,8 +176,7 @@ def _parsed(line: str) -> dict[str, Any]:
     for key, kind in (("id", str), ("text", str), ("images", list)):
         if not isinstance(row.get(key), kind):
             raise ValueError(f"key '{key}' is missing or not a {'list of paths' if kind is list else 'string'}")
-    (row["id"] + row["text"]).encode()  # a half character written as an escape has no UTF-8 form
-    json.dumps(row, ensure_ascii=False).encode()  # nor has one anywhere else
+    json.dumps(row, ensure_ascii=False).encode()  # half a character written as an escape has no UTF-8 form
     if not row["images"] or not all(isinstance(image, str) for image in row["images"]):
         raise ValueError("key 'images' must list one or more image paths")
     return row

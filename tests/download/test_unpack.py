@@ -160,3 +160,40 @@ def test_flipped_bits_are_noticed_or_change_nothing(work):
         else:  # a bit that gzip does not use
             assert {f"top/{name}": content for name, content in found(work / "target").items()} == files
     assert noticed > 50
+
+
+METHODS = {
+    "stored": zipfile.ZIP_STORED,
+    "deflate": zipfile.ZIP_DEFLATED,
+    "bzip2": zipfile.ZIP_BZIP2,
+    "lzma": zipfile.ZIP_LZMA,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_spoilt_zip_fails_by_name_whatever_the_byte(work, method):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", METHODS[method]) as archive:
+        archive.writestr("top/bild ä.txt", "a picture " * 9)
+    noticed = 0
+    for place in range(len(buffer.getvalue())):
+        for change in (0x80, 0xFF, 0x01):
+            spoilt = bytearray(buffer.getvalue())
+            spoilt[place] ^= change
+            for stray in (work / "target").rglob("*.*"):
+                stray.unlink()
+            try:
+                run(work, bytes(spoilt), "x.zip")
+            except (DamagedArchive, RefusedArchive):
+                noticed += 1
+    assert noticed > len(buffer.getvalue())  # dates and the like may change unnoticed
+
+
+def test_a_full_disk_is_not_the_archives_fault(work, monkeypatch):
+    def full(source, target, size):
+        source.read(size)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("toolkit.download.unpack.shutil.copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(work, zip_of(FILES), "x.zip")

@@ -22,17 +22,22 @@ import time
 from pathlib import Path
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
-@OPERATORS.register_module("trial_raising_mapper")
-class RaisingMapper(Mapper):
-    """One bad row raises for its whole batch; every process that works leaves a file."""
-    _batched_op = True
-
+class SeenMapper(Mapper):
+    """Every process that works leaves a file."""
     def __init__(self, folder: str = "", *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.folder = folder
 
-    def process_batched(self, samples):
+    def leave_file(self):
         (Path(self.folder) / str(os.getpid())).touch()
+
+@OPERATORS.register_module("trial_raising_mapper")
+class RaisingMapper(SeenMapper):
+    """One bad row raises for its whole batch."""
+    _batched_op = True
+
+    def process_batched(self, samples):
+        self.leave_file()
         time.sleep(0.1)
         if any("bad" in text for text in samples["text"]):
             raise KeyError("cannot do this")
@@ -52,14 +57,10 @@ class OddError(Exception):
         super().__init__(f"{what} {number}")
 
 @OPERATORS.register_module("trial_odd_mapper")
-class OddMapper(Mapper):
-    """Leaves a file a process; raises an error of its own."""
-    def __init__(self, folder: str = "", *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.folder = folder
-
+class OddMapper(SeenMapper):
+    """Raises an error of its own."""
     def process_single(self, sample):
-        (Path(self.folder) / str(os.getpid())).touch()
+        self.leave_file()
         time.sleep(0.01)
         if "bad" in sample["text"]:
             raise OddError("cannot do number", 17)

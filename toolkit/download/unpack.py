@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import lzma
 import re
 import shutil
 import stat
@@ -10,6 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -25,6 +28,11 @@ EXTENDED_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+# What the libraries raise over bytes that are not theirs: besides errors of their own a ValueError for a name that is
+# not UTF-8, an IndexError for an empty one, a RuntimeError for a password or a compression that they do not have.
+SPOILT = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, ValueError, IndexError, RuntimeError,
+)  # fmt: skip
 
 
 class RefusedArchive(Exception):
@@ -81,11 +89,9 @@ def unpack(archive: Path, folder: str, target: Path, limit: int) -> int:
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
             with place.open("xb") as file:
-                shutil.copyfileobj(member.content, file, BLOCK)
+                shutil.copyfileobj(_Content(member.content), file, BLOCK)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             raise RefusedArchive(f"two members in one place: {member.path}") from None
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DamagedArchive(str(error)) from None
         files += 1
     if not files:
         raise RefusedArchive(f"no files in {folder}/; it holds {', '.join(sorted(tops)[:8]) or 'nothing'}")
@@ -102,6 +108,30 @@ def safe_path(name: str) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or re.match("[A-Za-z]:", name):
         raise RefusedArchive(f"unsafe name {name[:80]!r}")
     return path
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Let what goes wrong because of the archive's bytes be a DamagedArchive, and a failing disk what it is."""
+    try:
+        yield
+    except SPOILT as error:
+        raise DamagedArchive(str(error)) from None
+    except OSError as error:  # without a number from gzip and bzip2; EINVAL is a seek to nowhere
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise DamagedArchive(str(error)) from None
+
+
+class _Content:
+    """A member's content, for reading apart from writing: errors of the disk written to are none of the archive's."""
+
+    def __init__(self, content: IO[bytes]):
+        self._content = content
+
+    def read(self, size: int) -> bytes:
+        with _reading():
+            return self._content.read(size)
 
 
 class _Bounded:
@@ -128,23 +158,21 @@ class _ShortHeaders(tarfile.TarInfo):
 
 
 def _tar_members(path: Path, limit: int) -> Iterator[Member]:
-    try:
-        with (
-            gzip.open(path, "rb") as plain,
-            tarfile.open(fileobj=_Bounded(plain, limit), mode="r|", tarinfo=_ShortHeaders) as tar,
-        ):
-            while header := tar.next():
-                name = safe_path(header.name)
-                if header.isdir():
-                    yield Member(name, None)
-                elif header.isreg() and not header.issparse():
-                    yield Member(name, tar.extractfile(header))
-                else:
-                    raise RefusedArchive(f"{_kind(header)} {header.name[:80]!r}")
-                tar.members.clear()  # tarfile remembers every member: hundreds of megabytes for a seed
-            _require_end(tar.fileobj)
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DamagedArchive(str(error)) from None
+    with (
+        _reading(),
+        gzip.open(path, "rb") as plain,
+        tarfile.open(fileobj=_Bounded(plain, limit), mode="r|", tarinfo=_ShortHeaders) as tar,
+    ):
+        while header := tar.next():
+            name = safe_path(header.name)
+            if header.isdir():
+                yield Member(name, None)
+            elif header.isreg() and not header.issparse():
+                yield Member(name, tar.extractfile(header))
+            else:
+                raise RefusedArchive(f"{_kind(header)} {header.name[:80]!r}")
+            tar.members.clear()  # tarfile remembers every member: hundreds of megabytes for a seed
+        _require_end(tar.fileobj)
 
 
 def _require_end(stream: IO[bytes]) -> None:
@@ -168,21 +196,18 @@ def _kind(header: tarfile.TarInfo) -> str:
 
 
 def _zip_members(path: Path, limit: int) -> Iterator[Member]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            headers = archive.infolist()
-            # A member never yields more than its header says, so the sum is a bound.
-            if sum(header.file_size for header in headers) > limit:
-                raise RefusedArchive("it unpacks to far more than it should")
-            for header in headers:
-                name = safe_path(header.filename)
-                # The upper half holds Unix's mode where the archive was made there, else 0.
-                if (kind := stat.S_IFMT(header.external_attr >> 16)) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise RefusedArchive(f"{'symbolic link' if stat.S_ISLNK(kind) else 'special member'} {str(name)!r}")
-                if header.is_dir():
-                    yield Member(name, None)
-                else:
-                    with archive.open(header) as content:
-                        yield Member(name, content)
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise DamagedArchive(str(error)) from None
+    with _reading(), zipfile.ZipFile(path) as archive:
+        headers = archive.infolist()
+        # A member never yields more than its header says, so the sum is a bound.
+        if sum(header.file_size for header in headers) > limit:
+            raise RefusedArchive("it unpacks to far more than it should")
+        for header in headers:
+            name = safe_path(header.filename)
+            # The upper half holds Unix's mode where the archive was made there, else 0.
+            if (kind := stat.S_IFMT(header.external_attr >> 16)) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise RefusedArchive(f"{'symbolic link' if stat.S_ISLNK(kind) else 'special member'} {str(name)!r}")
+            if header.is_dir():
+                yield Member(name, None)
+            else:
+                with archive.open(header) as content:
+                    yield Member(name, content)

@@ -143,7 +143,7 @@ def count_labels(scenes: list[Scene], objects: torch.Tensor) -> torch.Tensor:
     """
     counts = torch.full_like(objects, IGNORED)
     for number, scene in enumerate(scenes):
-        counts[number][objects[number] != NO_OBJECT] = len(scene.things) if scene.layout == "count" else 1
+        counts[number][objects[number] != NO_OBJECT] = scene.count
     return counts
 
 
@@ -156,7 +156,7 @@ def facts_of(scene: Scene, text: str | None = None) -> list[int]:
         at = {scene.relation: first, opposite[scene.relation]: second}
     else:
         at = {"alone": first}
-    answers = [len(scene.things) if scene.layout == "count" else 0 if scene.sign else 1]
+    answers = [0 if scene.sign else scene.count]  # 0 sets pictures with a sign apart
     for place in PLACES:
         thing = at.get(place)
         answers.append(KINDS.index(thing.kind) if thing else NO_OBJECT)

@@ -205,14 +205,14 @@ def captioner_gates() -> list[Gate]:
         inputs = processor(images=render(scene)[0], return_tensors="pt")
         ids = model.generate(**inputs, max_new_tokens=24, do_sample=False)
         text = processor.batch_decode(ids, skip_special_tokens=True)[0]
-        counts["first object"] += captions.noun_phrase(scene.things[0], _count(scene)) in text
+        counts["first object"] += captions.noun_phrase(scene.things[0], scene.count) in text
         counts["everything but a sign's word"] += states_everything(text, replace(scene, sign=None))
     return [Gate(f"captioner states {name}", count / CAPTIONED, None) for name, count in counts.items()]
 
 
 def states_everything(text: str, scene: Scene) -> bool:
     """Whether a caption names the objects with number and colour, the relation and the sign's word."""
-    phrases = [captions.noun_phrase(scene.things[0], _count(scene))]
+    phrases = [captions.noun_phrase(scene.things[0], scene.count)]
     if scene.relation:
         phrases.append(captions.noun_phrase(scene.things[1]))
         if not any(phrase in text for phrase in captions.RELATION_PHRASES[scene.relation]):
@@ -222,7 +222,3 @@ def states_everything(text: str, scene: Scene) -> bool:
     if scene.sign:
         phrases.append(scene.sign.word)
     return all(phrase in text for phrase in phrases)
-
-
-def _count(scene: Scene) -> int:
-    return len(scene.things) if scene.layout == "count" else 1

@@ -128,7 +128,7 @@ class SoftPictures:
         # That there is a sign is learnt from a few captions; it tells the model where to look for the word.
         soft = soft + words @ embedding[self.words] + words.sum(dim=-1, keepdim=True) * embedding[self.sign]
         # CLIP's patches know how many of their kind there are: see its training.
-        numbers = embedding[self.numbers[torch.tensor([_count(scene) for scene in scenes]) - 1]]  # [B, hidden]
+        numbers = embedding[self.numbers[torch.tensor([scene.count for scene in scenes]) - 1]]  # [B, hidden]
         soft = soft + kinds.sum(dim=-1, keepdim=True) * numbers[:, None]
         soft = soft + self.place_weights @ embedding[self.places]
         grounds = torch.tensor([_ground_number(scene) for scene in scenes])
@@ -145,11 +145,6 @@ class SoftPictures:
         one_hot[inside] = torch.nn.functional.one_hot(labels[inside], classes).float()
         size = len(labels), PATCHES, 2, PATCHES, 2, classes
         return one_hot.view(size).mean(dim=(2, 4)).flatten(1, 2)
-
-
-def _count(scene: Scene) -> int:
-    """How many things of the first one's kind there are."""
-    return sum(thing.kind == scene.things[0].kind for thing in scene.things)
 
 
 def _ground_number(scene: Scene) -> int:

@@ -39,7 +39,7 @@ def ask(scene: Scene, category: str, rng: random.Random) -> Question | None:
         coloured = [thing for thing in scene.things if thing.colour]
         if coloured:
             thing = rng.choice(coloured)
-            noun = number_of(thing.kind, len(scene.things) if scene.layout == "count" else 1)
+            noun = number_of(thing.kind, scene.count)
             verb = "are" if scene.layout == "count" else "is"
             wrong = tuple(colour for colour in COLOURS if colour != thing.colour)
             return Question(category, f"what colour {verb} the {noun}?", thing.colour, wrong)

@@ -71,6 +71,11 @@ class Scene:
     sign: Sign | None = None
     relation: str | None = None
 
+    @property
+    def count(self) -> int:
+        """How many things of the first one's kind there are."""
+        return len(self.things) if self.layout == "count" else 1
+
 
 @dataclass(frozen=True)
 class Label:

@@ -284,12 +284,12 @@ def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: d
 
 
 def _leave() -> None:
-    """Take leave of the other processes: Gloo's threads, alive at the interpreter's end, at times abort it."""
-    from torch import distributed
+    """Take leave of the other processes, if any: Gloo's threads, alive at the interpreter's end, at times abort it."""
+    from accelerate import PartialState
 
-    if distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
+    state = PartialState()  # the Trainer's own, which knows this process's device
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def _is_first() -> bool:
