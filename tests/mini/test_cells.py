@@ -80,6 +80,8 @@ def test_random_and_reversed_have_the_recipes_size_and_fill_up(draw, monkeypatch
         assert len(rows) == CAP
         assert len(captions(rows)) == 10
     assert set(captions(rows)) == set(sorted(scores, key=scores.get)[:10])
+    again, other = draw.training_rows("random", seed=0)[0], draw.training_rows("random", seed=1)[0]
+    assert again == draw.training_rows("random")[0] != other
 
 
 def test_replaced_and_repeat():

@@ -4,7 +4,7 @@
 |---|---|
 | `none` | no pre-training: finetuning starts from an untrained projector |
 | `raw` | the seed as it is; as in the challenge, the cap draws half of it |
-| `random` | as many random pairs as the recipe keeps, repeated up to the cap |
+| `random` | as many random pairs as the recipe keeps, others for every training seed, repeated up to the cap |
 | `reversed` | as many pairs as the recipe keeps, those of the lowest CLIP similarity, repeated up to the cap |
 | `recipe` | the result of a recipe |
 | `clean` | raw's rows with every defect undone, near-duplicates replaced by other mended pairs |
@@ -55,24 +55,29 @@ class Draw:
     preset: Preset
     recipe: Path
 
-    def training_rows(self, arm: str) -> tuple[list[dict[str, Any]], ImageRoots]:
+    def training_rows(self, arm: str, seed: int = 0) -> tuple[list[dict[str, Any]], ImageRoots]:
         """LLaVA-format rows of an arm, and where their pictures lie.
+
+        Args:
+            arm: see above.
+            seed: TRAIN_SEED. `random` depends on it: one sample's luck must not look like an effect.
 
         Raises:
             UserError: the recipe failed; a row cannot be trained.
         """
-        seed = self._seed(mended=False)
-        lines = [line for _, line in read_jsonl(seed / SEED_FILE)]
+        folder = self._seed(mended=False)
+        lines = [line for _, line in read_jsonl(folder / SEED_FILE)]
         cap = self.preset.sample_cap
-        roots = ImageRoots(seed=seed, processed=seed)
+        roots = ImageRoots(seed=folder, processed=folder)
         if arm == "raw":
             chosen = self._drawn(lines)
         elif arm == "recipe":
             result = self._recipe_result
             chosen = self._drawn([line for _, line in read_jsonl(result)])
-            roots = ImageRoots(seed=seed, processed=result.parent)
+            roots = ImageRoots(seed=folder, processed=result.parent)
         elif arm == "random":
-            chosen = repeat(random.Random(f"random {self.number}").sample(lines, self._recipe_size()), cap)
+            rng = random.Random(f"random {self.number} {seed}")
+            chosen = repeat(rng.sample(lines, self._recipe_size()), cap)
         elif arm == "reversed":
             scores = self._similarities(lines)
             worst = sorted(lines, key=lambda line: scores[line["id"]])[: self._recipe_size()]
@@ -84,9 +89,9 @@ class Draw:
             roots = ImageRoots(seed=mended, processed=mended)
         else:
             defect = arm.removeprefix("no_")
-            allowed = {truth["id"] for _, truth in read_jsonl(seed / TRUTH_FILE) if truth["defect"] != defect}
+            allowed = {truth["id"] for _, truth in read_jsonl(folder / TRUTH_FILE) if truth["defect"] != defect}
             chosen = replaced(lines, self._drawn(lines), allowed)
-        originals = load_originals(seed / "stage_1.json")
+        originals = load_originals(folder / "stage_1.json")
         return convert_rows(list(enumerate(chosen, 1)), originals, roots, self.folder / arm, "stop")[0], roots
 
     def _drawn(self, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ class Laboratory:
         """
         rows, roots = [], ImageRoots(self.preset.seed_images, self.preset.seed_images)
         if cell.arm != "none":
-            rows, roots = self._draw(cell.draw).training_rows(cell.arm)
+            rows, roots = self._draw(cell.draw).training_rows(cell.arm, cell.seed)
         file = self.records / f"{cell.name}.json"
         inputs = self._shared_inputs | {"pretrain_rows": _hash(rows)}
         if file.is_file() and (record := read_json(file))["inputs"] == inputs:

@@ -37,7 +37,7 @@ from toolkit.mini.sprites import COLOURS, KINDS
 
 WIDTH, LAYERS, TEXT_LAYERS, HEADS = 128, 4, 2, 4
 VOCABULARY, TEXT_LENGTH = 1280, 40
-STEPS, BATCH, CROWD, LEARNING_RATE = 4000, 32, 20, 1.5e-3
+STEPS, BATCH, CROWD, LEARNING_RATE = 7000, 32, 20, 1.5e-3
 PATCHES = MAIN_SIDE // 16
 MOST = 4  # things of one kind
 PLACES = ("alone", "left of", "right of", "above", "below")  # of a thing, seen from the other
