@@ -16,17 +16,14 @@ from toolkit.mini.schooling import IGNORED, Schooling
 from toolkit.mini.tokenizer import build_tokenizer
 
 HIDDEN, LAYERS, HEADS, HEAD_SIZE, INTERMEDIATE = 128, 4, 4, 32, 384
-BATCH = 12
-STEPS, LEARNING_RATE = 3000, 2.5e-3
-# Then soft pictures as unfinished projectors make them. From the first step on, things are learnt less well.
-LATER_STEPS, LATER_LEARNING_RATE = 1200, 2e-3
+STEPS, BATCH, LEARNING_RATE = 3000, 12, 2.5e-3
 INITIAL_STD = 0.08
 ANSWER_WEIGHT = 9.0  # against 1 for other text
 CODE = 18  # channels of a token's code, rotated least by the position encoding
 FIRST_CODE_PAIR = HEAD_SIZE // 2 - CODE // 2
 
 
-def build_gemma(folder: Path, steps: int = STEPS, later_steps: int = LATER_STEPS) -> None:
+def build_gemma(folder: Path, steps: int = STEPS) -> None:
     """Train tokenizer and model and store both in `folder`, as a Hugging Face Gemma."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -35,15 +32,11 @@ def build_gemma(folder: Path, steps: int = STEPS, later_steps: int = LATER_STEPS
     model = GemmaForCausalLM(_config(tokenizer))
     initialise(model)
     rng = random.Random("gemma")
-    for name, count, rate, unfinished in (
-        ("gemma", steps, LEARNING_RATE, False),
-        ("gemma, unfinished projectors", later_steps, LATER_LEARNING_RATE, True),
-    ):
-        soft_pictures = SoftPictures(tokenizer, unfinished)
-        schooling = Schooling(name, model.parameters(), rate, count, weight_decay=0.01)
-        for _ in range(count):
-            lessons = [draw_lesson(rng, tokenizer) for _ in range(BATCH)]
-            schooling.step(lesson_losses(model, soft_pictures, lessons))
+    soft_pictures = SoftPictures(tokenizer)
+    schooling = Schooling("gemma", model.parameters(), LEARNING_RATE, steps, weight_decay=0.01)
+    for _ in range(steps):
+        lessons = [draw_lesson(rng, tokenizer) for _ in range(BATCH)]
+        schooling.step(lesson_losses(model, soft_pictures, lessons))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
 

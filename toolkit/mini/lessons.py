@@ -24,10 +24,6 @@ from toolkit.mini.sprites import COLOURS, KINDS
 PATCHES = 6  # a side
 SOFT_TOKENS = PATCHES**2
 SOFT_NOISE = 0.04  # standard deviation; embeddings have 0.08
-# An untrained projector's tokens share more (0.12 to 0.17) than each has of its own (0.03 to 0.09). A language model
-# that heeds what they share looks at pictures by the luck of the projector's seed.
-SHARED_MOST = 0.25  # standard deviation
-FAINTEST, STRONGEST = 0.25, 1.5  # factors
 PLACES = ("left", "right", "above", "below")
 GROUNDS = ("grass", "sand", "snow", "sky", "night")
 PLAIN_SHARE, SOFT_SHARE = 0.15, 0.5  # of lessons; the rest starts from a caption
@@ -109,16 +105,9 @@ def _question(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 class SoftPictures:
-    """Turns scenes into soft pictures with a language model's own embeddings.
+    """Turns scenes into soft pictures with a language model's own embeddings."""
 
-    Args:
-        tokenizer: of the model.
-        unfinished: make them as a projector does that is still learning: fainter, with a part that all patches share.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, unfinished: bool = False):
-        self.unfinished = unfinished
-
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         def ids(words) -> torch.Tensor:
             return torch.tensor([tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in words])
 
@@ -145,10 +134,6 @@ class SoftPictures:
         grounds = torch.tensor([_ground_number(scene) for scene in scenes])
         soft = soft + 0.5 * embedding[self.grounds[grounds]][:, None]
         soft = soft + SOFT_NOISE * torch.randn_like(soft)
-        if self.unfinished:
-            each = len(scenes), 1, 1
-            shared = SHARED_MOST * torch.rand(each).sqrt() * torch.randn(len(scenes), 1, soft.shape[-1])
-            soft = FAINTEST ** torch.rand(each) * STRONGEST ** torch.rand(each) * soft + shared
         # Some patches tell nothing, as with real towers.
         return torch.where(torch.rand(soft.shape[:2])[..., None] < 0.08, 0.08 * torch.randn_like(soft), soft)
 
