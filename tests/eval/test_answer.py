@@ -57,6 +57,17 @@ def test_batched_answers_are_those_of_one_at_a_time(
     assert [together[place] for place in range(len(questions))] == alone
 
 
+def test_large_batches_of_questions_encode_few_pictures_at_once(
+    tiny_model: Path, benchmarks: Benchmarks, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    monkeypatch.setattr(inference, "MOST_PICTURES_TOGETHER", 3)
+    questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
+    answerer = Answerer.load(tiny_model, full_precision=True)
+    [answers] = answerer.answers(questions, len(questions), max_new_tokens=2)
+    assert len(answers) == len(questions)
+    assert sum(encoded) == len({question.image for question in questions}) and max(encoded) == 3
+
+
 def test_textvqa_answers(
     tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, encoded: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:

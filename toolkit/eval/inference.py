@@ -19,6 +19,8 @@ END_OF_TURN = "<end_of_turn>"
 # Questions are sorted by length within this many batches, whose pictures' features are held in memory: about 2.4 MB a
 # picture in MGM-2B, whatever the size of the benchmark.
 BATCHES_SORTED_TOGETHER = 8
+# The aux tower's stacked maps take 0.2 GB a picture, and torch cannot resize those of 38 pictures and more at once.
+MOST_PICTURES_TOGETHER = 16
 
 
 class Answerer:
@@ -104,8 +106,9 @@ class Answerer:
         features = {question.image: known[question.image] for question in questions if question.image in known}
         asked = {question.image: question for question in questions if question.image not in known}
         images = list(asked)
-        for start in range(0, len(images), batch):
-            together = images[start : start + batch]
+        size = min(batch, MOST_PICTURES_TOGETHER)
+        for start in range(0, len(images), size):
+            together = images[start : start + size]
             pixels = torch.stack([self._pixels(asked[image]) for image in together]).to(
                 self.model.device
             )  # [N, 3, 768, 768]
