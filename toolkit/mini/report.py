@@ -179,8 +179,8 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit mini report`."""
     parser.add_argument("--split", choices=("dev", "test"), default="dev", help="dev for choices, test for the table")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="these arms only (two shells can share the work so)")
-    parser.add_argument("--seeds", type=int, default=MAIN_SEEDS, help="TRAIN_SEEDs at most (single defects: 3 at most)")
-    parser.add_argument("--draws", type=int, default=MAIN_DRAWS, help="draws at most (single defects: 1)")
+    parser.add_argument("--seeds", type=int, help=f"TRAIN_SEEDs (default {MAIN_SEEDS}, single defects {DEFECT_SEEDS})")
+    parser.add_argument("--draws", type=int, help=f"draws (default {MAIN_DRAWS}, single defects {DEFECT_DRAWS})")
     parser.add_argument("--no-run", action="store_true", help="print what there is, run nothing")
     parser.add_argument(
         "--stochastic-depth", action="store_true", help="encode anew as the scripts do; no cached towers"
@@ -232,10 +232,17 @@ def _run_cells(args: argparse.Namespace, folder: Path, arms: Sequence[str], main
         )
 
 
-def planned(arms: Sequence[str], main: Sequence[str], seeds: int, draws: int) -> Iterator[tuple[str, int, int]]:
-    """(arm, draw, seed) of every cell: all arms of one seed before the next seed, so that pairs are complete early."""
-    for draw in range(draws):
-        for seed in range(seeds):
+def planned(
+    arms: Sequence[str], main: Sequence[str], seeds: int | None, draws: int | None
+) -> Iterator[tuple[str, int, int]]:
+    """(arm, draw, seed) of every cell: all arms of one seed before the next seed, so that pairs are complete early.
+
+    Args:
+        main: arms that get the full number of cells where `seeds` or `draws` is None; single defects get fewer.
+    """
+    for draw in range(draws or MAIN_DRAWS):
+        for seed in range(seeds or MAIN_SEEDS):
             for arm in arms:
-                if arm in main or (draw < DEFECT_DRAWS and seed < DEFECT_SEEDS):
+                wanted = (seeds or DEFECT_SEEDS), (draws or DEFECT_DRAWS)
+                if arm in main or (seed < wanted[0] and draw < wanted[1]):
                     yield arm, draw, seed
