@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,3 +38,14 @@ class SkippedRow:
     file: str
     reason: str
     detail: str
+
+
+def positive(text: str) -> int:
+    """Type of a command's argument: a whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else; argparse ends with one line that names the argument.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, positive
 from toolkit.files import sha256_of
 from toolkit.presets import Preset, load_preset
 from toolkit.rows import read_rows
@@ -19,13 +19,13 @@ def preflight_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file (default: full)")
     parser.add_argument(
         "--stage-batches",
-        type=_positive,
+        type=positive,
         nargs=4,
         required=True,
         metavar=("PRETRAIN_BATCH", "PRETRAIN_ACCUMULATION", "FINETUNE_BATCH", "FINETUNE_ACCUMULATION"),
         help="samples per GPU and gradient accumulation steps of both stages",
     )
-    parser.add_argument("--gpus", type=_positive, help="GPUs that train (default: all visible ones)")
+    parser.add_argument("--gpus", type=positive, help="GPUs that train (default: all visible ones)")
     parser.add_argument("--data", type=Path, required=True, help="the pre-training file, PRETRAIN_DATASET")
     parser.add_argument("--images", type=Path, required=True, help="its image root, PRETRAIN_DATASET_IMAGE_PATH")
     parser.add_argument("--infer-gpus", default="0", help="comma-separated GPUs of inference, INFER_CUDA_IDX")
@@ -155,12 +155,6 @@ def seed_copy(data: Path, seed_folders: tuple[Path, ...]) -> Path | None:
             if path.samefile(data) or (path.stat().st_size == size and sha256_of(path) == sha256_of(data)):
                 return path
     return None
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
 
 
 def _gpu_numbers(text: str) -> list[int]:

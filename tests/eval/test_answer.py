@@ -65,7 +65,8 @@ def test_large_batches_of_questions_encode_few_pictures_at_once(
     answerer = Answerer.load(tiny_model, full_precision=True)
     [answers] = answerer.answers(questions, len(questions), max_new_tokens=2)
     assert len(answers) == len(questions)
-    assert sum(encoded) == len({question.image for question in questions}) and max(encoded) == 3
+    assert sum(encoded) == len({question.image for question in questions})
+    assert max(encoded) == 3
 
 
 def test_textvqa_answers(

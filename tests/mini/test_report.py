@@ -77,7 +77,8 @@ def test_records_of_two_worlds_are_not_mixed(tmp_path):
 
 
 def test_plan_completes_pairs_first_and_gives_defects_three_seeds_of_one_draw():
-    cells = list(planned(["raw", "recipe", "no_blur"], ("raw", "recipe"), seeds=5, draws=2))
+    cells = list(planned(["raw", "recipe", "no_blur"], ("raw", "recipe"), seeds=None, draws=None))
     assert cells[:3] == [("raw", 0, 0), ("recipe", 0, 0), ("no_blur", 0, 0)]
     assert len(cells) == 2 * 5 * 2 + 3
     assert {cell for cell in cells if cell[0] == "no_blur"} == {("no_blur", 0, seed) for seed in range(3)}
+    assert len(list(planned(["no_blur"], ("raw",), seeds=5, draws=2))) == 5 * 2

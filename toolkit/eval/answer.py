@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, positive
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.questions import Question, answer_line
 from toolkit.files import display_path, package_versions, read_json, read_jsonl, sha256_of, write_json, write_jsonl
@@ -47,10 +47,10 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
     parser.add_argument(
-        "--batch", type=_positive, default=DEFAULT_BATCH, help="questions answered at a time (%(default)s)"
+        "--batch", type=positive, default=DEFAULT_BATCH, help="questions answered at a time (%(default)s)"
     )
     parser.add_argument("--chunk", type=int, default=0, help="answer only this part of the questions, from 0")
-    parser.add_argument("--chunks", type=_positive, default=1, help="of this many parts")
+    parser.add_argument("--chunks", type=positive, default=1, help="of this many parts")
     parser.add_argument(
         "--reference-mode", action="store_true", help="one question at a time, no fast path: what tests compare with"
     )
@@ -62,7 +62,7 @@ def ask_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
     parser.add_argument("--image", type=Path, required=True, help="picture file")
     parser.add_argument(
-        "--max-new-tokens", type=_positive, default=DEFAULT_ANSWER_TOKENS, help="longest answer (%(default)s)"
+        "--max-new-tokens", type=positive, default=DEFAULT_ANSWER_TOKENS, help="longest answer (%(default)s)"
     )
     parser.add_argument("question")
 
@@ -152,13 +152,6 @@ def eval_command(args: argparse.Namespace) -> None:
     for path in args.out.glob(".answers-*.jsonl"):
         path.unlink()
     print(f"{args.benchmark}: {len(questions)} questions answered, see {args.out / ANSWERS}")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return number
 
 
 def _key(question: Question) -> str:

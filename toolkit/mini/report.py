@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import UserError
+from toolkit.errors import UserError, positive
 from toolkit.files import REPOSITORY, read_json
 
 MAIN_SEEDS, MAIN_DRAWS = 5, 2
@@ -179,8 +179,8 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit mini report`."""
     parser.add_argument("--split", choices=("dev", "test"), default="dev", help="dev for choices, test for the table")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="these arms only (two shells can share the work so)")
-    parser.add_argument("--seeds", type=int, help=f"TRAIN_SEEDs (default {MAIN_SEEDS}, single defects {DEFECT_SEEDS})")
-    parser.add_argument("--draws", type=int, help=f"draws (default {MAIN_DRAWS}, single defects {DEFECT_DRAWS})")
+    parser.add_argument("--seeds", type=positive, help=f"TRAIN_SEEDs (default {MAIN_SEEDS}, defects {DEFECT_SEEDS})")
+    parser.add_argument("--draws", type=positive, help=f"draws (default {MAIN_DRAWS}, defects {DEFECT_DRAWS})")
     parser.add_argument("--no-run", action="store_true", help="print what there is, run nothing")
     parser.add_argument(
         "--stochastic-depth", action="store_true", help="encode anew as the scripts do; no cached towers"
@@ -243,6 +243,5 @@ def planned(
     for draw in range(draws or MAIN_DRAWS):
         for seed in range(seeds or MAIN_SEEDS):
             for arm in arms:
-                wanted = (seeds or DEFECT_SEEDS), (draws or DEFECT_DRAWS)
-                if arm in main or (seed < wanted[0] and draw < wanted[1]):
+                if arm in main or (seed < (seeds or DEFECT_SEEDS) and draw < (draws or DEFECT_DRAWS)):
                     yield arm, draw, seed
