@@ -7,10 +7,9 @@ import torch
 from accelerate import init_empty_weights
 
 from benchmarks.models import GEMMA_2B
-from toolkit.mgm import vision
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
-from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, norm_linear, stack_maps
+from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, norm_linear
 
 PICTURE = [2, 4, 9, IMAGE_TOKEN_INDEX, 30, 31]
 TEXT = [2, 4, 17, 18]
@@ -31,24 +30,6 @@ def pad(rows: list[list[int]], side: str = "right") -> dict[str, torch.Tensor]:
 def pictures(count: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     return {"pixels": torch.randint(0, 256, (count, 3, 48, 48), dtype=torch.uint8, generator=generator)}
-
-
-def test_maps_of_many_pictures_are_resized_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(4)
-    maps = [torch.randn(5, channels, 16 // channels, 16 // channels, generator=generator) for channels in (2, 4, 8)]
-    whole, sizes, plain = stack_maps(maps), [], vision.F.interpolate
-
-    def counted(part: torch.Tensor, **options) -> torch.Tensor:
-        result = plain(part, **options)
-        sizes.append(result.numel())
-        return result
-
-    most = 2 * 8 * 8 * 8  # two pictures of the widest map
-    monkeypatch.setattr(vision, "MOST_RESIZED_VALUES", most)
-    monkeypatch.setattr(vision.F, "interpolate", counted)
-    assert torch.equal(stack_maps(maps), whole)
-    assert len(sizes) == 2 + 3
-    assert max(sizes) <= most
 
 
 def test_full_size_has_the_published_names_and_shapes() -> None:

@@ -19,7 +19,7 @@ END_OF_TURN = "<end_of_turn>"
 # Questions are sorted by length within this many batches, whose pictures' features are held in memory: about 2.4 MB a
 # picture in MGM-2B, whatever the size of the benchmark.
 BATCHES_SORTED_TOGETHER = 8
-# The aux tower's stacked maps take 0.2 GB a picture, and as much again while they are made.
+# The aux tower's stacked maps take 0.2 GB a picture, and torch cannot resize those of 38 pictures and more at once.
 MOST_PICTURES_TOGETHER = 16
 
 

@@ -14,8 +14,6 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 MAX_DROP_PATH_RATE = 0.1
 CONVNEXT_NORM_EPS = 1e-6
-# torch's CUDA kernel that resizes maps with channels last counts its results in 32 bits: 37 pictures of MGM-2B.
-MOST_RESIZED_VALUES = 2**31 - 1
 
 
 class CLIPTower(nn.Module):
@@ -119,17 +117,8 @@ class ConvNeXtTower(nn.Module):
 def stack_maps(maps: list[torch.Tensor]) -> torch.Tensor:
     """The stages' maps on the first one's grid, one above the other: [B, 192, 192, 192], ... -> [B, 2880, 192, 192]."""
     grid = maps[0].shape[-2:]
-    return torch.cat([maps[0], *(_resize(m, grid) for m in maps[1:])], dim=1)
-
-
-def _resize(maps: torch.Tensor, grid: torch.Size) -> torch.Tensor:
-    """[B, C, h, w] -> [B, C, *grid], bilinear in float32, as many pictures at once as torch can."""
-    most = max(1, MOST_RESIZED_VALUES // (maps.shape[1] * grid.numel()))
-    parts = [
-        F.interpolate(part.float(), size=grid, mode="bilinear", align_corners=False).to(maps)
-        for part in maps.split(most)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    resized = [F.interpolate(m.float(), size=grid, mode="bilinear", align_corners=False).to(m) for m in maps[1:]]
+    return torch.cat([maps[0], *resized], dim=1)
 
 
 def norm_linear(channels_in: int, channels: int) -> nn.Sequential:
