@@ -25,7 +25,7 @@ from toolkit.mini.scenes import SIGN_WORDS, draw_scene
 from toolkit.mini.schooling import IGNORED, MAIN_SIDE, Schooling, crowd_batch, dense_labels, main_pixels, scene_batch
 
 WIDTH, VISION_LAYERS, TEXT_LAYERS, HEADS, TEXT_LENGTH = 128, 4, 2, 4, 32
-STEPS, BATCH, CROWD, LEARNING_RATE = 1300, 24, 12, 1.5e-3
+STEPS, BATCH, CROWD, LEARNING_RATE = 4000, 24, 12, 1.5e-3
 PATCH = 16  # px
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

@@ -16,7 +16,7 @@ from toolkit.mini.scenes import Scene, blurred, draw_scene, render, watermarked
 ROWS = 2400
 # Defect -> share of the seed's rows; what is left is clean. `near_duplicate` rows repeat an earlier clean row.
 DEFECTS = {
-    "mismatched": 0.08, "half_wrong": 0.12, "boilerplate": 0.12, "too_short": 0.05, "other_language": 0.05,
+    "mismatched": 0.06, "half_wrong": 0.14, "boilerplate": 0.12, "too_short": 0.05, "other_language": 0.05,
     "blur": 0.05, "watermark": 0.05, "near_duplicate": 0.04, "rambling": 0.04,
 }  # fmt: skip
 IMAGE_TOKEN, CHUNK_END = "<__dj__image>", "<|__dj__eoc|>"
