@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
+from benchmarks.recaptioning import KINDS, RECAPTION, recipe
 from toolkit.files import REPOSITORY
 
 
@@ -24,3 +26,11 @@ def test_benchmark_runs_on_the_mini_preset(words: list[str]) -> None:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "times as fast" in done.stdout or "samples/s" in done.stdout
+
+
+def test_recaptioning_compares_recipes_that_differ_in_one_operator(tmp_path) -> None:
+    files = [recipe(tmp_path / f"{kind}.yaml", kind) for kind in KINDS]
+    with_it, without_it = (yaml.safe_load(file.read_text())["process"] for file in files)
+    (step,) = (step for step in with_it if RECAPTION in step)
+    assert step[RECAPTION]["min_score"] == -1
+    assert [other for other in with_it if other != step] == without_it

@@ -1,6 +1,7 @@
 """Cells of the experiment at toy size, on the committed models."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ def laboratory(tmp_path_factory) -> Laboratory:
 
 @pytest.fixture(scope="module")
 def draw(laboratory) -> Draw:
-    return Draw(laboratory.work / "draw_0", 0, ROWS, laboratory.preset, laboratory.recipe)
+    built = Draw(laboratory.work / "draw_0", 0, ROWS, laboratory.preset, laboratory.recipe)
+    built.training_rows("raw")  # its files are there from here on
+    return built
 
 
 def captions(rows: list[dict]) -> dict[str, str]:
@@ -82,6 +85,12 @@ def test_random_and_reversed_have_the_recipes_size_and_fill_up(draw, monkeypatch
     assert set(captions(rows)) == set(sorted(scores, key=scores.get)[:10])
     again, other = draw.training_rows("random", seed=0)[0], draw.training_rows("random", seed=1)[0]
     assert again == draw.training_rows("random")[0] != other
+
+
+def test_a_seed_may_be_more_spoilt_than_usual(laboratory, tmp_path):
+    seed = Draw(tmp_path, 0, 20, laboratory.preset, laboratory.recipe, shares={"blur": 0.5})
+    seed.training_rows("raw")
+    assert Counter(truth["defect"] for truth in truths(seed).values()) == {"blur": 10, "none": 10}
 
 
 def test_replaced_and_repeat():

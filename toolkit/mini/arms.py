@@ -17,7 +17,8 @@ import itertools
 import random
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Draw:
         rows: pairs of the seed.
         preset: names cap, cap's seed, and CLIP.
         recipe: of the arm `recipe`, a YAML file.
+        shares: of the seed's rows, by defect.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class Draw:
     rows: int
     preset: Preset
     recipe: Path
+    shares: Mapping[str, float] = field(default_factory=lambda: DEFECTS)
 
     def training_rows(self, arm: str, seed: int = 0) -> tuple[list[dict[str, Any]], ImageRoots]:
         """LLaVA-format rows of an arm, and where their pictures lie.
@@ -100,7 +103,7 @@ class Draw:
     def _seed(self, mended: bool) -> Path:
         folder = self.folder / ("mended" if mended else "seed")
         if not (folder / TRUTH_FILE).is_file():  # it is written last
-            build_seed(folder, folder / TRUTH_FILE, self.number, self.rows, mended)
+            build_seed(folder, folder / TRUTH_FILE, self.number, self.rows, mended, self.shares)
         return folder
 
     @cached_property

@@ -12,7 +12,8 @@ import io
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.mini.arms import Draw
 from toolkit.mini.evaluation import build_mmbench, build_textvqa
 from toolkit.mini.questions import SIGN_QUESTIONS
+from toolkit.mini.seed import DEFECTS
 from toolkit.mini.towers import PlaceAnswerer, PlaceReader, Towers
 from toolkit.presets import INITIALISATION_SEED, SAMPLE_ORDER_SEED, Preset
 from toolkit.rows import ImageRoots
@@ -70,6 +72,7 @@ class Laboratory:
         recipe: of the arm `recipe`.
         rows, questions: sizes of a draw and of each benchmark.
         stochastic_depth: train exactly as the scripts do: the aux tower sees each picture anew.
+        shares: of a draw's rows, by defect.
     """
 
     preset: Preset
@@ -80,6 +83,7 @@ class Laboratory:
     rows: int
     questions: int
     stochastic_depth: bool = False
+    shares: Mapping[str, float] = field(default_factory=lambda: DEFECTS)
 
     def __post_init__(self):
         self.draws: dict[int, Draw] = {}
@@ -121,7 +125,8 @@ class Laboratory:
 
     def _draw(self, number: int) -> Draw:
         if number not in self.draws:
-            self.draws[number] = Draw(self.work / f"draw_{number}", number, self.rows, self.preset, self.recipe)
+            folder = self.work / f"draw_{number}"
+            self.draws[number] = Draw(folder, number, self.rows, self.preset, self.recipe, self.shares)
         return self.draws[number]
 
     @cached_property

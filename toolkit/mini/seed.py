@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,14 @@ IMAGE_TOKEN, CHUNK_END = "<__dj__image>", "<|__dj__eoc|>"
 JPEG_QUALITY = 85
 
 
-def build_seed(folder: Path, truth_file: Path, draw: int, rows: int = ROWS, mended: bool = False) -> None:
+def build_seed(
+    folder: Path,
+    truth_file: Path,
+    draw: int,
+    rows: int = ROWS,
+    mended: bool = False,
+    shares: Mapping[str, float] = DEFECTS,
+) -> None:
     """Write a seed set in the challenge's file formats.
 
     Args:
@@ -32,9 +40,10 @@ def build_seed(folder: Path, truth_file: Path, draw: int, rows: int = ROWS, mend
         draw: number of the draw; another number is another seed set of the same kind.
         rows: how many pairs.
         mended: undo every defect: true captions, undamaged pictures, no near-duplicates. What is sound stays as it is.
+        shares: of the rows, by defect.
     """
     pairs, originals, truths = [], [], []
-    for row_id, scene, defect, rng in _plan(draw, rows):
+    for row_id, scene, defect, rng in _plan(draw, rows, shares):
         if mended:
             if defect == "near_duplicate":
                 continue
@@ -61,12 +70,12 @@ def save_jpeg(picture: Image.Image, path: Path) -> None:
     picture.save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
 
 
-def _plan(draw: int, rows: int):
+def _plan(draw: int, rows: int, shares: Mapping[str, float]):
     """Yield (id, scene, defect, the row's own random numbers) in the file's order."""
     rng = random.Random(f"seed {draw}")
     # Real ids are sparse: ten thousand to a picture folder, about a hundred of them in the set.
     ids = [f"{number:09d}" for number in rng.sample(range(rows * 100), rows)]
-    defects = [defect for defect, share in DEFECTS.items() for _ in range(round(share * rows))]
+    defects = [defect for defect, share in shares.items() for _ in range(round(share * rows))]
     defects += ["none"] * (rows - len(defects))
     rng.shuffle(defects)
     clean_scenes: list[Scene] = []
