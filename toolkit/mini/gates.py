@@ -203,15 +203,18 @@ def captioner_gates() -> list[Gate]:
     model = BlipForConditionalGeneration.from_pretrained(CAPTIONER).eval()
     processor = AutoProcessor.from_pretrained(CAPTIONER, use_fast=False)
     rng = random.Random("captioner gates")
-    counts = {"first object": 0, "everything but a sign's word": 0}
+    named = told = 0
     for _ in range(CAPTIONED):
         scene = draw_scene(rng)
         inputs = processor(images=render(scene)[0], return_tensors="pt")
         ids = model.generate(**inputs, max_new_tokens=24, do_sample=False)
         text = processor.batch_decode(ids, skip_special_tokens=True)[0]
-        counts["first object"] += captions.noun_phrase(scene.things[0], scene.count) in text
-        counts["everything but a sign's word"] += states_everything(text, replace(scene, sign=None))
-    return [Gate(f"captioner states {name}", count / CAPTIONED, None) for name, count in counts.items()]
+        named += captions.noun_phrase(scene.things[0], scene.count) in text
+        told += states_everything(text, replace(scene, sign=None))
+    return [
+        Gate("captioner states first object", named / CAPTIONED, 0.9),
+        Gate("captioner states everything but a sign's word", told / CAPTIONED, None),
+    ]
 
 
 def states_everything(text: str, scene: Scene) -> bool:
