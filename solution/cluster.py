@@ -6,13 +6,12 @@ Needed for `--executor ray` only; importing it raises UserError where ray is not
 
 import logging
 import os
-import signal
 import socket
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import datasets
@@ -59,12 +58,9 @@ class Cluster:
         self.work_dir = work_dir
         self.address = address
         self._workers: dict[bool, list[Any]] = {}  # with a GPU or without
-        self._interrupted = False
 
     def __enter__(self) -> "Cluster":
         """Start or find Ray. Raises UserError where nothing answers at the address."""
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell wants it ignored
-            signal.signal(signal.SIGINT, self._interrupt)
         settings = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         common = {
@@ -92,13 +88,6 @@ class Cluster:
     ) -> None:
         """End the workers, and Ray itself where it was started here."""
         ray.shutdown()
-        if signal.getsignal(signal.SIGINT) == self._interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Ctrl-C. An exception raised inside one of Ray's clean-up calls is lost, so that it is noted down as well."""
-        self._interrupted = True
-        signal.default_int_handler(number, frame)
 
     def run(self, place: int, operator: Any, rows: NestedDataset, **options: Any) -> NestedDataset:
         """What `operator.run(rows, **options)` returns; ``place`` is the operator's place in the recipe, from 0.
@@ -133,8 +122,6 @@ class Cluster:
                 running[reference] = sent, worker
                 sent += 1
             (reference, *_), _ = ray.wait(list(running))
-            if self._interrupted:
-                raise KeyboardInterrupt
             number, worker = running.pop(reference)
             done[number] = _unpacked(ray.get(reference))
             idle.append(worker)
