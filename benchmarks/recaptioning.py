@@ -11,12 +11,13 @@ Prints the means of both benchmarks, and their difference over the same draws an
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 import yaml
 
-from toolkit.errors import positive
+from toolkit.errors import UserError, positive
 from toolkit.mini.cells import Cell, Laboratory
 from toolkit.mini.report import QUESTIONS, RECIPE, RECORDS, WORK, both, estimate, mmbench, paired, textvqa
 from toolkit.mini.seed import DEFECTS
@@ -76,4 +77,7 @@ def recipe(file: Path, kind: str) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
