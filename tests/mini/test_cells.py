@@ -1,14 +1,17 @@
 """Cells of the experiment at toy size, on the committed models."""
 
 import dataclasses
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from toolkit.__main__ import main
-from toolkit.files import read_json, read_jsonl, write_json
+from toolkit.files import read_json, read_jsonl, write_json, write_jsonl
 from toolkit.mgm.checkpoint import build_model
 from toolkit.mgm.images import open_image, scale_picture
 from toolkit.mini.arms import SEED_FILE, TRUTH_FILE, Draw, clip_similarities, repeat, replaced
@@ -30,7 +33,7 @@ def laboratory(tmp_path_factory) -> Laboratory:
 
 @pytest.fixture(scope="module")
 def draw(laboratory) -> Draw:
-    built = Draw(laboratory.work / "draw_0", 0, ROWS, laboratory.preset, laboratory.recipe)
+    built = Draw(laboratory.world / "draw_0", 0, ROWS, laboratory.preset, laboratory.recipe)
     built.training_rows("raw")  # its files are there from here on
     return built
 
@@ -134,6 +137,45 @@ def test_a_cell_leaves_a_record_and_is_not_run_again(laboratory, monkeypatch):
     changed = dataclasses.replace(laboratory, preset=dataclasses.replace(laboratory.preset, sample_cap=CAP - 8))
     with pytest.raises(AssertionError, match="trained again"):
         changed.run(Cell("raw", 0, 1))
+    rows, roots = laboratory._draw(0).training_rows("raw")
+    picture = roots.resolve(rows[0]["image"])
+    content = picture.read_bytes()
+    picture.write_bytes(content + b" ")
+    with pytest.raises(AssertionError, match="trained again"):
+        laboratory.run(Cell("raw", 0, 1))
+    picture.write_bytes(content)
+
+
+def test_another_world_has_a_folder_of_its_own(laboratory):
+    assert dataclasses.replace(laboratory).world == laboratory.world
+    for other in ({"shares": {"blur": 0.5}}, {"rows": ROWS + 1}, {"questions": QUESTIONS + 1}):
+        assert dataclasses.replace(laboratory, **other).world != laboratory.world
+
+
+def test_two_shells_build_a_world_one_after_the_other(laboratory, tmp_path, monkeypatch):
+    """The draw is asked for by both at once; were they not to wait, both would build."""
+    built = []
+
+    def slow_build(folder, truth_file, *_):
+        built.append(folder)
+        time.sleep(0.3)
+        write_jsonl(folder / SEED_FILE, [])
+        truth_file.touch()
+
+    def rows_of(self, arm, seed):
+        self._seed(mended=False)
+        return [], None
+
+    monkeypatch.setattr("toolkit.mini.arms.build_seed", slow_build)
+    monkeypatch.setattr(Draw, "training_rows", rows_of)
+    monkeypatch.setattr(Laboratory, "_train", lambda *_: (None, {}))
+    monkeypatch.setattr(Laboratory, "_evaluate", lambda *_: {})
+    shells = [dataclasses.replace(laboratory, work=tmp_path, records=tmp_path / name) for name in ("one", "two")]
+    for shell in shells:
+        shell.towers = SimpleNamespace(places={})
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda shell: shell.run(Cell("raw", 0, 0)), shells))
+    assert len(built) == 1
 
 
 def test_a_cell_trains_as_the_command_does(laboratory, draw, tmp_path, monkeypatch):

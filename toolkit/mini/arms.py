@@ -114,7 +114,8 @@ class Draw:
         words = [sys.executable, str(PROCESS), "--recipe", str(self.recipe), "--dataset", str(seed / SEED_FILE)]
         done = subprocess.run([*words, "--output", str(output)], cwd=REPOSITORY, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"recipe {self.recipe} failed on {seed / SEED_FILE}: {done.stderr.strip()[-300:]}")
+            *_, last = done.stderr.strip().splitlines() or [""]
+            raise UserError(f"recipe {self.recipe} failed on {seed / SEED_FILE}: {last}")
         return output / "processed_data.jsonl"
 
     def _recipe_size(self) -> int:

@@ -7,12 +7,13 @@ writing weights and, unless stochastic depth is asked for, encoding the same pic
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,8 @@ from toolkit.training.plan import Settings, fingerprint
 from toolkit.training.stage import Pace, fit
 
 ANSWER_BATCH = 32
+# What draws and evaluation sets are made by, beside the assets.
+SOURCES = ("captions", "evaluation", "questions", "scenes", "seed", "sprites")
 NEVER = 1_000_000_000  # steps between checkpoints: a cell is too short to resume
 
 
@@ -66,7 +69,7 @@ class Laboratory:
 
     Args:
         preset: mini, or one with smaller figures.
-        work: folder for draws and evaluation sets, all of it rebuilt when missing.
+        work: folder for draws and evaluation sets, a folder for every world, all of it rebuilt when missing.
         records: folder that gets one JSON file a cell.
         split: evaluation set, dev or test.
         recipe: of the arm `recipe`.
@@ -97,9 +100,13 @@ class Laboratory:
         """
         rows, roots = [], ImageRoots(self.preset.seed_images, self.preset.seed_images)
         if cell.arm != "none":
-            rows, roots = self._draw(cell.draw).training_rows(cell.arm, cell.seed)
+            with self._alone():
+                rows, roots = self._draw(cell.draw).training_rows(cell.arm, cell.seed)
         file = self.records / f"{cell.name}.json"
-        inputs = self._shared_inputs | {"pretrain_rows": _hash(rows)}
+        inputs = self._shared_inputs | {
+            "pretrain_rows": _hash(rows),
+            "pretrain_pictures": _hash([sha256_of(roots.resolve(row["image"])) for row in rows]),
+        }
         if file.is_file() and (record := read_json(file))["inputs"] == inputs:
             return record
         started, started_cpu = time.perf_counter(), time.process_time()
@@ -125,9 +132,25 @@ class Laboratory:
 
     def _draw(self, number: int) -> Draw:
         if number not in self.draws:
-            folder = self.work / f"draw_{number}"
+            folder = self.world / f"draw_{number}"
             self.draws[number] = Draw(folder, number, self.rows, self.preset, self.recipe, self.shares)
         return self.draws[number]
+
+    @cached_property
+    def world(self) -> Path:
+        """The folder of this code's, these sizes' and this CLIP's draws and evaluation sets; others' would be wrong."""
+        here = Path(__file__).parent
+        made_by = [here / f"{name}.py" for name in SOURCES] + sorted((here / "assets").rglob("*.*"))
+        sizes = [self.rows, self.questions, dict(self.shares)]
+        return self.work / _hash([*map(sha256_of, made_by), fingerprint([], [self.preset.vision_tower]), sizes])
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the world's folder: of two shells that share the work one builds it and the other waits."""
+        self.world.mkdir(parents=True, exist_ok=True)
+        with (self.world / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
+            yield
 
     @cached_property
     def _shared_inputs(self) -> dict[str, Any]:
@@ -148,10 +171,11 @@ class Laboratory:
 
     @cached_property
     def _evaluation_folder(self) -> Path:
-        folder = self.work / f"eval_{self.split}"
-        if not (folder / "mmbench.tsv").is_file():
-            build_textvqa(folder, self.split, self.questions)
-            build_mmbench(folder / "mmbench.tsv", self.split, self.questions)
+        folder = self.world / f"eval_{self.split}"
+        with self._alone():
+            if not (folder / "mmbench.tsv").is_file():
+                build_textvqa(folder, self.split, self.questions)
+                build_mmbench(folder / "mmbench.tsv", self.split, self.questions)
         return folder
 
     def _train(
