@@ -79,8 +79,8 @@ def random_clip(folder: Path) -> str:
 
 def similarity(data: Path, clip: str, count: int, slices: int) -> None:
     """Stock image_text_similarity_filter against clip_similarity_filter: whole steps, the model's loading included."""
-    from solution.juicer import OPERATORS, STATS, NestedDataset, register_stock
     from solution.operators import register
+    from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset, register_stock
 
     register(["clip_similarity_filter"])
     register_stock(["image_text_similarity_filter"])

@@ -21,9 +21,9 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # run as a script, this folder is on the path, not the root
 
-from solution.errors import UserError
-from solution.files import ROOT, replaced, sha256_of, shown, stamp_of
-from solution.recipe import Recipe, load_recipe
+from solution.runner.errors import UserError
+from solution.runner.files import ROOT, replaced, sha256_of, shown, stamp_of
+from solution.runner.recipe import Recipe, load_recipe
 
 RESULT = "processed_data.jsonl"
 PACKAGES = ("py-data-juicer", "datasets", "torch", "transformers", "pillow")
@@ -81,14 +81,14 @@ def process(arguments: argparse.Namespace) -> None:
         return
     set_environment(recipe, output.parent / "scores")
     # Only now what takes seconds: Data-Juicer, torch and the operators.
-    from solution.run import Run, log_to
+    from solution.runner.run import Run, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
     log_to(audit.with_suffix(".log"))
     with ExitStack() as stack:
         cluster = None
         if arguments.executor == "ray":
-            from solution.cluster import Cluster
+            from solution.runner.ray_executor import Cluster
 
             cluster = stack.enter_context(Cluster(recipe, str(output), arguments.ray_address))
         run = Run(recipe, images, output / RESULT, audit, inputs, arguments.on_error, arguments.overwrite, cluster)
@@ -110,7 +110,9 @@ def report(arguments: argparse.Namespace) -> None:
     if not audits and not arguments.recipe:
         raise UserError(f"no audit in {shown(folder)}: run a recipe first (--recipe FILE)")
     audit = folder / f"{Path(arguments.recipe).stem}.parquet" if arguments.recipe else audits[-1]
-    from solution.report import write_report  # Data-Juicer and with it torch: seconds that --help does not need
+    from solution.report.galleries import (
+        write_report,  # Data-Juicer and with it torch: seconds that --help does not need
+    )
 
     page = audit.with_suffix(".html")
     write_report(audit, arguments.images, page)

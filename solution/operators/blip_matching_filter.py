@@ -8,8 +8,8 @@ from data_juicer.ops.base_op import OPERATORS
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from .loader import load_model
-from .model_score_filter import ModelScoreFilter
+from .common.loader import load_model
+from .common.model_score_filter import ModelScoreFilter
 
 _SHORT = 64  # tokens; a caption has at most as many as characters, and two special ones
 Score = Annotated[float, Field(ge=0, le=1)]

@@ -6,8 +6,8 @@ import unicodedata
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
-from .captions import caption_of, with_caption
-from .rows import FAILURE, Batch, add_texts
+from .common.captions import caption_of, with_caption
+from .common.rows import FAILURE, Batch, add_texts
 
 # Each is removed wherever it stands; phrases were read off web captions, not off one data set.
 _LEFT_OVERS = (

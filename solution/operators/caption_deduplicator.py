@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from pydantic import Field, PositiveInt
 
-from .captions import caption_of
-from .rows import parts_of
+from .common.captions import caption_of
+from .common.rows import parts_of
 
 
 @OPERATORS.register_module("caption_deduplicator")

@@ -6,9 +6,9 @@ from typing import Any
 from data_juicer.ops.base_op import OPERATORS, Mapper
 from pydantic import NonNegativeFloat, PositiveInt
 
-from .captioner import Captioner
-from .captions import caption_of, with_caption
-from .rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
+from .common.captioner import Captioner
+from .common.captions import caption_of, with_caption
+from .common.rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
 
 
 @OPERATORS.register_module("caption_writer_mapper")

@@ -7,9 +7,9 @@ from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 from pydantic import Field, PositiveInt
 
-from .captions import caption_of
-from .clip import ClipScorer
-from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
+from .common.captions import caption_of
+from .common.clip import ClipScorer
+from .common.rows import FAILURE, MODEL_ROWS, Batch, add_texts
 
 
 @OPERATORS.register_module("clip_similarity_filter")

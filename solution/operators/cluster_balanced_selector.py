@@ -7,12 +7,12 @@ import torch
 from data_juicer.ops.base_op import OPERATORS, Selector
 from pydantic import PositiveInt
 
-from .captions import caption_of
-from .clusters import cluster, shares
-from .loader import device_for, load_model
-from .pictures import open_each
-from .rows import FAILURE, Batch
-from .score_threshold_selector import scores_of
+from .common.captions import caption_of
+from .common.images import open_each
+from .common.kmeans import cluster, shares
+from .common.loader import device_for, load_model
+from .common.rows import FAILURE, Batch
+from .common.score_threshold_selector import scores_of
 
 
 @OPERATORS.register_module("cluster_balanced_selector")

@@ -7,10 +7,10 @@ from typing import Annotated
 from data_juicer.ops.base_op import OPERATORS, Mapper
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from .captioner import Captioner
-from .captions import caption_of, with_caption
-from .clip import ClipScorer
-from .rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
+from .common.captioner import Captioner
+from .common.captions import caption_of, with_caption
+from .common.clip import ClipScorer
+from .common.rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
 
 
 @OPERATORS.register_module("conditional_recaption_mapper")

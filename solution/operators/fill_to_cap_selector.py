@@ -4,7 +4,7 @@ import numpy as np
 from data_juicer.ops.base_op import OPERATORS, Selector
 from pydantic import PositiveInt
 
-from .score_threshold_selector import scores_of
+from .common.score_threshold_selector import scores_of
 
 
 @OPERATORS.register_module("fill_to_cap_selector")

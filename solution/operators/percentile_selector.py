@@ -6,7 +6,7 @@ import numpy as np
 from data_juicer.ops.base_op import OPERATORS
 from pydantic import Field
 
-from .score_threshold_selector import ScoreThresholdSelector
+from .common.score_threshold_selector import ScoreThresholdSelector
 
 Percentile = Annotated[float, Field(ge=0, le=100)]
 

@@ -8,9 +8,9 @@ from data_juicer.ops.base_op import OPERATORS
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from .loader import load_model
-from .model_score_filter import ModelScoreFilter
-from .noun_phrases import noun_phrases, require_tagger
+from .common.loader import load_model
+from .common.model_score_filter import ModelScoreFilter
+from .common.noun_phrases import noun_phrases, require_tagger
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Box = Sequence[float]  # left, top, right, bottom in px

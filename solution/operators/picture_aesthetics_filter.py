@@ -8,9 +8,9 @@ from data_juicer.ops.base_op import OPERATORS
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from .aesthetics import load_aesthetics
-from .loader import dtype_for
-from .model_score_filter import ModelScoreFilter
+from .common.aesthetics import load_aesthetics
+from .common.loader import dtype_for
+from .common.model_score_filter import ModelScoreFilter
 
 Score = Annotated[float, Field(ge=0, le=1)]
 

@@ -11,8 +11,8 @@ from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from PIL import Image
 from pydantic import Field
 
-from .pictures import PictureError, open_row_pictures
-from .rows import FAILURE, Batch, add_texts, parts_of
+from .common.images import PictureError, open_row_pictures
+from .common.rows import FAILURE, Batch, add_texts, parts_of
 
 SIDE = 16  # hash of 16 x 16 = 256 bits
 _BLOCK = 4096  # rows whose bits are looked at at once

@@ -11,10 +11,10 @@ from data_juicer.utils.constant import Fields
 from PIL import Image
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from .captions import caption_of
-from .painter import Painter
-from .rows import MODEL_ROWS, NOTE, Batch, count_rows
-from .score_store import revision_of
+from .common.captions import caption_of
+from .common.generator import Painter
+from .common.rows import MODEL_ROWS, NOTE, Batch, count_rows
+from .common.score_store import revision_of
 
 FOLDER = "synthetic_images"  # beside processed_data.jsonl, as the contract of the rows has it
 ORIGINAL = "original_images"  # column: the pictures that a painted row had before

@@ -8,8 +8,8 @@ from data_juicer.utils.constant import Fields
 from PIL import Image
 from pydantic import NonNegativeFloat
 
-from .pictures import PictureError, open_row_pictures
-from .rows import FAILURE, Batch, add_texts
+from .common.images import PictureError, open_row_pictures
+from .common.rows import FAILURE, Batch, add_texts
 
 
 def sharpness(picture: Image.Image, longest: int = 512) -> float:

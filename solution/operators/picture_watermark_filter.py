@@ -5,7 +5,7 @@ from typing import Annotated
 from data_juicer.ops.base_op import OPERATORS
 from pydantic import Field, PositiveInt
 
-from .picture_classifier_filter import PictureClassifierFilter
+from .common.image_classifier_filter import PictureClassifierFilter
 
 Score = Annotated[float, Field(ge=0, le=1)]
 

@@ -6,7 +6,7 @@ import numpy as np
 from data_juicer.ops.base_op import OPERATORS
 from pydantic import NonNegativeFloat
 
-from .score_threshold_selector import ScoreThresholdSelector
+from .common.score_threshold_selector import ScoreThresholdSelector
 
 
 @OPERATORS.register_module("sigma_selector")

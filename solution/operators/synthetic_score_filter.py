@@ -7,12 +7,12 @@ from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 from pydantic import Field, PositiveInt
 
-from .captions import caption_of
-from .clip import ClipScorer
+from .common.captions import caption_of
+from .common.clip import ClipScorer
+from .common.images import PictureError, open_picture
+from .common.rows import FAILURE, MODEL_ROWS, Batch, add_texts, count_rows
+from .common.ssim import structural_similarity
 from .picture_painter_mapper import ORIGINAL
-from .pictures import PictureError, open_picture
-from .rows import FAILURE, MODEL_ROWS, Batch, add_texts, count_rows
-from .ssim import structural_similarity
 
 
 @OPERATORS.register_module("synthetic_score_filter")

@@ -7,10 +7,10 @@ import torch
 import yaml
 
 import solution.operators
-import solution.recipe
-from solution.juicer import OPERATORS
-from solution.pipeline import build_operators
-from solution.recipe import check_operators, load_recipe
+import solution.runner.recipe
+from solution.runner.data_juicer import OPERATORS
+from solution.runner.pipeline import build_operators
+from solution.runner.recipe import check_operators, load_recipe
 from tests.solution import model_folders
 from tests.solution.conftest import ROOT
 
@@ -23,9 +23,9 @@ BY_HAND = "solution/models/"  # models that no download brings; the recipe's hea
 def stand_in(tmp_path, monkeypatch):
     """stand_in(recipe) loads it as if all models and the seed were there; the folders hold no weights."""
 
-    def load(path: Path) -> solution.recipe.Recipe:
+    def load(path: Path) -> solution.runner.recipe.Recipe:
         content = yaml.safe_load(path.read_text())
-        monkeypatch.setattr(solution.recipe, "ROOT", tmp_path)
+        monkeypatch.setattr(solution.runner.recipe, "ROOT", tmp_path)
         seed = tmp_path / content["dataset_path"]
         seed.parent.mkdir(parents=True, exist_ok=True)
         seed.write_text("{}\n")

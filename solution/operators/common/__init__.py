@@ -1,0 +1,1 @@
+"""What operators share: rows and reasons, captions, images, models, scores on disk, and base classes."""

@@ -1,0 +1,129 @@
+"""Captions for pictures from an image-to-text model, the same whatever the batch they were made in."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
+
+import torch
+from PIL import Image
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from .captions import caption_of
+from .images import PictureError, open_each
+from .loader import device_for, dtype_for, load_model
+from .score_store import ScoreStore, revision_of, score_folder, score_key
+
+_LONGEST = 1024  # px; models that read a picture at its own size are shown none larger than this
+
+
+class Captioner:
+    """One image-to-text model of transformers with its generation settings: BLIP, BLIP-2, or a chat model (LLaVA ...).
+
+    A chat model, one whose processor has a chat template, is asked ``prompt`` as a question about the picture; any
+    other continues it as text. Where a chat model reads pictures at their own sizes, batches are padded, and a near tie
+    between two words can then hang on the neighbours by rounding. In bfloat16 on a GPU. Captions are kept on disk: none
+    is written twice.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        model_batch: int,
+        on_gpu: bool,
+    ) -> None:
+        self.model = model
+        self.prompt = prompt
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.seed = seed
+        self.model_batch = model_batch
+        self.on_gpu = on_gpu
+
+    @cached_property
+    def store(self) -> ScoreStore:
+        """What this model has written before, with these settings."""
+        chance = (self.temperature, self.seed) if self.temperature else ("likeliest",)
+        settings = (self.prompt, self.max_new_tokens, *chance, dtype_for(device_for(self.on_gpu, None)))
+        return ScoreStore(score_folder(), f"caption 1 {revision_of(self.model)} {settings}", str)
+
+    def caption(
+        self, paths: Sequence[str], row_keys: Sequence[str], rank: int | None = None
+    ) -> tuple[list[str], list[str]]:
+        """One caption and one failure text a picture: the failure is empty for a picture that can be read.
+
+        ``row_keys`` name the rows: with a temperature, chance hangs on seed and key alone.
+        """
+        captions, failures = [""] * len(paths), [""] * len(paths)
+        keys: dict[int, bytes] = {}
+        for place, (path, row_key) in enumerate(zip(paths, row_keys, strict=True)):
+            try:
+                keys[place] = score_key([path], row_key if self.temperature else "")
+            except PictureError as bad:
+                failures[place] = str(bad)
+        known = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
+        opened = open_each(((place, paths[place]) for place, text in known.items() if text is None), failures)
+        while batch := list(islice(opened, self.model_batch)):
+            # A short batch is filled up: kernels round differently for other sizes, and a near tie would flip.
+            filled = batch + batch[-1:] * (self.model_batch - len(batch))
+            texts = self._generate([picture for _, picture in filled], [row_keys[place] for place, _ in filled], rank)
+            new = {place: text for (place, _), text in zip(batch, texts, strict=False)}
+            self.store.add([keys[place] for place in new], list(new.values()))
+            known |= new
+        for place, text in known.items():
+            captions[place] = text or ""
+        return captions, failures
+
+    @torch.inference_mode()
+    def _generate(self, pictures: list[Image.Image], row_keys: list[str], rank: int | None) -> list[str]:
+        device = device_for(self.on_gpu, rank)
+        model, processor = load_model(self.model, device, dtype_for(device))
+        is_chat = getattr(processor, "chat_template", None) is not None
+        prompt = self.prompt
+        if is_chat:
+            processor.tokenizer.padding_side = "left"
+            question = [{"type": "image"}, {"type": "text", "text": prompt}]
+            prompt = processor.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
+            for picture in pictures:
+                picture.thumbnail((_LONGEST, _LONGEST))
+        inputs = processor(
+            images=pictures,
+            text=[prompt] * len(pictures) if prompt else None,
+            return_tensors="pt",
+            padding=True,
+        ).to(device, model.dtype)
+        chance = LogitsProcessorList([RowChance(row_keys, self.seed, self.temperature)] if self.temperature else [])
+        tokens = model.generate(
+            **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1, logits_processor=chance
+        )
+        if is_chat:
+            tokens = tokens[:, inputs["input_ids"].shape[1] :]  # a chat model repeats the question
+        texts = processor.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(caption_of(text).removeprefix(self.prompt).split()) for text in texts]
+
+
+class RowChance(LogitsProcessor):
+    """Sampling as greedy search over noised scores (the Gumbel-max trick), each row with its own random stream.
+
+    ``argmax(scores / temperature + Gumbel noise)`` draws from softmax(scores / temperature); as the noise comes from a
+    generator of the row, the drawn caption does not depend on the other rows of the batch.
+    """
+
+    def __init__(self, row_keys: Sequence[str], seed: int, temperature: float) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(_number(seed, key)) for key in row_keys]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``scores`` [rows, vocabulary] -> the noised scores, same shape."""
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=generator) for generator in self.generators])
+        noise = -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
+        return scores / self.temperature + noise.to(scores)
+
+
+def _number(seed: int, key: str) -> int:
+    """A 63-bit number from seed and key, the same in every process (Python's own hash is not)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\x1f{key}".encode()).digest()[:8], "big") >> 1

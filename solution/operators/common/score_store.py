@@ -1,0 +1,189 @@
+"""Model scores kept on disk, so that no model looks twice at the same pair.
+
+One folder a model, its values in Parquet parts. Changing a threshold, adding a filter or running another recipe with
+the same model reads them; so does a run that was killed in the middle of an operator. How an operator uses it:
+
+    store = ScoreStore(score_folder(), f"clip cosine 1 {revision_of(model)} fp32")
+    keys = [score_key(paths, caption) for ...]      # raises PictureError where a picture cannot be read
+    values = store.get(keys)                        # None where nothing is known
+    store.add(missing_keys, new_values)             # kept on disk when the call returns
+
+Only values that do not depend on the batch, the process or the restart belong here: the first one stays for good.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .images import PictureError
+
+_KEY = pa.binary(16)
+_MOST_PARTS = 64  # so many small parts become one
+_MOST_RECENT = 32_768  # so many values wait in a dict before they join the sorted ones
+_SAMPLE = 1 << 16  # bytes
+
+
+def score_folder() -> Path:
+    """Where scores live: $SCORE_STORE (set by `process.py`: `scores` beside the audit), else `output/scores`."""
+    return Path(os.environ.get("SCORE_STORE") or Path(__file__).resolve().parents[3] / "output" / "scores")
+
+
+def revision_of(model: str) -> str:
+    """What names a model's content: a hash over its folder's file names, sizes and samples of the content.
+
+    Up to 16 samples of 64 kB a file: quick for gigabytes, the same for a copy, another after finetuning. A model that
+    is no folder is named by the text itself (a hub name, with its revision if the user wrote one).
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        with path.open("rb") as file:
+            for start in sorted({max(0, (size - _SAMPLE) * part // 15) for part in range(16)}):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def score_key(pictures: Sequence[str], *texts: str) -> bytes:
+    """16 bytes that name a row's pictures, by content, and texts. Raises PictureError for an unreadable file."""
+    digest = hashlib.blake2b(digest_size=16)
+    for picture in pictures:
+        digest.update(picture_digest(picture))
+    for text in texts:
+        digest.update(hashlib.blake2b(text.encode(), digest_size=16).digest())
+    return digest.digest()
+
+
+def picture_digest(path: str) -> bytes:
+    """16 bytes that name a picture's file content. Raises PictureError for an unreadable file."""
+    try:
+        state = os.stat(path)
+        return _digest(path, state.st_size, state.st_mtime_ns)
+    except FileNotFoundError:
+        raise PictureError(f"image {path} is missing") from None
+    except OSError as error:
+        raise PictureError(f"image {path} cannot be read ({error})") from error
+
+
+@lru_cache(maxsize=8192)
+def _digest(path: str, size: int, changed: int) -> bytes:
+    """The file's hash; size and time of change are there to notice a new file under an old name."""
+    with open(path, "rb") as file:
+        return hashlib.blake2b(file.read(), digest_size=16).digest()
+
+
+class ScoreStore:
+    """Key (16 bytes) -> number or text, for one model; several processes may read and add at once.
+
+    Every `add` writes a part of its own and renames it, so a killed process loses at most the call it was in. Many
+    small parts are merged into one as they pile up. In memory a number takes 24 bytes, whatever the number of parts.
+    """
+
+    def __init__(self, folder: Path, model_key: str, kind: type = float) -> None:
+        """``model_key`` names model, revision, preprocessing and precision; ``kind`` is float or str."""
+        self._arguments = (folder, model_key, kind)
+        self._folder = folder / hashlib.sha256(model_key.encode()).hexdigest()[:24]
+        self._model_key = model_key
+        self._type = {float: pa.float64(), str: pa.string()}[kind]
+        self._keys: np.ndarray | None = None  # sorted, S16; None until first used
+        self._values: pa.Array = pa.array([], self._type)  # in the order of the keys
+        self._recent: dict[bytes, float | str] = {}
+        self._own_parts: list[Path] = []
+
+    def __reduce__(self) -> tuple:
+        """Another process reads the folder itself instead of being sent what this one has read."""
+        return ScoreStore, self._arguments
+
+    def get(self, keys: Sequence[bytes]) -> list[float | str | None]:
+        """The value of each key, None for an unknown one."""
+        if self._keys is None:
+            self._load()
+        found: list[float | str | None] = [None] * len(keys)
+        if len(self._keys) and keys:
+            wanted = np.array(keys, dtype="S16")
+            places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+            hits = np.flatnonzero(self._keys[places] == wanted)
+            for hit, value in zip(hits.tolist(), self._values.take(pa.array(places[hits])).to_pylist(), strict=True):
+                found[hit] = value
+        return [self._recent.get(key, value) for key, value in zip(keys, found, strict=True)]
+
+    def add(self, keys: Sequence[bytes], values: Sequence[float | str]) -> None:
+        """Keep new values, on disk and for `get`."""
+        if not keys:
+            return
+        if self._keys is None:
+            self._load()
+        self._own_parts.append(self._write(pa.array(keys, _KEY), pa.array(values, self._type)))
+        self._recent.update(zip(keys, values, strict=True))
+        if len(self._own_parts) >= _MOST_PARTS:
+            self._merge(self._own_parts)
+            self._own_parts = []
+        if len(self._recent) >= _MOST_RECENT:
+            fresh = pa.table({"key": pa.array(list(self._recent), _KEY), "value": list(self._recent.values())})
+            self._sort_in(pa.concat_tables([self._known(), fresh.cast(self._schema())]))
+            self._recent = {}
+
+    def _schema(self) -> pa.Schema:
+        return pa.schema({"key": _KEY, "value": self._type})
+
+    def _known(self) -> pa.Table:
+        """The sorted keys and values as a table."""
+        keys = pa.FixedSizeBinaryArray.from_buffers(_KEY, len(self._keys), [None, pa.py_buffer(self._keys)])
+        return pa.table([keys, self._values], schema=self._schema())
+
+    def _sort_in(self, table: pa.Table) -> None:
+        """Take the table's rows as what is known; of one key the first row counts."""
+        keys = np.frombuffer(b"".join(table["key"].to_pylist()), dtype="S16")
+        self._keys, first = np.unique(keys, return_index=True)
+        self._values = pa.concat_arrays(table["value"].take(pa.array(first)).chunks or [pa.array([], self._type)])
+
+    def _load(self) -> None:
+        """Read all parts; many become one."""
+        while True:
+            parts = sorted(self._folder.glob("part-*.parquet"))
+            try:
+                tables = [self._read(part) for part in parts]
+                break
+            except FileNotFoundError:  # another process has just merged it: look again
+                continue
+        self._sort_in(pa.concat_tables([self._schema().empty_table(), *tables]))
+        if len(parts) > _MOST_PARTS:
+            self._merge(parts)
+
+    def _read(self, part: Path) -> pa.Table:
+        try:
+            return pq.read_table(part, schema=self._schema())
+        except (pa.ArrowInvalid, KeyError) as error:
+            raise ValueError(f"score file {part} is damaged ({error}); remove it and run again") from error
+
+    def _merge(self, parts: Iterable[Path]) -> None:
+        """Write the parts as one, then remove them; killed between the two, rows stand twice, which does no harm."""
+        try:
+            table = pa.concat_tables([self._read(part) for part in parts])
+        except FileNotFoundError:  # another process merges them at this moment
+            return
+        self._write(table["key"], table["value"])
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+    def _write(self, keys: pa.Array | pa.ChunkedArray, values: pa.Array | pa.ChunkedArray) -> Path:
+        """One more part: whole or absent. The folder says in words whose scores it holds."""
+        name = uuid.uuid4().hex
+        part, temporary = self._folder / f"part-{name}.parquet", self._folder / f".{name}.tmp"
+        if not self._folder.is_dir():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / "model.txt").write_text(f"{self._model_key}\n")
+        pq.write_table(pa.table([keys, values], schema=self._schema()), temporary, compression="none")
+        temporary.replace(part)
+        return part

@@ -1,0 +1,72 @@
+"""What an unfinished run leaves behind, so that the same command goes on after its last finished operator."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from solution.runner.audit import Ledger
+from solution.runner.data_juicer import NestedDataset
+from solution.runner.tables import open_rows, write_tables
+
+_ROWS = "{}.rows.arrow"  # the rows behind so many operators
+
+
+class Progress:
+    """The state after the last finished operator: rows and ledger, in a folder beside the audit.
+
+    Rows are read from their file as they are needed, so that they take no memory. ``identity`` names everything that
+    decides the result besides the operators (data set, models, code, policy); a state counts only for the same identity
+    and the same operators so far.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], process: list[Any]) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.process = process
+
+    def open(self, on_error: str, afresh: bool) -> tuple[int, NestedDataset | None, Ledger]:
+        """(finished operators, rows, ledger) of an unfinished run of the same kind; (0, None, an empty one) without.
+
+        ``afresh`` throws away what there is. Raises UserError where another process is at work on the folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(on_error, self.folder / "ledger.sqlite")
+        state = ledger.resume()
+        if state is None or afresh or state["key"] != self._key(state["done"]):
+            ledger.forget()
+            self._sweep(None)
+            return 0, None, ledger
+        self._sweep(state["done"])
+        return state["done"], open_rows(self.folder / _ROWS.format(state["done"])), ledger
+
+    def save(self, done: int, tables: Iterable[pa.Table], ledger: Ledger) -> NestedDataset:
+        """Keep the state after the first ``done`` operators; returns the rows as they are read from their file.
+
+        The ledger's commit is what counts: before it, the last state's rows are still there; behind it, the new ones.
+        """
+        rows = self.folder / _ROWS.format(done)
+        write_tables(rows, tables)
+        ledger.commit({"key": self._key(done), "done": done})
+        self._sweep(done)
+        return open_rows(rows)
+
+    def clear(self, ledger: Ledger) -> None:
+        """Forget the state of a run that has ended well."""
+        ledger.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _sweep(self, done: int | None) -> None:
+        """Remove all but the ledger and the rows behind ``done`` operators: older rows and what a step left behind."""
+        needed = None if done is None else self.folder / _ROWS.format(done)
+        for file in self.folder.rglob("*"):
+            if file.is_file() and file != needed and not file.name.startswith("ledger.sqlite"):
+                file.unlink()
+
+    def _key(self, done: int) -> str:
+        text = json.dumps([self.identity, self.process[:done]], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,139 @@
+"""The report's page: what it shows, and that a browser loads it without an error or a request to anywhere."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from solution.report.galleries import write_report
+from solution.runner.audit import Ledger, RowAudit
+from solution.runner.errors import UserError
+from solution.runner.histogram import histogram
+from tests.solution.conftest import ROOT, TEXT, picture
+
+
+@pytest.fixture
+def audit(tmp_path) -> Path:
+    """An audit with a row of each kind: dropped, recaptioned, cleaned, repeated, synthetic, failed, kept."""
+    ledger = Ledger("skip")
+    ledger.begin("read", 8)
+    for row in range(1, 9):
+        (tmp_path / "seed").mkdir(exist_ok=True)
+        picture(row).save(tmp_path / "seed" / f"{row}.jpg")
+        text = TEXT.format(f"caption <script>alert({row})</script>")
+        ledger.add([RowAudit(f"id{row}", row, None, text, text, f"{row}.jpg")])
+    ledger.fail(8, "image 8.jpg cannot be read")
+    ledger.begin("picture_deduplicator", 7)
+    ledger.drop([(2, "repeats a picture: that of id1", None, None)])
+    ledger.begin("conditional_recaption_mapper", 6)
+    for row, gain in ((3, "0.3000 instead of 0.2900"), (4, "0.3500 instead of 0.1000")):
+        ledger.rewrite([(row, TEXT.format(f"new caption {row}"))])
+        ledger.note([(row, f"new caption fits better: {gain}")])
+    ledger.rewrite([(5, TEXT.format("clean caption"))])
+    (made,) = ledger.create([5], [TEXT.format("clean caption")])
+    ledger.result([(made, TEXT.format("clean caption"), "synthetic_images/5.jpg", "synthetic")])
+    (tmp_path / "out" / "synthetic_images").mkdir(parents=True)
+    picture(50).save(tmp_path / "out" / "synthetic_images" / "5.jpg")
+    ledger.begin("similarity_filter", 7)
+    ledger.drop((row, f"similarity below min_score 0.2: {score}", score, 0.2) for row, score in ((6, 0.199), (7, 0.01)))
+    ledger.steps[-1].scores = [
+        histogram("similarity", [0.199, 0.01, 0.3, 0.4], [False, False, True, True], {"min_score": 0.2})
+    ]
+    path = tmp_path / "audit" / "trial.parquet"
+    ledger.write(path, images=str(tmp_path / "seed"), output=str(tmp_path / "out"))
+    return path
+
+
+def test_every_kind_of_row_is_shown(audit, tmp_path):
+    write_report(audit, None, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    for words in ("Recaptioned", "Cleaned", "Synthetic pairs", "Repeated pictures", "Failed", "similarity_filter"):
+        assert f"<h3>{words}</h3>" in text
+    assert "<script" not in text
+    assert "caption &lt;script&gt;" in text
+    assert text.index("new caption 4") < text.index("new caption 3")  # the larger gain first
+    assert text.index("0.2: 0.199") < text.index("0.2: 0.01")  # the one nearest to the limit first
+    synthetic = text.split("<h3>Synthetic pairs</h3>")[1].split("</figure>")[0]
+    assert synthetic.count("data:image/jpeg;base64,") == 2  # beside its original
+    assert text.count('class="lost"') == 0
+
+
+def test_the_page_does_not_depend_on_the_parts_of_the_audit(audit, tmp_path):
+    pq.write_table(pq.read_table(audit), audit.with_name("parts.parquet"), row_group_size=2)
+    for name in ("trial", "parts"):
+        write_report(audit.with_name(f"{name}.parquet"), None, tmp_path / f"{name}.html")
+    whole, parts = ((tmp_path / f"{name}.html").read_text() for name in ("trial", "parts"))
+    assert parts.replace("parts", "trial") == whole.replace("parts", "trial")
+
+
+def test_a_lost_picture_is_no_obstacle(audit, tmp_path):
+    (tmp_path / "seed" / "6.jpg").unlink()
+    write_report(audit, None, tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count('class="lost"') == 1
+
+
+def test_missing_and_foreign_audits(audit, tmp_path):
+    with pytest.raises(UserError, match="run the recipe first; audits there: trial"):
+        write_report(audit.with_name("other.parquet"), None, tmp_path / "page.html")
+    audit.write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"not written by process\.py"):
+        write_report(audit, None, tmp_path / "page.html")
+
+
+def test_histogram_counts_every_row_once():
+    scores = [*(number / 100 for number in range(100)), None, 50.0]
+    chart = histogram(
+        "x", scores, [score is not None and score >= 0.3 for score in scores], {"min_x": 0.3, "max_x": 1e30}
+    )
+    assert (sum(chart["kept"]), sum(chart["dropped"])) == (71, 30)
+    assert chart["limits"] == {"min_x": 0.3}
+    assert chart["low"] < 0.3 < chart["high"]
+    assert histogram("x", [None], [False], {}) is None
+    flat = histogram("x", [0.0, 0.0], [True, True], {"max_x": 0.5})
+    assert (flat["low"], flat["high"]) == (0.0, 0.5)
+
+
+def browser() -> str:
+    """Chromium's path; where there is none the test fails on CI and is skipped elsewhere."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        reason = "no Chromium here: apt-get install chromium"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    return found
+
+
+def console_of(page: Path, profile: Path) -> list[str]:
+    """What a browser without network says while it loads a page: script errors, refused and failed requests."""
+    done = subprocess.run(
+        [
+            browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
+            "--virtual-time-budget=5000", "--dump-dom", page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "</html>" in done.stdout, done.stderr
+    return [line for line in done.stderr.splitlines() if re.search(r"CONSOLE", line)]
+
+
+def test_a_browser_loads_the_page_in_silence(make_seed, make_recipe, run_process, tmp_path):
+    recipe = make_recipe([{"caption_cleanup_mapper": None}, {"caption_words_filter": {"min_num": 2}}])
+    seed = make_seed(["a red dog stock photo", "a <img src=http://elsewhere.example/x.png> cat", "dog", "two cats"])
+    done = run_process(recipe, seed)
+    assert done.code == 0, done.err
+    command = [sys.executable, str(ROOT / "solution" / "process.py"), "report", "trial", "--output", str(done.output)]
+    subprocess.run(command, check=True, timeout=120)
+    page = done.audit.with_suffix(".html")
+    assert console_of(page, tmp_path / "profile") == []
+    assert not re.search(
+        r"""(src|href|url)\s*[=(]\s*["']?(?!data:|#)\w""", re.sub(r"&lt;.*?&gt;", "", page.read_text())
+    )
+    # The same browser does speak up about a page that asks for something elsewhere.
+    asking = tmp_path / "asking.html"
+    asking.write_text(page.read_text().replace("<footer>", '<img src="http://elsewhere.example/x.png"><footer>'))
+    assert any("elsewhere.example" in line for line in console_of(asking, tmp_path / "profile"))
