@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from toolkit.dataset.rows import ImageRoots
 from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.images import normalise
 from toolkit.presets import load_preset
-from toolkit.rows import ImageRoots
 from toolkit.training.data import Collator, SampleReader, TrainingSet, read_rows
 
 

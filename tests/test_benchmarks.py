@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from benchmarks.recaptioning import KINDS, RECAPTION, recipe
+from experiments.mini_world.recaptioning import KINDS, RECAPTION, recipe
 from toolkit.files import REPOSITORY
 
 

@@ -11,19 +11,25 @@ from toolkit.errors import UserError
 # name -> (module, what it does). The module defines NAME_arguments(parser) and NAME_command(args); it is imported only
 # for the command that was asked for, so that --help and the quick checks start without torch.
 COMMANDS = {
-    "check": ("toolkit.check", "check a processed_data.jsonl: schema, tokens, images, cap, trainability of every row"),
-    "convert": ("toolkit.convert", "turn any LLaVA-format data set into a seed, or rows into LLaVA format"),
-    "preflight": ("toolkit.preflight", "check batch sizes, data, models and GPUs before a run starts"),
-    "download": ("toolkit.download.command", "fetch models and data to their places, verified; runs again to go on"),
-    "prepare": ("toolkit.prepare", "cap the rows, restore their questions and write the LLaVA-format training file"),
-    "batch": ("toolkit.training.batch", "print a micro-batch and accumulation that fit these GPUs"),
-    "train": ("toolkit.training.train", "train one stage of MGM: pretrain or finetune"),
+    "check": (
+        "toolkit.commands.check",
+        "check a processed_data.jsonl: schema, tokens, images, cap, trainability of every row",
+    ),
+    "convert": ("toolkit.commands.convert", "turn any LLaVA-format data set into a seed, or rows into LLaVA format"),
+    "preflight": ("toolkit.commands.preflight", "check batch sizes, data, models and GPUs before a run starts"),
+    "download": ("toolkit.commands.download", "fetch models and data to their places, verified; runs again to go on"),
+    "prepare": (
+        "toolkit.commands.prepare",
+        "cap the rows, restore their questions and write the LLaVA-format training file",
+    ),
+    "batch": ("toolkit.commands.batch", "print a micro-batch and accumulation that fit these GPUs"),
+    "train": ("toolkit.training.run", "train one stage of MGM: pretrain or finetune"),
     "eval": ("toolkit.eval.answer", "answer TextVQA and MMBench with a trained MGM"),
     "ask": ("toolkit.eval.answer", "ask a trained MGM one question about one picture"),
     "score": ("toolkit.eval.score", "score an experiment's answers, beside a baseline's if named"),
-    "pack": ("toolkit.submission", "pack an experiment into a submission zip"),
-    "verify": ("toolkit.submission", "verify a submission zip's layout"),
-    "mini": ("toolkit.mini.command", "build and check the embedded mini world"),
+    "pack": ("toolkit.submission.layout", "pack an experiment into a submission zip"),
+    "verify": ("toolkit.submission.layout", "verify a submission zip's layout"),
+    "mini": ("toolkit.commands.mini", "build and check the embedded mini world"),
 }
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.conversion import load_originals, to_llava
+from toolkit.commands.preflight import batch_sum
+from toolkit.commands.prepare import draw_rows
+from toolkit.dataset.llava import load_originals, to_llava
+from toolkit.dataset.rows import END_OF_CHUNK, IMAGE_TOKENS, image_token_of, parse_row, read_rows
 from toolkit.errors import RowFault, UserError
-from toolkit.preflight import batch_sum
-from toolkit.prepare import draw_rows
 from toolkit.presets import load_preset
-from toolkit.rows import END_OF_CHUNK, IMAGE_TOKENS, image_token_of, parse_row, read_rows
 
 CAP, SEED = 20, 1024
 

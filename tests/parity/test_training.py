@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.parity.reference_weights import golden_model, rule_tensor
+from toolkit.dataset.rows import ImageRoots
 from toolkit.files import read_json
 from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.model import MGMGemmaForCausalLM
-from toolkit.rows import ImageRoots
 from toolkit.training.data import SampleReader, scan
 from toolkit.training.order import modality_grouped_order, shuffled_order, word_lengths
 from toolkit.training.plan import Settings

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.arrays import read_array
+from toolkit.dataset.arrays import read_array
 from toolkit.download.manifest import Expectation, Pictures, Resource
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl, sha256_of

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from toolkit.pictures import opened
+from toolkit.dataset.images import opened
 
 # OpenAI CLIP's statistics; both towers use them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.conversion import CAPTION_PROMPTS
+from toolkit.dataset.llava import CAPTION_PROMPTS
 from toolkit.mini import captions
 from toolkit.mini.captions import NUMBERS
 from toolkit.mini.questions import SHORT_ANSWER, ask_any, choice_prompt, options_of, textvqa_prompt

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from toolkit.conversion import CAPTION_PROMPTS
+from toolkit.dataset.llava import CAPTION_PROMPTS
 from toolkit.files import write_json, write_jsonl
 from toolkit.mini import captions
 from toolkit.mini.scenes import Scene, blurred, draw_scene, render, watermarked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from toolkit.conversion import CAPTION_PROMPTS
+from toolkit.dataset.llava import CAPTION_PROMPTS
 from toolkit.files import write_json
 from toolkit.mini import captions
 from toolkit.mini.questions import ask_any, choice_prompt, options_of, textvqa_prompt

@@ -15,6 +15,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.dataset.images import inspect_pictures
+from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import RowFault, SkippedRow, UserError
 from toolkit.files import read_json
 from toolkit.mgm.conversation import (
@@ -25,8 +27,6 @@ from toolkit.mgm.conversation import (
     require_trainable,
 )
 from toolkit.mgm.images import open_image, scale_picture
-from toolkit.pictures import inspect_pictures
-from toolkit.rows import ImageRoots
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,249 @@
+"""The mini world's table: arms against raw, with intervals, from the records of its cells.
+
+Runs the cells that have no record yet, then prints what there is. Scores are tolerant for MMBench, soft for TextVQA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import UserError, positive
+from toolkit.files import REPOSITORY, read_json
+
+MAIN_SEEDS, MAIN_DRAWS = 5, 2
+DEFECT_SEEDS, DEFECT_DRAWS = 3, 1
+QUESTIONS = 600
+RECORDS = REPOSITORY / "experiments" / "mini_world" / "records"
+WORK = REPOSITORY / "output" / "mini_world"
+RECIPE = REPOSITORY / "solution" / "recipes" / "mini.yaml"
+# Inputs that all cells of one table must share; their own rows differ.
+SHARED = ("models", "finetune", "evaluation", "figures")
+# Student's t, 97.5 %, by degrees of freedom.
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+NORMAL_975 = 1.960
+
+Record = dict[str, Any]
+Measure = Callable[[Record], float]
+
+
+def both(record: Record) -> float:
+    """Mean of both benchmarks, per cent."""
+    return (textvqa(record) + mmbench(record)) / 2
+
+
+def textvqa(record: Record) -> float:
+    """Soft accuracy, per cent."""
+    return 100 * record["scores"]["textvqa"]["all"]
+
+
+def mmbench(record: Record) -> float:
+    """Tolerant accuracy of circular groups, per cent."""
+    return 100 * record["scores"]["mmbench"]["all"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, the standard deviation of what it is the mean of, and half the width of its 95 % interval.
+
+    Deviation and width are None for a single value.
+    """
+
+    mean: float
+    deviation: float | None
+    half_width: float | None
+    count: int
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean with Student's interval.
+
+    Args:
+        values: at least one.
+    """
+    count, mean = len(values), sum(values) / len(values)
+    if count == 1:
+        return Estimate(mean, None, None, 1)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    quantile = T_975[count - 2] if count - 2 < len(T_975) else NORMAL_975
+    return Estimate(mean, deviation, quantile * deviation / math.sqrt(count), count)
+
+
+def paired(records: Sequence[Record], baseline: Sequence[Record], measure: Measure) -> Estimate | None:
+    """Difference to a baseline over the (draw, seed) both have; None where they share none."""
+    other = {(record["draw"], record["seed"]): measure(record) for record in baseline}
+    shared = [record for record in records if (record["draw"], record["seed"]) in other]
+    differences = [measure(record) - other[record["draw"], record["seed"]] for record in shared]
+    return estimate(differences) if differences else None
+
+
+def pooled_deviation(arms: Sequence[Sequence[Record]], measure: Measure) -> float | None:
+    """Within-arm standard deviation over several arms, each weighted by its degrees of freedom."""
+    squares, freedom = 0.0, 0
+    for records in arms:
+        found = estimate([measure(record) for record in records])
+        if found.deviation is not None:
+            squares += found.deviation**2 * (found.count - 1)
+            freedom += found.count - 1
+    return math.sqrt(squares / freedom) if freedom else None
+
+
+def read_records(folder: Path, arms: Sequence[str]) -> dict[str, list[Record]]:
+    """Records by arm, in the given order of arms; arms without any are left out.
+
+    Raises:
+        UserError: two records do not belong to the same world.
+    """
+    found: dict[str, list[Record]] = {}
+    first: Record | None = None
+    for arm in arms:
+        for file in sorted(folder.glob(f"{arm}-draw*-seed*.json")):
+            record = read_json(file)
+            first = first or record
+            differing = [key for key in SHARED if record["inputs"][key] != first["inputs"][key]]
+            if differing:
+                raise UserError(f"{file}: another {differing[0]} than the records before; run its cell again")
+            found.setdefault(arm, []).append(record)
+    return found
+
+
+def table(records: dict[str, list[Record]], main: Sequence[str]) -> list[str]:
+    """The report's lines, in Markdown: main arms, single defects, kinds of question."""
+    raw = records.get("raw", [])
+    lines = _arm_table({arm: found for arm, found in records.items() if arm in main}, raw)
+    deviation = pooled_deviation([found for arm, found in records.items() if arm in main], both)
+    gain = paired(records.get("recipe", []), raw, both)
+    if gain and deviation:
+        lines += [
+            "",
+            f"recipe - raw: {gain.mean / deviation:+.1f} pooled within-arm standard deviations ({deviation:.2f})",
+        ]
+    defects = {arm: found for arm, found in records.items() if arm not in main}
+    if defects:
+        lines += ["", "One defect alone removed from raw:", "", *_arm_table(defects, raw)]
+        changes = {arm: change.mean for arm, found in defects.items() if (change := paired(found, raw, both))}
+        if changes and gain and gain.mean > 0:
+            largest = max(changes, key=changes.get)
+            lines += ["", f"largest: {largest}, {100 * changes[largest] / gain.mean:.0f} % of the recipe's gain"]
+    return [*lines, "", "Kinds of question, mean per cent:", "", *_kind_table(records)]
+
+
+def _arm_table(records: dict[str, list[Record]], raw: list[Record]) -> list[str]:
+    heads = ["arm", "cells", "rows (distinct)", "TextVQA (sd)", "MMBench (sd)", "both (sd)"]
+    heads += ["TextVQA - raw", "MMBench - raw", "both - raw", "s a cell (CPU)"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for arm, found in records.items():
+        cells = [arm, str(len(found)), f"{found[0]['counts']['rows']} ({found[0]['counts']['distinct_rows']})"]
+        for measure in (textvqa, mmbench, both):
+            value = estimate([measure(record) for record in found])
+            cells.append(f"{value.mean:.1f}" + ("" if value.deviation is None else f" ({value.deviation:.1f})"))
+        for measure in (textvqa, mmbench, both):
+            cells.append("" if arm == "raw" else _interval(paired(found, raw, measure)))
+        seconds = (sum(record[key] for record in found) / len(found) for key in ("seconds", "cpu_seconds"))
+        cells.append("{:.0f} ({:.0f})".format(*seconds))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _interval(difference: Estimate | None) -> str:
+    if difference is None:
+        return "-"
+    if difference.half_width is None:
+        return f"{difference.mean:+.1f}"
+    low, high = difference.mean - difference.half_width, difference.mean + difference.half_width
+    return f"{difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _kind_table(records: dict[str, list[Record]]) -> list[str]:
+    some = next(iter(records.values()))[0]["scores"]
+    kinds = [(benchmark, kind) for benchmark in some for kind in some[benchmark] if kind != "all"]
+    lines = [
+        f"| arm | {' | '.join(f'{benchmark} {kind}' for benchmark, kind in kinds)} |",
+        "|---" * (len(kinds) + 1) + "|",
+    ]
+    for arm, found in records.items():
+        means = (sum(record["scores"][b][k] for record in found) / len(found) for b, k in kinds)
+        lines.append(f"| {arm} | {' | '.join(f'{100 * mean:.1f}' for mean in means)} |")
+    return lines
+
+
+def report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m toolkit mini report`."""
+    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="dev for choices, test for the table")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="these arms only (two shells can share the work so)")
+    parser.add_argument("--seeds", type=positive, help=f"TRAIN_SEEDs (default {MAIN_SEEDS}, defects {DEFECT_SEEDS})")
+    parser.add_argument("--draws", type=positive, help=f"draws (default {MAIN_DRAWS}, defects {DEFECT_DRAWS})")
+    parser.add_argument("--no-run", action="store_true", help="print what there is, run nothing")
+    parser.add_argument(
+        "--stochastic-depth", action="store_true", help="encode anew as the scripts do; no cached towers"
+    )
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="of the arm `recipe` (default: the mini recipe)")
+    parser.add_argument(
+        "--records", type=Path, help="folder of the records (default: experiments/mini_world/records/SPLIT)"
+    )
+
+
+def report_command(args: argparse.Namespace) -> int:
+    """Run missing cells, print the table.
+
+    Raises:
+        UserError: an unknown arm, no record at all, or those of `Laboratory.run` and `read_records`.
+    """
+    from experiments.mini_world.arms import DEFECT_ARMS, MAIN_ARMS
+
+    known = (*MAIN_ARMS, *DEFECT_ARMS)
+    for arm in args.arms or ():
+        if arm not in known:
+            raise UserError(f"--arms {arm}: expected some of {', '.join(known)}")
+    folder = args.records or RECORDS / args.split
+    if not args.no_run:
+        _run_cells(args, folder, [arm for arm in known if not args.arms or arm in args.arms], MAIN_ARMS)
+    records = read_records(folder, known)
+    if not records:
+        raise UserError(f"{folder}: no records; run the report without --no-run")
+    print("\n".join(table(records, MAIN_ARMS)))
+    return 0
+
+
+def _run_cells(args: argparse.Namespace, folder: Path, arms: Sequence[str], main: Sequence[str]) -> None:
+    import torch
+
+    from experiments.mini_world.trials import Cell, Laboratory
+    from toolkit.mini.seed import ROWS
+    from toolkit.presets import load_preset
+
+    torch.set_num_threads(1)
+    laboratory = Laboratory(
+        load_preset("mini"), WORK, folder, args.split, args.recipe.resolve(), ROWS, QUESTIONS, args.stochastic_depth
+    )
+    for arm, draw, seed in planned(arms, main, args.seeds, args.draws):
+        cell = Cell(arm, draw, seed)
+        record = laboratory.run(cell)
+        print(
+            f"{cell.name}: TextVQA {textvqa(record):.1f}, MMBench {mmbench(record):.1f}, {record['seconds']:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def planned(
+    arms: Sequence[str], main: Sequence[str], seeds: int | None, draws: int | None
+) -> Iterator[tuple[str, int, int]]:
+    """(arm, draw, seed) of every cell: all arms of one seed before the next seed, so that pairs are complete early.
+
+    Args:
+        main: arms that get the full number of cells where `seeds` or `draws` is None; single defects get fewer.
+    """
+    for draw in range(draws or MAIN_DRAWS):
+        for seed in range(seeds or MAIN_SEEDS):
+            for arm in arms:
+                if arm in main or (seed < (seeds or DEFECT_SEEDS) and draw < (draws or DEFECT_DRAWS)):
+                    yield arm, draw, seed

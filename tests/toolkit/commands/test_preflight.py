@@ -1,0 +1,173 @@
+"""toolkit/commands/preflight.py: what is looked at, in which order, and what it says."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import yaml
+
+from toolkit.__main__ import main
+from toolkit.commands import preflight
+from toolkit.errors import UserError
+from toolkit.files import sha256_of
+from toolkit.presets import load_preset
+
+FULL_BATCHES = ("8", "4", "8", "2")
+EIGHT = "0,1,2,3,4,5,6,7"
+
+
+@pytest.fixture
+def full(small_seed, tmp_path):
+    """The small seed's preset with the figures of the full one, and every file it names in place."""
+    values = yaml.safe_load(small_seed.preset.read_text())
+    values |= {"needs_gpu": True, "download": "bash download.sh"}
+    values["pretrain"]["global_batch"], values["finetune"]["global_batch"] = 256, 128
+    for key in ("llm", "vision_tower", "vision_tower_aux"):
+        folder = tmp_path / "models" / key
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text("")
+        values[key] = str(folder)
+    files = {name: tmp_path / "models" / name for name in ("finetune.json", "textvqa.jsonl", "mmbench.tsv")}
+    for file in files.values():
+        file.write_text("")
+    values["finetune_data"] = str(files["finetune.json"])
+    values["textvqa"]["questions"], values["mmbench"]["questions"] = (
+        str(files["textvqa.jsonl"]),
+        str(files["mmbench.tsv"]),
+    )
+    values["finetune_images"] = values["textvqa"]["images"] = str(tmp_path / "models")
+    path = tmp_path / "full.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def look(small_seed, full, monkeypatch, capsys):
+    """Run preflight; returns status, output, error text."""
+    small_seed.write(small_seed.row(0), small_seed.row(1))
+
+    def run(batches=FULL_BATCHES, visible=8, infer=EIGHT, preset=full, data=None, gpus=()):
+        monkeypatch.setattr(preflight, "visible_gpus", lambda: visible)
+        data = data or small_seed.processed / "processed_data.jsonl"
+        words = ["--preset", str(preset), "--stage-batches", *batches, "--data", str(data)]
+        status = main(["preflight", *words, "--images", str(small_seed.folder), "--infer-gpus", infer, *gpus])
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == status
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_a_sound_run_is_described(look, small_seed):
+    status, output, _ = look()
+    file = small_seed.processed / "processed_data.jsonl"
+    assert status == 0
+    assert output.splitlines() == [
+        f"pre-training file   {file}",
+        "rows                2 (at most 8 are trained)",
+        f"sha256              {sha256_of(file)}",
+        "pre-training batch  8 x 4 x 8 GPUs = 256",
+        "finetuning batch    8 x 2 x 8 GPUs = 128",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("batches", "visible", "text"),
+    [
+        (FULL_BATCHES, 2, "pretrain batch: 8 x 4 x 2 GPUs = 64, must be 256: set PRETRAIN_BATCH_SIZE_PER_GPU x "),
+        (
+            ("8", "4", "8", "4"),
+            8,
+            "finetune batch: 8 x 4 x 8 GPUs = 256, must be 128: set FINETUNE_BATCH_SIZE_PER_GPU x ",
+        ),
+        (("256", "1", "64", "1"), 1, "finetune batch: 64 x 1 x 1 GPU = 64, must be 128: set FINETUNE_"),
+        (FULL_BATCHES, 3, "8 x 4 x 3 GPUs = 96, must be 256: 3 GPUs cannot share 256"),
+    ],
+)
+def test_batch_products_are_summed_up(look, batches, visible, text):
+    status, output, error = look(batches, visible)
+    assert (status, output) == (1, "")
+    assert text in error
+
+
+def test_batches_come_before_data_and_data_before_gpus_and_gpus_before_files(look, full, tmp_path):
+    shutil.rmtree(tmp_path / "models")
+    nothing = tmp_path / "nothing.jsonl"
+    assert "must be 256" in look(("8", "2", "8", "2"), visible=0, data=nothing)[2]
+    assert f"PRETRAIN_DATASET {nothing}: no such file" in look(visible=0, data=nothing)[2]
+    assert "error: no GPU:" in look(visible=0)[2]
+    assert "missing: " in look()[2]
+
+
+def test_without_a_gpu_batches_count_for_the_gpus_that_infer(look):
+    assert "no GPU" in look(visible=0)[2]
+    assert "16 x 4 x 8 GPUs = 512, must be 256" in look(("16", "4", "8", "2"), visible=0)[2]
+    assert "no GPU" in look(("4", "64", "4", "32"), visible=0, infer="0")[2]
+
+
+def test_gpus_that_are_not_there_are_named(look):
+    assert "8 GPUs asked for, 4 visible" in look(visible=4, gpus=("--gpus", "8"))[2]
+    batches = ("8", "16", "8", "8")
+    assert "INFER_CUDA_IDX names GPU 7, visible: 0 to 1" in look(batches, visible=2)[2]
+    assert look(batches, visible=2, infer="1, 0")[0] == 0
+    assert look(batches, visible=8, infer="1", gpus=("--gpus", "2"))[0] == 0
+    assert "INFER_CUDA_IDX '0,x'" in look(infer="0,x")[2]
+
+
+def test_the_cpu_counts_as_one_device_for_the_mini_preset(look, full):
+    values = yaml.safe_load(full.read_text()) | {"needs_gpu": False}
+    full.write_text(yaml.safe_dump(values))
+    status, output, _ = look(("16", "16", "16", "8"), visible=0, infer="0")
+    assert status == 0
+    assert "16 x 16 x 1 CPU = 256" in output
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        ("llm/config.json", "llm/config.json"),
+        ("vision_tower/model.safetensors", "vision_tower/model weights"),
+        ("vision_tower_aux/model.safetensors", "vision_tower_aux/model weights"),
+        ("finetune.json", "finetune.json"),
+        ("textvqa.jsonl", "textvqa.jsonl"),
+        ("mmbench.tsv", "mmbench.tsv"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_command_that_brings_it(look, tmp_path, lost, named):
+    (tmp_path / "models" / lost).unlink()
+    status, output, error = look()
+    assert (status, output) == (1, "")
+    assert error == f"error: missing: {tmp_path}/models/{named}; run `bash download.sh`\n"
+
+
+def test_how_many_files_are_missing(small_seed, full, tmp_path):
+    shutil.rmtree(tmp_path / "models" / "llm")
+    (tmp_path / "models" / "vision_tower" / "model.safetensors").rename(
+        tmp_path / "models" / "vision_tower" / "pytorch_model.bin"
+    )
+    with pytest.raises(UserError, match=r"llm/config\.json \(and 1 more\)"):
+        preflight.require_files(load_preset(str(full)))
+
+
+def test_an_empty_data_file_is_refused(look, small_seed, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert "the file is empty" in look(data=tmp_path / "empty.jsonl")[2]
+
+
+def test_the_raw_seed_and_a_copy_of_it_are_said(look, small_seed):
+    file = small_seed.processed / "processed_data.jsonl"
+    assert "warning" not in look()[1]
+    shutil.copy(file, small_seed.folder / "seed.jsonl")
+    assert "warning: this is the raw seed (seed.jsonl), not a recipe's output" in look()[1]
+    assert "warning: this is the raw seed" in look(data=small_seed.folder / "seed.jsonl")[1]
+    small_seed.write(small_seed.row(0), small_seed.row(2))
+    assert "warning" not in look()[1]
+
+
+def test_a_batch_that_is_no_number_is_refused(look, capsys):
+    with pytest.raises(SystemExit) as end:
+        look(("8", "many", "8", "2"))
+    assert end.value.code == 2
+    assert "expected a whole number above 0, found 'many'" in capsys.readouterr().err

@@ -1,0 +1,202 @@
+"""`eval` and `ask`: the same answers however they are batched, shared, chunked or resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import openpyxl
+import pytest
+import torch
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+from PIL import Image
+
+from tests.toolkit.eval.conftest import Benchmarks
+from toolkit.__main__ import main
+from toolkit.eval import inference, textvqa
+from toolkit.eval.inference import Answerer
+from toolkit.mgm.model import MGMGemmaForCausalLM
+
+
+def evaluate(benchmark: str, files: Benchmarks, model: Path, out: Path, *more: str) -> int:
+    return main(["eval", benchmark, "--preset", str(files.preset), "--model", str(model), "--out", str(out), *more])
+
+
+def lines_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches of pictures that were encoded."""
+    sizes: list[int] = []
+    plain = MGMGemmaForCausalLM.encode_images
+
+    def counted(self: MGMGemmaForCausalLM, pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return plain(self, pixels)
+
+    monkeypatch.setattr(MGMGemmaForCausalLM, "encode_images", counted)
+    return sizes
+
+
+@pytest.mark.parametrize(("batch", "sorted_together"), [(5, 8), (3, 1), (16, 8)])
+def test_batched_answers_are_those_of_one_at_a_time(
+    tiny_model: Path, benchmarks: Benchmarks, monkeypatch: pytest.MonkeyPatch, batch: int, sorted_together: int
+) -> None:
+    monkeypatch.setattr(inference, "BATCHES_SORTED_TOGETHER", sorted_together)
+    questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
+    answerer = Answerer.load(tiny_model, full_precision=True)
+    alone = [answers[0] for q in questions for answers in answerer.answers([q], batch=1, max_new_tokens=12)]
+    assert len(set(alone)) > 4, "the model's answers are too alike to tell batches apart"
+    together: dict[int, str] = {}
+    for answers in answerer.answers(questions, batch, max_new_tokens=12):
+        assert not together.keys() & answers.keys()
+        together |= answers
+    assert [together[place] for place in range(len(questions))] == alone
+
+
+def test_large_batches_of_questions_encode_few_pictures_at_once(
+    tiny_model: Path, benchmarks: Benchmarks, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    monkeypatch.setattr(inference, "MOST_PICTURES_TOGETHER", 3)
+    questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
+    answerer = Answerer.load(tiny_model, full_precision=True)
+    [answers] = answerer.answers(questions, len(questions), max_new_tokens=2)
+    assert len(answers) == len(questions)
+    assert sum(encoded) == len({question.image for question in questions})
+    assert max(encoded) == 3
+
+
+def test_textvqa_answers(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, encoded: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate("textvqa", benchmarks, tiny_model, out) == 0
+    assert sum(encoded) == 4  # twelve questions on four pictures
+    questions = [json.loads(line) for line in benchmarks.textvqa.read_text().splitlines()]
+    assert [(line["question_id"], line["prompt"]) for line in lines_of(out)] == [
+        (question["question_id"], question["text"]) for question in questions
+    ]
+    assert {line["model_id"] for line in lines_of(out)} == {tiny_model.name}
+    assert sorted(path.name for path in out.iterdir()) == ["answers.jsonl", "run.json"]
+    record = json.loads((out / "run.json").read_text())
+    assert record["counts"]["questions"] == 12
+    assert record["counts"]["pictures"] == 4
+
+    before = (out / "answers.jsonl").stat().st_mtime_ns
+    assert evaluate("textvqa", benchmarks, tiny_model, out) == 0
+    assert (out / "answers.jsonl").stat().st_mtime_ns == before
+    assert "answered already" in capsys.readouterr().out
+
+
+def test_mmbench_answers_and_upload(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, encoded: list[int]
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate("mmbench", benchmarks, tiny_model, out, "--batch", "2") == 0
+    assert sum(encoded) == 3
+    lines = lines_of(out)
+    assert [line["question_id"] for line in lines] == [0, 1, 2, 1_000_000, 1_000_001, 1_000_002]
+    header, *rows = openpyxl.load_workbook(out / "answers_upload.xlsx").active.iter_rows(values_only=True)
+    predictions = [row[header.index("prediction")] or "" for row in rows]
+    assert predictions == [ILLEGAL_CHARACTERS_RE.sub("", line["text"]) for line in lines]
+
+
+def test_interrupted_run_goes_on(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    evaluate("textvqa", benchmarks, tiny_model, whole)
+    plain = Answerer._generate
+    calls = []
+
+    def cut_short(self: Answerer, prompts: list, *rest: object) -> list[str]:
+        calls.append(len(prompts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(self, prompts, *rest)
+
+    monkeypatch.setattr(Answerer, "_generate", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("textvqa", benchmarks, tiny_model, out, "--batch", "4")
+    (left,) = out.glob(".answers-*.jsonl")
+    left.write_text(left.read_text() + '{"half a li')
+    assert evaluate("textvqa", benchmarks, tiny_model, out, "--batch", "4") == 0
+    assert sum(calls[3:]) == 4
+    assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
+    assert not list(out.glob(".answers-*"))
+
+
+def test_answers_of_other_weights_are_not_kept(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, encoded: list[int]
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other" / tiny_model.name
+    evaluate("textvqa", benchmarks, tiny_model, out)
+    first = (out / "answers.jsonl").read_text()
+    shutil.copytree(tiny_model, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    encoded.clear()
+    evaluate("textvqa", benchmarks, other, out)
+    assert sum(encoded) == 4
+    assert (out / "answers.jsonl").read_text() != first
+
+
+@pytest.mark.parametrize("chunks", [5, 8, 20])
+def test_chunks_are_gathered(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, encoded: list[int], chunks: int
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    evaluate("textvqa", benchmarks, tiny_model, whole)
+    for chunk in range(chunks):
+        assert evaluate("textvqa", benchmarks, tiny_model, out, "--chunk", str(chunk), "--chunks", str(chunks)) == 0
+        assert not (out / "answers.jsonl").exists()
+    encoded.clear()
+    assert evaluate("textvqa", benchmarks, tiny_model, out) == 0
+    assert not encoded  # nothing was left to answer
+    assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
+
+
+def test_equal_questions_share_an_answer(tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path) -> None:
+    text = benchmarks.textvqa.read_text()
+    benchmarks.textvqa.write_text(text + text.splitlines()[0] + "\n")
+    evaluate("textvqa", benchmarks, tiny_model, tmp_path / "out")
+    lines = lines_of(tmp_path / "out")
+    assert len(lines) == 13
+    assert lines[0] == lines[12]
+
+
+def test_ask(tiny_model: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]) -> None:
+    image = str(benchmarks.images / "1.png")
+    arguments = ["ask", "--model", str(tiny_model), "--image", image, "--max-new-tokens", "12"]
+    question = json.loads(benchmarks.textvqa.read_text().splitlines()[1])["text"]
+    assert main([*arguments, question]) == 0
+    printed = capsys.readouterr().out
+    questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
+    (answers,) = Answerer.load(tiny_model, full_precision=True).answers([questions[1]], batch=1, max_new_tokens=12)
+    assert printed == answers[0] + "\n"
+
+
+def test_mistakes_are_one_line(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: object) -> str:
+        assert evaluate(*arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        return error
+
+    out = tmp_path / "out"
+    assert "no config.json" in refused("textvqa", benchmarks, tmp_path, out)
+    assert "expected 0 to 1" in refused("textvqa", benchmarks, tiny_model, out, "--chunk", "2", "--chunks", "2")
+    Image.new("RGB", (4, 4)).save(benchmarks.images / "1.png")
+    (benchmarks.images / "1.png").write_bytes((benchmarks.images / "1.png").read_bytes()[:40])
+    assert "question 1: unreadable_image" in refused("textvqa", benchmarks, tiny_model, out)
+    (benchmarks.images / "1.png").unlink()
+    assert "question 1: missing_image" in refused("textvqa", benchmarks, tiny_model, out)
+    table = benchmarks.mmbench.read_text()
+    benchmarks.mmbench.write_text(table.replace("comment", "remark", 1))
+    assert "'comment' is missing" in refused("mmbench", benchmarks, tiny_model, out)

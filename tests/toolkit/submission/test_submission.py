@@ -1,0 +1,354 @@
+"""`pack` and `verify`: what goes in, what is refused and by which name; the fixed part's hash."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from toolkit.__main__ import main
+from toolkit.files import sha256_of
+from toolkit.submission import layout as submission
+from toolkit.submission.layout.fixed_part import EDITABLE_BEGINS, EDITABLE_ENDS, LOG_LINE, TOOLKIT, fixed_part_sha256
+
+PRETRAIN, FINETUNE = "output/training_dirs/MGM-Mini-Pretrain-best", "output/training_dirs/MGM-Mini-Finetune-best"
+RESULTS = "output/eval_results/MGM-Mini-Finetune-best"
+ROWS = "output/processed_data/processed_data.jsonl"
+
+ONLINE = {
+    "solution/README.md",
+    "solution/requirements.txt",
+    "solution/process.py",
+    "output/train.sh",
+    f"{PRETRAIN}/pretrain.log",
+    f"{FINETUNE}/finetune.log",
+    f"{RESULTS}/score.json",
+    f"{RESULTS}/textvqa/answers.jsonl",
+    f"{RESULTS}/mmbench/answers.jsonl",
+    f"{RESULTS}/mmbench/answers_upload.xlsx",
+}
+OFFLINE = ONLINE | {
+    ROWS,
+    "output/processed_data/synthetic_images/s.png",
+    f"{PRETRAIN}/mm_projector.bin",
+    f"{FINETUNE}/config.json",
+    f"{FINETUNE}/tokenizer.json",
+    f"{FINETUNE}/model-00001-of-00001.safetensors",
+    f"{FINETUNE}/model.safetensors.index.json",
+}
+
+# CI installs it; there its absence is a failure.
+needs_zip = pytest.mark.skipif(not shutil.which("zip") and not os.environ.get("CI"), reason="no zip program here")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished experiment `best`, with much beside it that no submission takes along."""
+    root = tmp_path / "workspace"
+    beside = {
+        "output/audit/mini.parquet",
+        "output/train.sh.old",
+        f"{PRETRAIN}/pretrain_data.json",
+        f"{FINETUNE}/training_args.bin",
+        f"{FINETUNE}/checkpoint-9/model-00001-of-00001.safetensors",
+        f"{RESULTS}/textvqa/.answers-1-x.jsonl",
+        "solution/__pycache__/process.pyc",
+        "solution/.ipynb_checkpoints/a.py",
+        f"{FINETUNE}/train.sh",
+    }
+    for name in OFFLINE | beside:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"content of {name}\n" * 3)
+    for log in (f"{PRETRAIN}/pretrain.log", f"{FINETUNE}/finetune.log"):
+        (root / log).write_text(f"{LOG_LINE}{fixed_part_sha256()}\nstep 1\n")
+    rows = [{"images": [path], "text": "<image>\nx", "id": path} for path in ("images/1.jpg", "synthetic_images/s.png")]
+    (root / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "seed/images").mkdir(parents=True)
+    (root / "seed/images/1.jpg").touch()
+    for folder in (PRETRAIN, FINETUNE):
+        (root / folder / "run.json").write_text(json.dumps({"experiment_only": []}))
+    inputs = {"rows": sha256_of(root / ROWS)}
+    (root / PRETRAIN / "pretrain_data.run.json").write_text(json.dumps({"inputs": inputs}))
+    monkeypatch.setattr(submission, "REPOSITORY", root)
+    return root
+
+
+def pack(workspace: Path, kind: str, name: str = "submit.zip") -> tuple[int, Path]:
+    out = workspace / name
+    return main(["pack", kind, "best", "--out", str(out), "--images", str(workspace / "seed")]), out
+
+
+@pytest.mark.parametrize(("kind", "members"), [("online", ONLINE), ("offline", OFFLINE)])
+def test_packs_exactly_the_layout(
+    workspace: Path, kind: str, members: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out = pack(workspace, kind)
+    assert status == 0
+    with zipfile.ZipFile(out) as archive:
+        assert archive.namelist() == sorted(members)
+        assert archive.read("output/train.sh").decode().startswith(f"content of {FINETUNE}/train.sh")
+    capsys.readouterr()
+    assert main(["verify", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"a whole {kind} submission" in printed
+    assert "answers_upload.xlsx" in printed
+
+
+def test_equal_files_give_an_equal_zip(workspace: Path) -> None:
+    _, first = pack(workspace, "offline", "first.zip")
+    for name in OFFLINE:
+        if (workspace / name).is_file():
+            (workspace / name).touch()
+    _, second = pack(workspace, "offline", "second.zip")
+    assert first.read_bytes() == second.read_bytes()
+    assert not list(workspace.glob(".*.zip.*"))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], status: int) -> str:
+    assert status == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"{PRETRAIN}/pretrain.log", "pretrain.log is missing"),
+        (f"{FINETUNE}/finetune.log", "finetune.log is missing"),
+        (f"{FINETUNE}/train.sh", "output/train.sh is missing"),
+        (f"{RESULTS}/mmbench", "mmbench/ is missing"),
+        ("solution/README.md", "solution/ has no readme"),
+        ("solution/requirements.txt", "solution/requirements.txt is missing"),
+        ("solution/process.py", "solution/ holds no code"),
+        (f"{PRETRAIN}/run.json", "has not finished"),
+        (f"{FINETUNE}/model-00001-of-00001.safetensors", "model-*.safetensors is missing"),
+        (f"{PRETRAIN}/mm_projector.bin", "mm_projector.bin is missing"),
+        ("output/processed_data/synthetic_images/s.png", "line 2: synthetic_images/s.png is not in synthetic_images/"),
+        ("seed/images/1.jpg", "line 1: images/1.jpg is not under"),
+    ],
+)
+def test_what_is_missing_is_named(workspace: Path, capsys: pytest.CaptureFixture[str], name: str, message: str) -> None:
+    path = workspace / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert message in refusal(capsys, pack(workspace, "offline")[0])
+    assert not (workspace / "submit.zip").exists()
+
+
+def test_no_such_experiment(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["pack", "online", "worst", "--out", str(workspace / "submit.zip")])
+    assert "worst: no run of that name" in refusal(capsys, status)
+
+
+@pytest.mark.parametrize("used", ["TRAIN_SEED=3", "PRETRAIN=none", "--no-stochastic-depth"])
+def test_experiment_only_runs_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str], used: str) -> None:
+    (workspace / FINETUNE / "run.json").write_text(json.dumps({"experiment_only": [used]}))
+    assert used in refusal(capsys, pack(workspace, "online")[0])
+
+
+def test_data_of_another_recipe_is_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (workspace / ROWS).open("a") as file:
+        file.write("\n")
+    assert "is not the file MGM-Mini-Pretrain-best was trained on" in refusal(capsys, pack(workspace, "offline")[0])
+
+
+def test_weights_in_an_online_zip_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "solution/captioner.safetensors").touch()
+    assert "solution/captioner.safetensors holds weights" in refusal(capsys, pack(workspace, "online")[0])
+    assert pack(workspace, "offline")[0] == 0
+
+
+def test_symbolic_links_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "solution/link.py").symlink_to(workspace / "solution/process.py")
+    assert "link.py is a symbolic link" in refusal(capsys, pack(workspace, "online")[0])
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ("", "does not begin with"),
+        (f"step 1\n{LOG_LINE}{fixed_part_sha256()}\n", "does not begin with"),
+        (f"{LOG_LINE}{'0' * 64}\n", "was written by another fixed part"),
+        (f"{LOG_LINE}{fixed_part_sha256()}\nstep\n{LOG_LINE}{'0' * 64}\n", "was written by another fixed part"),
+    ],
+)
+def test_logs_must_name_this_fixed_part(
+    workspace: Path, capsys: pytest.CaptureFixture[str], log: str, message: str
+) -> None:
+    (workspace / FINETUNE / "finetune.log").write_text(log)
+    assert f"finetune.log {message}" in refusal(capsys, pack(workspace, "online")[0])
+
+
+def rewritten(source: Path, target: Path, drop: str = "", **more: str) -> Path:
+    """Copy a zip member by member, one left out, others added, as a person with `zip` might."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            if name != drop:
+                new.writestr(name, old.read(name))
+        for name, content in more.items():
+            new.writestr(name, content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("notes/a.txt", "notes is beside solution/ and output/"),
+        ("__MACOSX/a", "__MACOSX is beside"),
+        ("/output/a", "/output/a is an absolute path"),
+        ("output/../a", "output/../a is an absolute path or leaves the zip"),
+        ("output/audit/mini.parquet", "output/audit/mini.parquet does not belong"),
+        (f"{PRETRAIN}/mm_projector.bin", "mm_projector.bin holds weights, which an online zip must not"),
+        (f"{PRETRAIN}/pretrain_data.json", "pretrain_data.json does not belong"),
+        (
+            "output/eval_results/MGM-Mini-Finetune-worse/textvqa/a",
+            "several experiments at once: MGM-Mini best, MGM-Mini worse",
+        ),
+        (ROWS, "mm_projector.bin is missing"),
+    ],
+)
+def test_verify_names_what_does_not_belong(
+    workspace: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    _, packed = pack(workspace, "online")
+    byhand = rewritten(packed, workspace / "byhand.zip", **{name: "{}\n"})
+    assert message in refusal(capsys, main(["verify", str(byhand)]))
+
+
+def unpacked(source: Path, folder: Path) -> Path:
+    """The files of a packed submission, as a participant might gather them without `pack`."""
+    with zipfile.ZipFile(source) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def zip_by_hand(folder: Path, *words: str) -> Path:
+    """`zip -r submit.zip WORDS` in a folder; it writes entries for folders too, which `pack` does not."""
+    subprocess.run(["zip", "-q", "-r", "byhand.zip", *words], cwd=folder, check=True)
+    return folder / "byhand.zip"
+
+
+@needs_zip
+@pytest.mark.parametrize("kind", ["online", "offline"])
+def test_verify_takes_a_zip_made_by_hand(workspace: Path, kind: str) -> None:
+    folder = unpacked(pack(workspace, kind)[1], workspace / "byhand")
+    assert main(["verify", str(zip_by_hand(folder, "solution/", "output/"))]) == 0
+
+
+@needs_zip
+@pytest.mark.parametrize(
+    ("inside", "words", "message"),
+    [
+        ("", ["."], "notes/ is beside solution/ and output/"),
+        ("", ["solution/", "output/", "-x", "*finetune.log"], "finetune.log is missing"),
+        ("", ["-P", "secret", "solution/", "output/"], "is encrypted"),
+        ("", ["-Z", "bzip2", "solution/", "output/"], "use stored or deflated"),
+        (
+            "better-synth",
+            ["better-synth"],
+            "everything lies inside better-synth/; zip in there: cd better-synth && zip",
+        ),
+    ],
+)
+def test_verify_names_faults_of_a_zip_made_by_hand(
+    workspace: Path, capsys: pytest.CaptureFixture[str], inside: str, words: list[str], message: str
+) -> None:
+    folder = workspace / "byhand"
+    unpacked(pack(workspace, "online")[1], folder / inside)
+    (folder / inside / "notes").mkdir()
+    assert message in refusal(capsys, main(["verify", str(zip_by_hand(folder, *words))]))
+
+
+def test_large_zips_need_little_memory(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights beyond what the format's first version can hold, here scaled down, are streamed both ways."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1 << 20)
+    with (workspace / FINETUNE / "model-00001-of-00001.safetensors").open("wb") as file:
+        file.truncate(200 << 20)
+    tracemalloc.start()
+    status, out = pack(workspace, "offline")
+    assert (status, main(["verify", str(out)])) == (0, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert out.stat().st_size > 200 << 20
+    assert peak < 20 << 20
+
+
+@needs_zip
+def test_a_zip_of_the_whole_workspace_is_refused_folder_by_folder(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "output/audit/mini.log").touch()
+    error = refusal(capsys, main(["verify", str(zip_by_hand(workspace, "solution/", "output/"))]))
+    assert "output/audit/ (2 files) do not belong in a submission" in error
+    assert "checkpoint-9/model-00001-of-00001.safetensors does not belong" in error
+    assert error.endswith("`python -m toolkit pack` makes a zip of what belongs\n")
+
+
+@pytest.mark.parametrize("readme", ["readme", "readme.md", "README.md"])
+def test_verify_accepts_every_readme(workspace: Path, readme: str) -> None:
+    _, packed = pack(workspace, "online")
+    renamed = rewritten(packed, workspace / "byhand.zip", drop="solution/README.md", **{f"solution/{readme}": "hello"})
+    assert main(["verify", str(renamed)]) == 0
+
+
+def test_verify_sees_absolute_image_paths(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, packed = pack(workspace, "offline")
+    rows = '{"images": ["/home/me/images/1.jpg"], "text": "<image>\\nx", "id": "1"}\n'
+    byhand = rewritten(packed, workspace / "byhand.zip", drop=ROWS, **{ROWS: rows})
+    error = refusal(capsys, main(["verify", str(byhand)]))
+    assert f"{ROWS} line 1" in error
+    assert "/home/me/images/1.jpg" in error
+
+
+def test_verify_sees_damage(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, packed = pack(workspace, "online")
+    content = packed.read_bytes()
+    with zipfile.ZipFile(packed) as archive:
+        info = archive.getinfo(f"{RESULTS}/mmbench/answers_upload.xlsx")
+    place = info.header_offset + 30 + len(info.filename) + 5
+    packed.write_bytes(content[:place] + b"#" + content[place + 1 :])
+    assert "answers_upload.xlsx is damaged" in refusal(capsys, main(["verify", str(packed)]))
+    packed.write_bytes(content[: len(content) // 2])
+    assert "not a zip file" in refusal(capsys, main(["verify", str(packed)]))
+
+
+def test_tree_sums_up_long_folders() -> None:
+    printed = submission.tree({f"output/images/{number}.jpg": 1000 for number in range(200)})
+    assert printed.splitlines()[0] == "output/images/  200.0 kB"
+    assert printed.splitlines()[-1].strip() == "and 196 more files"
+
+
+def test_fixed_part_leaves_out_editable_lines_and_data(tmp_path: Path) -> None:
+    toolkit = tmp_path / "toolkit"
+    toolkit.mkdir()
+    script = [EDITABLE_BEGINS, "EXP_NAME=${EXP_NAME:-default}", EDITABLE_ENDS, "run"]
+
+    def hash_with(name: str, content: str) -> str:
+        (toolkit / name).parent.mkdir(parents=True, exist_ok=True)
+        (toolkit / name).write_text(content)
+        return fixed_part_sha256(toolkit)
+
+    before = hash_with("train.sh", "\n".join(script))
+    assert hash_with("train.sh", "\n".join([script[0], "EXP_NAME=mine", "# more", *script[2:]])) == before
+    assert hash_with("training/model_zoo/LLM/modeling.py", "x") == before
+    assert hash_with("training/data/a.yaml", "x") == before
+    assert hash_with("__pycache__/a.py", "x") == before
+    assert hash_with("train.sh", "\n".join([*script[:3], "run faster"])) != before
+    assert hash_with("train.sh", "\n".join(script)) == before
+    assert hash_with("helper.py", "x") != before
+
+
+def test_banners_are_those_of_the_training_scripts() -> None:
+    scripts = sorted(TOOLKIT.glob("train_*.sh"))
+    assert scripts
+    for script in scripts:
+        lines = script.read_text().splitlines()
+        assert lines.count(EDITABLE_BEGINS) == lines.count(EDITABLE_ENDS) == 1

@@ -1,0 +1,53 @@
+"""python -m toolkit: help, unknown commands, and a user's mistake as one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from toolkit.__main__ import COMMANDS, main
+from toolkit.files import REPOSITORY
+
+
+def toolkit(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "toolkit", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+
+
+def test_help_lists_every_command():
+    result = toolkit("--help")
+    assert result.returncode == 0
+    assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
+    assert {"check", "train", "eval", "score", "pack", "verify", "mini"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_own_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert f"python -m toolkit {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [(), ("chekc",)])
+def test_no_command_or_an_unknown_one_is_refused(words):
+    result = toolkit(*words)
+    assert result.returncode == 2
+    assert "error:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_mistake_is_one_line_and_status_1(tmp_path):
+    result = toolkit("check", str(tmp_path / "nothing.jsonl"), "--images", str(tmp_path), "--preset", "mini")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {tmp_path}/nothing.jsonl: no such file")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_help_does_not_wait_for_torch():
+    program = "import sys, toolkit.commands.check, toolkit.commands.prepare, toolkit.commands.preflight; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False).returncode == 0

@@ -1,0 +1,201 @@
+"""`python -m toolkit train`: its outputs, its refusals, and what a second run does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.toolkit.training.conftest import SmallWorld, run
+from toolkit.files import REPOSITORY, sha256_of
+from toolkit.mgm.checkpoint import load_finetuned
+
+STEPS = 22 // 4
+
+
+@pytest.fixture(scope="module")
+def pretrained(small_world: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of an uninterrupted pre-training."""
+    out = tmp_path_factory.mktemp("pretrain") / "out"
+    done = small_world.train("pretrain", out, "--save-steps", "2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("fixed part sha256: ")
+    assert len([line for line in lines if f"/{STEPS}  loss " in line]) == STEPS
+    assert not done.stderr, "training keeps the terminal tidy"
+    return out
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "mm_projector.bin", weights_only=True)
+
+
+def test_pretraining_leaves_its_files_and_record(small_world: SmallWorld, pretrained: Path) -> None:
+    assert len(adapter(pretrained)) == 16
+    assert json.loads((pretrained / "config.json").read_text())["image_aspect_ratio"] == "square"
+    record = json.loads((pretrained / "run.json").read_text())
+    assert record["inputs"][str(small_world.data)] == sha256_of(small_world.data)
+    assert record["counts"]["steps"] == STEPS
+    assert record["counts"]["rows"] == 22
+    assert record["counts"]["samples_trained"] == STEPS * 4
+    assert record["configuration"]["initialisation_seed"] == 1024
+    assert record["configuration"]["order_seed"] == 42
+    assert record["experiment_only"] == []
+    history = json.loads((pretrained / record["loss_history"]).read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4, 5]
+
+
+def test_only_the_last_checkpoint_is_kept_and_it_is_small(small_world: SmallWorld, pretrained: Path) -> None:
+    assert [path.name for path in pretrained.glob("checkpoint-*")] == [f"checkpoint-{STEPS}"]
+    size = sum(path.stat().st_size for path in pretrained.glob("checkpoint-*/**/*") if path.is_file())
+    model_size = sum(path.stat().st_size for path in (small_world.folder / "models").rglob("*.safetensors"))
+    assert size < model_size
+
+
+def test_a_finished_stage_says_so_at_once(small_world: SmallWorld, pretrained: Path) -> None:
+    before = sha256_of(pretrained / "mm_projector.bin")
+    start = time.perf_counter()
+    again = small_world.train("pretrain", pretrained, "--save-steps", "2")
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+    assert time.perf_counter() - start < 5
+    assert sha256_of(pretrained / "mm_projector.bin") == before
+
+
+def test_a_finished_folder_refuses_another_run(small_world: SmallWorld, pretrained: Path) -> None:
+    other = small_world.write_data("other.json", small_world.rows()[1:])
+    refused = small_world.train("pretrain", pretrained, data=other)
+    assert refused.returncode == 1
+    assert "EXP_NAME" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    refused = run(small_world.command("pretrain", pretrained), TRAIN_SEED="7")
+    assert "initialisation_seed, order_seed" in refused.stderr
+
+
+def test_a_killed_run_resumes_to_the_same_adapter(small_world: SmallWorld, pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = small_world.command("pretrain", out, "--save-steps", "2")
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in process.stdout:
+        if f"step 3/{STEPS}" in line:
+            process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "run.json").exists()
+    # As if the kill had also cut the writing of the next checkpoint short.
+    (out / "checkpoint-4").mkdir(exist_ok=True)
+
+    resumed = small_world.train("pretrain", out, "--save-steps", "2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"step 2/{STEPS}" not in resumed.stdout
+    assert json.loads((out / "run.json").read_text())["counts"]["resumed_at_step"] == 2
+    for name, tensor in adapter(out).items():
+        assert torch.equal(tensor, adapter(pretrained)[name]), name
+
+
+@pytest.mark.slow
+def test_finetuning_resumes_and_loads(small_world: SmallWorld, pretrained: Path, tmp_path: Path) -> None:
+    words = ("--adapter", str(pretrained / "mm_projector.bin"), "--save-steps", "3")
+    whole = small_world.train("finetune", tmp_path / "whole", *words)
+    assert whole.returncode == 0, whole.stderr
+    model = load_finetuned(tmp_path / "whole", torch.float32)
+    record = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert any(path.endswith("mm_projector.bin") for path in record["inputs"])
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["image_aspect_ratio"] == "pad"
+
+    out = tmp_path / "cut"
+    process = subprocess.Popen(
+        small_world.command("finetune", out, *words), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if f"step 4/{STEPS}" in line:
+            process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = small_world.train("finetune", out, *words)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((out / "run.json").read_text())["counts"]["resumed_at_step"] == 3
+    for (name, tensor), other in zip(
+        model.named_parameters(), load_finetuned(out, torch.float32).parameters(), strict=True
+    ):
+        assert torch.equal(tensor, other), name
+
+
+def faulty_rows(small_world: SmallWorld) -> list[dict]:
+    rows = small_world.rows()
+    rows[3]["conversations"][1]["value"] = ""
+    rows[6]["image"] = "missing.png"
+    # Its answer begins behind the 128 tokens a sample may have: every label would be masked.
+    rows[9]["conversations"][0]["value"] = "<image>\n" + "a long story about nothing " * 40
+    return rows
+
+
+def test_bad_rows_stop_the_run_before_it_starts(small_world: SmallWorld, tmp_path: Path) -> None:
+    data = small_world.write_data("faulty.json", faulty_rows(small_world))
+    refused = small_world.train("pretrain", tmp_path / "out", data=data)
+    assert refused.returncode == 1
+    assert "3 of 22 rows" in refused.stderr
+    assert "row3" in refused.stderr
+    assert "empty_answer" in refused.stderr
+    assert "--on-error skip" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_rows_are_dropped_and_listed_under_skip(small_world: SmallWorld, tmp_path: Path) -> None:
+    data = small_world.write_data("faulty.json", faulty_rows(small_world))
+    done = small_world.train("pretrain", tmp_path / "out", "--on-error", "skip", data=data)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [(row["row"], row["id"], row["file"], row["reason"]) for row in record["skipped"]] == [
+        (3, "row3", "3.png", "empty_answer"),
+        (6, "row6", "missing.png", "missing_image"),
+        (9, "row9", "3.png", "nothing_supervised"),
+    ]
+    assert (record["counts"]["samples_trained"], record["counts"]["micro_batches"]) == (19, 10)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--batch", "3"), "global batch of 4"),
+        (("--batch", "1"), "needs 4"),
+        (("--adapter", "x.bin"), "--adapter belongs to finetune"),
+        (("--data", "nowhere.json"), "nowhere.json: no such file"),
+        (("--preset", "ful"), "no preset 'ful'"),
+    ],
+)
+def test_wrong_arguments_give_one_line(
+    small_world: SmallWorld, tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    refused = small_world.train("pretrain", tmp_path / "out", *more)
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_train_seed_moves_both_seeds_and_is_recorded(small_world: SmallWorld, tmp_path: Path, pretrained: Path) -> None:
+    done = run(small_world.command("pretrain", tmp_path / "out"), TRAIN_SEED="3")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["configuration"]["initialisation_seed"], record["configuration"]["order_seed"]) == (1027, 45)
+    assert record["experiment_only"] == ["TRAIN_SEED=3"]
+    name = "model.mm_projector.0.weight"
+    assert not torch.equal(adapter(tmp_path / "out")[name], adapter(pretrained)[name])
+
+
+def test_reference_mode_trains_the_same(small_world: SmallWorld, tmp_path: Path) -> None:
+    """Every fast path at once against none, over a whole stage."""
+    for stage in ("pretrain", "finetune"):
+        losses = {}
+        for mode in ("default", "reference"):
+            more = ["--no-stochastic-depth"] + (["--reference-mode"] if mode == "reference" else [])
+            out = tmp_path / f"{stage}-{mode}"
+            done = small_world.train(stage, out, *more)
+            assert done.returncode == 0, done.stderr
+            history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+            losses[mode] = [entry["loss"] for entry in history if "loss" in entry]
+        assert losses["default"] == pytest.approx(losses["reference"], rel=1e-5)

@@ -1,0 +1,1 @@
+"""`python -m toolkit COMMAND`: the arguments of each command, and what it prints."""

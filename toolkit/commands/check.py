@@ -1,0 +1,124 @@
+"""`python -m toolkit check`: a `processed_data.jsonl` looked over before anything is trained on it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from toolkit.dataset.fixes import FIXES, NOTE_FIXES
+from toolkit.dataset.images import NOTES
+from toolkit.dataset.provenance import ORIGINS
+from toolkit.dataset.rows import IMAGE_TOKENS
+from toolkit.dataset.validation import Report, examine
+from toolkit.errors import UserError
+from toolkit.files import package_versions, sha256_of, write_json, write_jsonl
+from toolkit.presets import Preset, load_preset
+
+SHOWN_FAULTS = 20
+
+
+def check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m toolkit check`."""
+    parser.add_argument("file", type=Path, help="processed_data.jsonl")
+    parser.add_argument("--images", type=Path, required=True, help="the seed's folder, where image paths start")
+    parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file (default: full)")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer folder (default: the preset's language model)")
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="skip: faulty rows are no failure")
+    parser.add_argument("--json", type=Path, help="also write the report, with every fault, as JSON")
+    parser.add_argument(
+        "--fixes", type=Path, help="also write a JSONL of every faulty line and odd picture, and what to do about it"
+    )
+    parser.add_argument("--audit", type=Path, help="the recipe's audit (default: found by the run.json beside FILE)")
+
+
+def check_command(args: argparse.Namespace) -> None:
+    """Check a file, print the report.
+
+    Raises:
+        UserError: no such file or folder; faulty rows under the policy `stop`; no sound row.
+    """
+    start = time.monotonic()
+    preset = load_preset(args.preset)
+    if not args.file.is_file():
+        raise UserError(f"{args.file}: no such file; run a recipe first (python solution/process.py)")
+    if not args.images.is_dir():
+        raise UserError(f"--images {args.images}: no such folder; expected the seed's folder")
+    report = examine(args.file, args.images, preset, args.tokenizer or preset.llm, args.audit)
+    seconds = round(time.monotonic() - start, 1)
+    print(f"{args.file}: {report.rows:,} rows checked in {seconds} s")
+    print("\n".join(_lines(report, preset)))
+    if args.json:
+        write_json(args.json, _record(report, args, preset, seconds))
+    if args.fixes:
+        write_jsonl(args.fixes, _fixes(report))
+    if not report.sound_rows:
+        raise UserError(f"{args.file}: no row can be trained")
+    if report.faults and args.on_error == "stop":
+        raise UserError(
+            f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
+            "mend or drop them (--fixes FILE lists how), or pass --on-error skip"
+        )
+
+
+def _lines(report: Report, preset: Preset) -> list[str]:
+    counts, cap = report.counts, preset.sample_cap
+    tokens = [f"{counts[token]:,} {token}" for token in (*IMAGE_TOKENS, "text-only") if counts[token]]
+    capped = (
+        f"{report.rows:,} of at most {cap:,}: all are trained, in this order"
+        if report.rows <= cap
+        else f"{report.rows - cap:,} rows above {cap:,}: training draws {cap:,} at random, seed {preset.sample_seed}"
+    )
+    lines = [
+        f"  image token  {', '.join(tokens) or 'none'}",
+        f"  pictures     {counts['pictures']:,} different ones, {counts['synthetic']:,} rows with a synthetic one",
+        f"  questions    {counts['question restored']:,} restored, {counts['question by rule']:,} by the caption rule",
+        f"  repeats      {counts['exact repeats']:,} exact repeats, "
+        f"{counts['further rows of an id']:,} further rows of an id (allowed)",
+        f"  cap          {capped}",
+    ]
+    lines += [
+        f"  origin       {report.origins[key]:,} rows {text}" for key, text in ORIGINS.items() if report.origins[key]
+    ]
+    if audit := report.audit:
+        lines.append(
+            f"  audit        {audit['found']:,} rows are kept rows of it: {audit['rewritten']:,} rewritten, "
+            f"{audit['created']:,} created, {audit['synthetic']:,} synthetic; "
+            f"{audit['unknown']:,} rows it does not know, {audit['left_out']:,} kept rows not in the file"
+        )
+    lines += [f"  note         {counts[name]:,} pictures {text}" for name, text in NOTES.items() if counts[name]]
+    lines += [f"  NOT CHECKED  {remark}" for remark in report.remarks]
+    lines.append(f"  faults       {len(report.faults):,} rows" if report.faults else "  faults       none")
+    by_reason = sorted(report.faults, key=lambda fault: (fault.reason, fault.line))
+    for reason, group in groupby(by_reason, key=lambda fault: fault.reason):
+        faults = list(group)
+        lines.append(f"  {reason}: {len(faults):,} rows; {FIXES[reason]}")
+        lines += [f"    line {fault.line} (id {fault.id}): {fault.detail}" for fault in faults[:SHOWN_FAULTS]]
+        if len(faults) > SHOWN_FAULTS:
+            lines.append(f"    and {len(faults) - SHOWN_FAULTS:,} more")
+    return lines
+
+
+def _record(report: Report, args: argparse.Namespace, preset: Preset, seconds: float) -> dict[str, Any]:
+    return {
+        "command": "check",
+        "inputs": {str(args.file): sha256_of(args.file)},
+        "configuration": {"preset": preset.name, "images": str(args.images), "on_error": args.on_error},
+        "versions": package_versions(),
+        "counts": {"rows": report.rows, "faulty": len(report.faults), **report.counts},
+        "origins": dict(report.origins),
+        "audit": report.audit,
+        "not_checked": report.remarks,
+        "faults": [asdict(fault) for fault in report.faults],
+        "seconds": seconds,
+    }
+
+
+def _fixes(report: Report) -> Iterator[dict[str, Any]]:
+    """Lines of the fix list: faults, which must be mended, then notes, which may be."""
+    for kind, findings, fixes in (("fault", report.faults, FIXES), ("note", report.notes, NOTE_FIXES)):
+        yield from ({"kind": kind, **asdict(finding), "fix": fixes[finding.reason]} for finding in findings)

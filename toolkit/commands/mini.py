@@ -1,0 +1,50 @@
+"""`python -m toolkit mini build | check | report`: make the mini world anew, measure its models, compare data in it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.mini_world.report import report_arguments, report_command
+
+PART_NAMES = ("seed", "instruct", "eval", "clip", "convnext", "gemma", "captioner")
+
+
+def mini_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `mini`."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    build = actions.add_parser("build", help="build the world, or parts of it, in place")
+    build.add_argument("--only", choices=PART_NAMES, action="append", help="build this part only (may be repeated)")
+    actions.add_parser("check", help="measure the models against the gates; fails when one is missed")
+    larger = actions.add_parser("eval-set", help="write an evaluation split of any size into a folder")
+    larger.add_argument("folder", type=Path, help="gets textvqa/ and mmbench/mmbench_mini.tsv")
+    larger.add_argument("--split", choices=("dev", "test"), default="dev")
+    larger.add_argument("--questions", type=int, default=600, help="questions of each benchmark (default 600)")
+    draw = actions.add_parser("seed-draw", help="write another draw of the seed set into a folder")
+    draw.add_argument("folder", type=Path, help="gets the jsonl, stage_1.json, images/ and seed_truth.jsonl")
+    draw.add_argument("--draw", type=int, required=True, help="number of the draw; 0 is the committed one")
+    report_arguments(actions.add_parser("report", help="train every arm that has no record yet; print the table"))
+
+
+def mini_command(args: argparse.Namespace) -> int:
+    """Run one action; returns the exit status."""
+    if args.action == "build":
+        from toolkit.mini.build import build
+
+        build([name for name in PART_NAMES if not args.only or name in args.only])
+    elif args.action == "check":
+        from toolkit.mini.gates import check_gates
+
+        return check_gates()
+    elif args.action == "report":
+        return report_command(args)
+    elif args.action == "eval-set":
+        from toolkit.mini.evaluation import build_mmbench, build_textvqa
+
+        build_textvqa(args.folder / "textvqa", args.split, args.questions)
+        build_mmbench(args.folder / "mmbench" / "mmbench_mini.tsv", args.split, args.questions)
+    else:
+        from toolkit.mini.seed import build_seed
+
+        build_seed(args.folder, args.folder / "seed_truth.jsonl", args.draw)
+    return 0

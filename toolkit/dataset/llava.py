@@ -1,0 +1,163 @@
+"""Rows of `processed_data.jsonl` become LLaVA-format samples, each caption with a question in front of it, and back.
+
+{"id": "002375592", "image": "images/00237/002375592.jpg",
+ "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "a pink dress"}]}
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.dataset.arrays import read_array
+from toolkit.dataset.rows import END_OF_CHUNK, IMAGE_TOKENS, ImageRoots, Line, Row, parse_row
+from toolkit.errors import RowFault, UserError
+
+# Where LLaVA-format questions say the picture goes.
+IMAGE_PLACE = "<image>"
+
+# LLaVA's prompts for a brief caption, in the order `caption_question` counts them.
+CAPTION_PROMPTS = (
+    "Describe the image concisely.",
+    "Provide a brief description of the given image.",
+    "Give a brief description of the image.",
+    "What is this?",
+    "What is in the photo?",
+    "Summarize the visual content of the image.",
+    "Share a concise interpretation of the image provided.",
+    "Present a compact description of the photo's key features.",
+    "Render a clear and concise summary of the photo.",
+    "Give a short and clear explanation of the subsequent image.",
+    "Write a terse but informative summary of the picture.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What `stage_1.json` knows of one id: the id in its own type, the first question, who answers it with which
+    caption, and the picture's path."""
+
+    id: str | int
+    question: dict[str, Any]
+    answer_role: str
+    caption: str
+    image: str | None
+
+
+def load_originals(path: Path) -> dict[str, Original]:
+    """Read the LLaVA-format original of the seed, keyed by its ids as text.
+
+    Of a conversation of several turns the first question counts: it is the one the caption answers.
+
+    Raises:
+        UserError: the file is missing or no list of LLaVA samples; names the first entry that is none.
+    """
+    originals: dict[str, Original] = {}
+    # The seed has a handful of different questions and 400,000 rows: equal ones share one object.
+    shared: dict[str, dict[str, Any]] = {}
+    for number, sample in read_array(path):
+        try:
+            question, answer = sample["conversations"][:2]
+            value, role, identifier = question["value"], answer["from"], sample["id"]
+            caption = answer["value"].strip()
+        except (TypeError, KeyError, ValueError, AttributeError):
+            raise UserError(f"{path}: sample {number} has no id, or no question and answer") from None
+        if question == {"from": "human", "value": value}:
+            question = shared.setdefault(value, question)
+        originals[str(identifier)] = Original(identifier, question, role, caption, sample.get("image"))
+    return originals
+
+
+def caption_question(identifier: str | int) -> str:
+    """The question of a picture whose row has no original: `<image>`, a newline, one of the eleven prompts.
+
+    The choice is stable: SHA-256 of the id's text in UTF-8, its first eight bytes as a big-endian number, modulo 11.
+    """
+    digest = hashlib.sha256(str(identifier).encode()).digest()
+    return f"{IMAGE_PLACE}\n{CAPTION_PROMPTS[int.from_bytes(digest[:8], 'big') % len(CAPTION_PROMPTS)]}"
+
+
+def to_llava(row: Row, original: Original | None) -> dict[str, Any]:
+    """The training sample of a row.
+
+    Args:
+        row: a sound row.
+        original: the sample of `stage_1.json` with the row's id; its question comes back as it stands, and its id.
+
+    Raises:
+        RowFault: `no_question` (a row without picture and original), `question_without_image_place`,
+            `question_without_image` (the original's question and the row disagree on whether there is a picture).
+    """
+    if original:
+        identifier, question, role = original.id, dict(original.question), original.answer_role
+    else:
+        identifier, question, role = row.id, {"from": "human", "value": caption_question(row.id)}, "gpt"
+        if row.image is None:
+            raise RowFault("no_question", f"id {row.id!r} has no original question, and no picture to ask about")
+    if row.image and IMAGE_PLACE not in question["value"]:
+        raise RowFault("question_without_image_place", f"{question['value'][:60]!r} has no place for {row.image}")
+    if not row.image and IMAGE_PLACE in question["value"]:
+        raise RowFault("question_without_image", f"{question['value'][:60]!r} asks about a picture, the row has none")
+    sample = {"id": identifier, "conversations": [question, {"from": role, "value": row.caption}]}
+    if row.image:
+        sample["image"] = row.image
+    return sample
+
+
+def to_row(sample: Line, token: str, first_turn: bool) -> dict[str, Any]:
+    """The row of a LLaVA-format sample: its answer as caption; its question is left to `stage_1.json`.
+
+    Args:
+        sample: as read.
+        token: image token to write, one of `toolkit.dataset.rows.IMAGE_TOKENS`.
+        first_turn: whether of several turns the first is taken, which the caption then answers.
+
+    Raises:
+        RowFault: those of `parse_row`; `bad_conversation`, `unknown_role`, `several_turns`, `bad_image`,
+            `several_images`, `bad_image_path`, `question_without_image_place`, `question_without_image`,
+            `image_in_answer`.
+    """
+    if isinstance(sample, RowFault):
+        raise sample
+    question, answer = _first_turn(sample.get("conversations"), first_turn)
+    image = _image_of(sample.get("image"))
+    if image:
+        # Only the path's form counts here; `check` looks for the file.
+        ImageRoots(Path(), Path()).resolve(image)
+    if image and question.count(IMAGE_PLACE) != 1:
+        raise RowFault("question_without_image_place", f"expected one {IMAGE_PLACE} in {question[:60]!r}, for {image}")
+    if not image and IMAGE_PLACE in question:
+        raise RowFault("question_without_image", f"{question[:60]!r} asks about a picture, the sample has none")
+    if any(mark in answer for mark in IMAGE_TOKENS):
+        raise RowFault("image_in_answer", f"an image token in the answer {answer[:60]!r}")
+    row = {"id": sample.get("id"), "text": f"{token}\n" * bool(image) + f"{answer.strip()} {END_OF_CHUNK}"}
+    row["images"] = [image] if image else []
+    parse_row(row)  # what cannot come back as a caption is no row
+    return row
+
+
+def _first_turn(conversations: Any, first_turn: bool) -> tuple[str, str]:
+    """Question and answer of a conversation of one turn, or of its first turn."""
+    try:
+        turns = [(turn["from"], turn["value"]) for turn in conversations]
+    except (TypeError, KeyError):
+        raise RowFault("bad_conversation", "expected 'conversations', a list of {from, value}") from None
+    if not all(isinstance(text, str) for turn in turns for text in turn) or len(turns) < 2:
+        raise RowFault("bad_conversation", f"expected a question and an answer, found {turns!r:.80}")
+    if unknown := [role for place, (role, _) in enumerate(turns) if role != ("human", "gpt")[place % 2]]:
+        raise RowFault("unknown_role", f"expected human and gpt in turn, found {unknown[0]!r}")
+    if len(turns) > 2 and not first_turn:
+        raise RowFault("several_turns", f"{len(turns) // 2} questions with answers; --turns first takes the first")
+    return turns[0][1], turns[1][1]
+
+
+def _image_of(images: Any) -> str:
+    """The picture of a sample, which data sets write as a path or as a list of paths; empty for a text-only one."""
+    paths = [] if images is None else [images] if isinstance(images, str) else images
+    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+        raise RowFault("bad_image", f"expected a path under 'image', found {images!r:.80}")
+    if len(set(paths)) > 1:
+        raise RowFault("several_images", f"expected one picture, found {', '.join(paths)[:80]}")
+    return paths[0] if paths else ""

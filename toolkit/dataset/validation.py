@@ -1,0 +1,206 @@
+"""Holds every row of a `processed_data.jsonl` against the rules of the contract; changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from toolkit.dataset.images import inspect_pictures
+from toolkit.dataset.llava import load_originals, to_llava
+from toolkit.dataset.provenance import Fingerprint, compare_with_audit, find_audit, fingerprint, origin_of
+from toolkit.dataset.rows import ImageRoots, Row, id_of, image_token_of, is_synthetic, parse_row, read_rows
+from toolkit.errors import RowFault, UserError
+from toolkit.files import read_json
+from toolkit.presets import Preset
+
+# Raises RowFault for a LLaVA-format sample of which nothing would be learnt.
+TrainabilityTest = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line that cannot be trained (a fault), or whose picture is odd (a note).
+
+    Args:
+        line: from 1.
+        id: `?` where none can be read.
+        reason: key of FIXES or NOTE_FIXES.
+        detail: what was seen.
+    """
+
+    line: int
+    id: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Report:
+    """What was seen of a file.
+
+    Args:
+        rows: lines that are not blank.
+        faults: at most one a line, by line.
+        notes: odd pictures, for every line that shows one, by line.
+        counts: rows by property, pictures by note.
+        origins: sound rows by key of ORIGINS; empty where the seed is not known, or another one's folder was given.
+        audit: what `compare_with_audit` counted; empty without an audit.
+        remarks: what could not be checked, and why.
+    """
+
+    rows: int = 0
+    faults: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    origins: Counter[str] = field(default_factory=Counter)
+    audit: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def sound_rows(self) -> int:
+        """Rows without a fault."""
+        return self.rows - len(self.faults)
+
+
+def examine(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: Path | None) -> Report:
+    """Look at every row and every picture.
+
+    Args:
+        file: `processed_data.jsonl`; its folder holds `synthetic_images/`.
+        images: folder of every other picture.
+        preset: whose questions, cap and token limit apply.
+        tokenizer: folder of the language model's tokenizer.
+        audit: of the recipe that wrote the file (default: found by the record beside the file).
+
+    Raises:
+        UserError: the file, or the audit that was named, cannot be read.
+    """
+    report = Report()
+    require_trainable = _trainability_test(preset, tokenizer, report.remarks)
+    originals = {}
+    if preset.questions.is_file():
+        originals = load_originals(preset.questions)
+    else:
+        report.remarks.append(f"original questions: {preset.questions} is missing, run `{preset.download}`")
+    # Of another seed's folder these questions say nothing.
+    known_ids = originals if images.resolve() == preset.seed_images.resolve() else ()
+    rules = _FileRules(known_ids)
+    roots = ImageRoots(seed=images, processed=file.parent)
+
+    lines_of_picture: dict[Path, list[tuple[int, str]]] = defaultdict(list)
+    for number, line in tqdm(read_rows(file), desc="rows", unit=" rows", disable=None, leave=False):
+        report.rows += 1
+        try:
+            row = parse_row(line)
+            original = originals.get(str(row.id))
+            picture = roots.resolve(row.image) if row.image else None
+            rules.admit(row, number)
+            require_trainable(to_llava(row, original))
+        except RowFault as fault:
+            report.faults.append(Finding(number, id_of(line), fault.reason, fault.detail))
+            continue
+        if picture:
+            lines_of_picture[picture].append((number, id_of(line)))
+        report.counts[image_token_of(line["text"]) or "text-only"] += 1
+        report.counts["question restored" if original else "question by rule"] += 1
+        if known_ids:
+            report.origins[origin_of(row, original)] += 1
+    report.counts += rules.counts
+
+    for path, picture in inspect_pictures(list(lines_of_picture)).items():
+        report.counts["pictures"] += 1
+        lines = lines_of_picture[path]
+        if isinstance(picture, RowFault):
+            report.faults += [Finding(*line, picture.reason, picture.detail) for line in lines]
+            continue
+        for note in picture.notes:
+            report.counts[note] += 1
+            seen = f"{path}: {picture.width} x {picture.height} pixels, {picture.mode}"
+            report.notes += [Finding(*line, note, seen) for line in lines]
+    for findings in (report.faults, report.notes):
+        findings.sort(key=lambda finding: finding.line)
+    _ask_the_audit(report, file, audit, rules.rows)
+    return report
+
+
+def _ask_the_audit(report: Report, file: Path, audit: Path | None, rows: list[Fingerprint]) -> None:
+    if audit:
+        report.audit = compare_with_audit(rows, audit)
+        return
+    try:
+        if audit := find_audit(file):
+            report.audit = compare_with_audit(rows, audit)
+    except UserError as error:
+        report.remarks.append(f"audit: {error}")
+
+
+class _FileRules:
+    """The rules that one row cannot break alone.
+
+    Args:
+        known_ids: the seed's ids; empty where they are not known.
+    """
+
+    def __init__(self, known_ids: Collection[str]):
+        self.known_ids = known_ids
+        self.counts: Counter[str] = Counter()
+        self.rows: list[Fingerprint] = []
+        self._original_image: dict[str, tuple[str, int]] = {}
+        self._seen_ids: set[str] = set()
+        self._seen_rows: set[Fingerprint] = set()
+
+    def admit(self, row: Row, number: int) -> None:
+        """Count a row in.
+
+        Args:
+            row: the row.
+            number: its line.
+
+        Raises:
+            RowFault: `two_images_of_one_id`, `synthetic_image_of_unknown_id`.
+        """
+        identifier = str(row.id)
+        if row.image and is_synthetic(row.image):
+            if self.known_ids and identifier not in self.known_ids:
+                raise RowFault("synthetic_image_of_unknown_id", f"{row.image}: expected the id of the row it came from")
+            self.counts["synthetic"] += 1
+        elif row.image:
+            image, first = self._original_image.setdefault(identifier, (row.image, number))
+            if image != row.image:
+                raise RowFault("two_images_of_one_id", f"{row.image} here, {image} in line {first}")
+        content = fingerprint(identifier, row.image, row.caption)
+        if content in self._seen_rows:
+            self.counts["exact repeats"] += 1
+        elif identifier in self._seen_ids:
+            self.counts["further rows of an id"] += 1
+        self._seen_ids.add(identifier)
+        self._seen_rows.add(content)
+        self.rows.append(content)
+
+
+def _trainability_test(preset: Preset, tokenizer: Path, remarks: list[str]) -> TrainabilityTest:
+    """A test of samples with the real tokenizer; one that accepts all, and a remark, where a file of it is missing."""
+    tower = preset.vision_tower / "config.json"
+    for path in (tokenizer, tower):
+        if not path.exists():
+            remarks.append(f"trainability: {path} is missing, run `{preset.download}`")
+            return lambda sample: None
+
+    # Imported here: they bring torch, which `--help` need not wait for.
+    from toolkit.mgm.checkpoint import load_tokenizer
+    from toolkit.mgm.conversation import require_trainable
+
+    loaded = load_tokenizer(tokenizer)
+    sizes = read_json(tower)
+    sizes = sizes.get("vision_config", sizes)
+    image_tokens = (sizes["image_size"] // sizes["patch_size"]) ** 2
+
+    def test(sample: dict[str, Any]) -> None:
+        require_trainable(sample["conversations"], loaded, "image" in sample, preset.max_length, image_tokens)
+
+    return test

@@ -1,0 +1,1 @@
+"""What a submission zip holds, and the hash of the fixed part that made it."""

@@ -1,0 +1,307 @@
+"""`python -m toolkit train pretrain|finetune`: one stage, from its data file to its output folder."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.dataset.rows import ImageRoots
+from toolkit.errors import UserError
+from toolkit.files import package_versions, read_json, write_json
+from toolkit.presets import Preset, load_preset
+from toolkit.training.plan import (
+    PLAN,
+    RECORD,
+    Settings,
+    display_path,
+    fingerprint,
+    is_finished,
+    make_plan,
+    process_count,
+    seeds,
+)
+
+if TYPE_CHECKING:
+    from toolkit.training.data import SampleReader
+
+ADAPTER = "mm_projector.bin"
+# Set for the processes of a launch, whose parent has already written the log's first line.
+LAUNCHED = "TOOLKIT_TRAIN_LAUNCHED"
+
+
+def train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m toolkit train`."""
+    parser.add_argument("stage", choices=("pretrain", "finetune"), help="the adapter learns, or all but the towers")
+    parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file (default: full)")
+    parser.add_argument("--data", type=Path, required=True, help="LLaVA-format JSON, as `prepare` writes it")
+    parser.add_argument("--images", type=Path, required=True, help="folder the rows' image paths start from")
+    parser.add_argument(
+        "--synthetic-images",
+        type=Path,
+        help="folder that holds synthetic_images/, beside processed_data.jsonl (default: that of --images)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="output folder; running again resumes there")
+    parser.add_argument("--adapter", type=Path, help="mm_projector.bin to start from (finetune; default: untrained)")
+    parser.add_argument("--batch", type=int, required=True, help="samples of a micro-batch on one GPU")
+    parser.add_argument("--accumulation", type=int, required=True, help="micro-batches of a step on one GPU")
+    parser.add_argument("--workers", type=int, default=4, help="loader processes for each GPU (default: 4)")
+    parser.add_argument("--logging-steps", type=int, default=1, help="steps between two log lines (default: 1)")
+    parser.add_argument("--save-steps", type=int, default=100, help="steps between two checkpoints (default: 100)")
+    parser.add_argument("--save-total-limit", type=int, default=1, help="checkpoints kept (default: 1)")
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="policy for rows not trainable")
+    parser.add_argument("--no-stochastic-depth", action="store_true", help="for equality tests; not the fixed training")
+    parser.add_argument("--reference-mode", action="store_true", help="no fast path: what equality is tested against")
+    parser.add_argument("--deepspeed", action="store_true", help="use DeepSpeed also without a GPU, to test it")
+
+
+def train_command(args: argparse.Namespace) -> None:
+    """Run one stage, resume it, or say that it is finished.
+
+    Raises:
+        UserError: the inputs do not fit each other, the machine or the output folder's earlier run.
+    """
+    if LAUNCHED not in os.environ and _is_first():
+        from toolkit.submission.layout import fixed_part_sha256
+
+        print(f"fixed part sha256: {fixed_part_sha256()}", flush=True)
+    preset = load_preset(args.preset)
+    settings = _settings(args, preset)
+    models = [preset.llm, preset.vision_tower, preset.vision_tower_aux]
+    files = [args.data] + ([args.adapter] if args.adapter else [])
+    plan = make_plan(settings, fingerprint(files, models))
+    if is_finished(args.out, plan):
+        print(f"{settings.stage} is already finished in {args.out}: same data, models and settings; nothing to do")
+        return
+    _require_devices(preset, settings, args.deepspeed)
+    if settings.processes > 1 and "RANK" not in os.environ:
+        _checked_rows(args, preset, settings, plan)
+        _launch(settings.processes)
+        return
+    _train(args, preset, settings, plan)
+    _leave()
+
+
+def _settings(args: argparse.Namespace, preset: Preset) -> Settings:
+    if args.stage == "pretrain" and args.adapter:
+        raise UserError("--adapter belongs to finetune: pre-training starts from a new adapter")
+    for name in ("batch", "accumulation", "logging_steps", "save_steps", "save_total_limit"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, found {getattr(args, name)}")
+    figures = preset.stage(args.stage)
+    initialisation_seed, order_seed = seeds()
+    return Settings(
+        stage=args.stage,
+        preset=preset.name,
+        batch=args.batch,
+        accumulation=args.accumulation,
+        processes=process_count(preset, args.stage, args.batch, args.accumulation),
+        learning_rate=figures.learning_rate,
+        image_aspect_ratio=figures.image_aspect_ratio,
+        group_by_modality_length=figures.group_by_modality_length,
+        precision=preset.precision,
+        max_length=preset.max_length,
+        stochastic_depth=not args.no_stochastic_depth,
+        initialisation_seed=initialisation_seed,
+        order_seed=order_seed,
+        on_error=args.on_error,
+        images=display_path(args.images),
+        synthetic_images=display_path(args.synthetic_images or args.images),
+    )
+
+
+def _require_devices(preset: Preset, settings: Settings, deepspeed: bool) -> None:
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if preset.needs_gpu and not gpus:
+        raise UserError(f"preset {preset.name} needs a CUDA GPU and none is visible; `--preset mini` runs without")
+    # Testing DeepSpeed without GPUs, any number of processes share the CPU.
+    present = int(os.environ.get("WORLD_SIZE", 0)) or gpus or (settings.processes if deepspeed else 1)
+    # One process may leave further GPUs alone; the mini preset does.
+    if settings.processes != present and not (settings.processes == 1 and not preset.needs_gpu):
+        raise UserError(
+            f"{settings.stage} batch {settings.batch} x accumulation {settings.accumulation} x {present} GPUs is "
+            f"{settings.batch * settings.accumulation * present}, preset {preset.name} needs {settings.global_batch}"
+        )
+
+
+def _launch(processes: int) -> None:
+    """Start this very command once a GPU, under torch's launcher."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ[LAUNCHED] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # The process that failed has said why; the launcher would add a page.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", "toolkit", *sys.argv[1:])
+    except (ChildFailedError, SignalException):
+        raise UserError("training was cut short; run the same command again to resume") from None
+
+
+def _reader(args: argparse.Namespace, preset: Preset, settings: Settings) -> SampleReader:
+    from toolkit.mgm.checkpoint import load_tokenizer
+    from toolkit.training.data import SampleReader
+
+    tower = read_json(preset.vision_tower / "config.json")
+    tower = tower.get("vision_config", tower)
+    return SampleReader(
+        roots=ImageRoots(seed=args.images, processed=args.synthetic_images or args.images),
+        tokenizer=load_tokenizer(preset.llm),
+        image_size_aux=preset.image_size_aux,
+        aspect=settings.image_aspect_ratio,
+        max_length=settings.max_length,
+        image_tokens=(tower["image_size"] // tower["patch_size"]) ** 2,
+    )
+
+
+def _checked_rows(
+    args: argparse.Namespace, preset: Preset, settings: Settings, plan: dict[str, Any]
+) -> tuple[list[dict[str, Any]], SampleReader, dict[str, Any]]:
+    """The rows to train, their reader, and the plan with what the look at every row found.
+
+    A resumed run keeps its first look: its sample order depends on which rows were skipped.
+
+    Raises:
+        UserError: a row cannot be trained and the policy is to stop, or none can.
+    """
+    from toolkit.training.data import read_rows, scan
+
+    rows = read_rows(args.data)
+    reader = _reader(args, preset, settings)
+    if (args.out / PLAN).is_file():
+        plan = read_json(args.out / PLAN)
+    else:
+        if _is_first():
+            print(f"looking at every one of {len(rows):,} rows and their pictures ...", flush=True)
+        found = scan(rows, reader)
+        if found.faults and settings.on_error == "stop":
+            first = next(iter(found.faults.values()))
+            raise UserError(
+                f"{args.data}: {len(found.faults)} of {len(rows)} rows cannot be trained; the first is row {first.id} "
+                f"({first.file or 'no picture'}): {first.reason}: {first.detail}; mend them or pass --on-error skip"
+            )
+        if len(found.faults) == len(rows):
+            raise UserError(f"{args.data}: not one of {len(rows)} rows can be trained")
+        plan = plan | {
+            "counts": {
+                "rows": len(rows),
+                "skipped": len(found.faults),
+                "text_only": found.text_only,
+                "exif_orientation_ignored": found.turned_pictures,
+            },
+            "skipped": [{"row": index} | dataclasses.asdict(row) for index, row in found.faults.items()],
+        }
+        if _is_first():
+            write_json(args.out / PLAN, plan)
+            print(
+                f"{len(rows) - len(found.faults):,} rows can be trained, {len(found.faults):,} are skipped", flush=True
+            )
+    skipped = {row["row"] for row in plan["skipped"]}
+    return [row for index, row in enumerate(rows) if index not in skipped], reader, plan
+
+
+def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: dict[str, Any]) -> None:
+    begun = time.perf_counter()
+    # The loader's forked workers would warn about the tokenizer's threads.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    from toolkit.mgm.checkpoint import build_model, load_adapter, save_adapter, save_config, save_finetuned
+    from toolkit.training.stage import Pace, fit
+
+    rows, reader, plan = _checked_rows(args, preset, settings, plan)
+    model = build_model(
+        llm=preset.llm,
+        vision_tower=preset.vision_tower,
+        vision_tower_aux=preset.vision_tower_aux,
+        image_size_aux=preset.image_size_aux,
+        max_length=preset.max_length,
+        dtype=torch.bfloat16 if settings.precision == "bf16" else torch.float32,
+        seed=settings.initialisation_seed,
+    )
+    if args.adapter:
+        load_adapter(model, args.adapter)
+    model.config.image_aspect_ratio = settings.image_aspect_ratio
+    model.config.tune_mm_mlp_adapter = settings.stage == "pretrain"
+
+    def save_weights(folder: Path) -> None:
+        if settings.stage == "pretrain":
+            save_adapter(model, folder / ADAPTER)
+            save_config(model, folder)
+        else:
+            save_finetuned(model, reader.tokenizer, folder)
+
+    pace = Pace(
+        args.workers, args.logging_steps, args.save_steps, args.save_total_limit, args.deepspeed, args.reference_mode
+    )
+    outcome = fit(model, rows, reader, settings, pace, args.out, save_weights)
+    if not outcome.trainer.is_world_process_zero():
+        return
+    save_weights(args.out)
+    outcome.trainer.state.save_to_json(str(args.out / "trainer_state.json"))
+    counts = plan["counts"] | {
+        "micro_batches": outcome.micro_batches,
+        "steps": outcome.steps,
+        "samples_trained": outcome.samples,
+        "resumed_at_step": outcome.resumed_at_step,
+    }
+    record = {
+        "stage": settings.stage,
+        **plan,
+        "counts": counts,
+        "experiment_only": _experiment_only(args),
+        "versions": package_versions(),
+        "loss_history": "trainer_state.json",
+        "seconds": round(time.perf_counter() - begun, 1),
+        "training_seconds": round(outcome.seconds, 1),
+        "samples_per_second": round(outcome.samples_per_second, 2),
+    }
+    write_json(args.out / RECORD, record)
+    (args.out / PLAN).unlink()
+    print(
+        f"{settings.stage} finished: {outcome.steps} steps, {outcome.samples:,} samples, "
+        f"{outcome.samples_per_second:.1f} samples/s, results in {args.out}"
+    )
+
+
+def _leave() -> None:
+    """Take leave of the other processes, if any: Gloo's threads, alive at the interpreter's end, at times abort it."""
+    from accelerate import PartialState
+
+    state = PartialState()  # the Trainer's own, which knows this process's device
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def _is_first() -> bool:
+    """Whether this process speaks for all: the only one, or the launcher's number 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _experiment_only(args: argparse.Namespace) -> list[str]:
+    """What sets this run apart from the fixed training; `pack` refuses a run with any."""
+    used = [f"TRAIN_SEED={os.environ['TRAIN_SEED']}"] if os.environ.get("TRAIN_SEED", "0") != "0" else []
+    if args.stage == "finetune" and not args.adapter:
+        used.append("PRETRAIN=none")
+    if args.no_stochastic_depth:
+        used.append("--no-stochastic-depth")
+    return used
