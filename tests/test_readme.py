@@ -88,9 +88,9 @@ def require_arguments(words: list[str]) -> None:
     name, *rest = words
     if name == "--help":
         return
-    module, _ = COMMANDS[name]
+    assert name in COMMANDS
     parser = argparse.ArgumentParser(prog=name, allow_abbrev=False)
-    getattr(importlib.import_module(module), f"{name}_arguments")(parser)
+    importlib.import_module(f"toolkit.commands.{name}").add_arguments(parser)
     parser.parse_args(rest)
 
 

@@ -23,9 +23,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.commands.prepare import convert_rows, draw_rows
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import ImageRoots
+from toolkit.dataset.training_file import convert_rows, draw_rows
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, read_json, read_jsonl, write_json
 from toolkit.mini.seed import DEFECTS, build_seed

@@ -4,8 +4,8 @@
 
 A seed in which four pairs in five are spoilt, so that a fifth of a small seed stands against a cap of 1,200 rows. Both
 recipes fill up with copies; one has the captions of all misfits written anew first. Every training leaves a record in
-`experiments/mini_world/records/recaptioning`, what is there is not trained again, and two shells can share the work (`--only`).
-Prints the means of both benchmarks, and their difference over the same draws and seeds with its 95 % interval.
+`records/recaptioning`, what is there is not trained again, and two shells can share the work (`--only`). Prints the
+means of both benchmarks, and their difference over the same draws and seeds with its 95 % interval.
 """
 
 from __future__ import annotations

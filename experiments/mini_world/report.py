@@ -175,7 +175,7 @@ def _kind_table(records: dict[str, list[Record]]) -> list[str]:
     return lines
 
 
-def report_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit mini report`."""
     parser.add_argument("--split", choices=("dev", "test"), default="dev", help="dev for choices, test for the table")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="these arms only (two shells can share the work so)")
@@ -186,12 +186,10 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
         "--stochastic-depth", action="store_true", help="encode anew as the scripts do; no cached towers"
     )
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="of the arm `recipe` (default: the mini recipe)")
-    parser.add_argument(
-        "--records", type=Path, help="folder of the records (default: experiments/mini_world/records/SPLIT)"
-    )
+    parser.add_argument("--records", type=Path, help="folder of the records (default: records/SPLIT beside this file)")
 
 
-def report_command(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run missing cells, print the table.
 
     Raises:

@@ -12,13 +12,13 @@ from toolkit.training.memory import MGM_2B, best_fit
 LARGEST_BATCH = 32
 
 
-def batch_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit batch`."""
     parser.add_argument("stage", choices=("pretrain", "finetune"))
     parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file (default: full)")
 
 
-def batch_command(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Print batch size and accumulation whose product with the visible GPUs is the preset's global batch.
 
     Raises:

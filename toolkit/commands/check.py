@@ -22,7 +22,7 @@ from toolkit.presets import Preset, load_preset
 SHOWN_FAULTS = 20
 
 
-def check_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit check`."""
     parser.add_argument("file", type=Path, help="processed_data.jsonl")
     parser.add_argument("--images", type=Path, required=True, help="the seed's folder, where image paths start")
@@ -36,7 +36,7 @@ def check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audit", type=Path, help="the recipe's audit (default: found by the run.json beside FILE)")
 
 
-def check_command(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Check a file, print the report.
 
     Raises:

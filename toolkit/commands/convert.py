@@ -20,7 +20,7 @@ from toolkit.files import atomic_write, package_versions, sha256_of, write_json
 Rule = Callable[[Line], dict[str, Any]]
 
 
-def convert_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit convert`."""
     parser.add_argument("direction", choices=("llava-to-dj", "dj-to-llava"))
     parser.add_argument("file", type=Path, help="LLaVA-format .json or .jsonl; or rows, .jsonl")
@@ -35,7 +35,7 @@ def convert_arguments(parser: argparse.ArgumentParser) -> None:
     dj.add_argument("--questions", type=Path, help="LLaVA-format original: its questions come back by id")
 
 
-def convert_command(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Convert a file entry by entry and record what became of it.
 
     Raises:

@@ -27,7 +27,7 @@ ENVIRONMENT = """environment:
   BETTER_SYNTH_URL                    another place with the organisers' files"""
 
 
-def download_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit download`."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, ENVIRONMENT
     parser.add_argument("--kit", choices=("full", "10k", "operators"), default="full", help="what for (default: full)")
@@ -43,7 +43,7 @@ def download_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="another list of resources")
 
 
-def download_command(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Bring the chosen resources to their places, or say what stands in the way.
 
     Raises:

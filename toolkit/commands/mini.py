@@ -1,16 +1,17 @@
-"""`python -m toolkit mini build | check | report`: make the mini world anew, measure its models, compare data in it."""
+"""`python -m toolkit mini build | check | report`: rebuild the mini world, measure its models, compare data in it."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
-from experiments.mini_world.report import report_arguments, report_command
-
+# An experiment uses the referee and is no part of it: known here by its name only.
+REPORT = "experiments.mini_world.report"
 PART_NAMES = ("seed", "instruct", "eval", "clip", "convnext", "gemma", "captioner")
 
 
-def mini_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mini`."""
     actions = parser.add_subparsers(dest="action", required=True)
     build = actions.add_parser("build", help="build the world, or parts of it, in place")
@@ -23,10 +24,11 @@ def mini_arguments(parser: argparse.ArgumentParser) -> None:
     draw = actions.add_parser("seed-draw", help="write another draw of the seed set into a folder")
     draw.add_argument("folder", type=Path, help="gets the jsonl, stage_1.json, images/ and seed_truth.jsonl")
     draw.add_argument("--draw", type=int, required=True, help="number of the draw; 0 is the committed one")
-    report_arguments(actions.add_parser("report", help="train every arm that has no record yet; print the table"))
+    report = actions.add_parser("report", help="train every arm that has no record yet; print the table")
+    importlib.import_module(REPORT).add_arguments(report)
 
 
-def mini_command(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run one action; returns the exit status."""
     if args.action == "build":
         from toolkit.mini.build import build
@@ -37,7 +39,7 @@ def mini_command(args: argparse.Namespace) -> int:
 
         return check_gates()
     elif args.action == "report":
-        return report_command(args)
+        return importlib.import_module(REPORT).run(args)
     elif args.action == "eval-set":
         from toolkit.mini.evaluation import build_mmbench, build_textvqa
 

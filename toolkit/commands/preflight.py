@@ -14,7 +14,7 @@ from toolkit.presets import Preset, load_preset
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
-def preflight_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit preflight`."""
     parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file (default: full)")
     parser.add_argument(
@@ -31,7 +31,7 @@ def preflight_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--infer-gpus", default="0", help="comma-separated GPUs of inference, INFER_CUDA_IDX")
 
 
-def preflight_command(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Check a run's settings, data, GPUs and files, then say what will be trained.
 
     Raises:

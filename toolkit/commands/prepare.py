@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
-from toolkit.dataset.llava import Original, load_originals, to_llava
-from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row, read_rows
-from toolkit.errors import OnError, RowFault, SkippedRow, UserError
+from toolkit.dataset.llava import load_originals
+from toolkit.dataset.rows import ImageRoots, read_rows
+from toolkit.dataset.training_file import convert_rows, draw_rows
 from toolkit.files import atomic_write, package_versions, sha256_of, write_json
 from toolkit.presets import load_preset
 
-T = TypeVar("T")
 
-
-def prepare_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit prepare`."""
     parser.add_argument("file", type=Path, help="processed_data.jsonl")
     parser.add_argument("--images", type=Path, required=True, help="the seed's folder, where image paths start")
@@ -29,60 +24,7 @@ def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="policy for a faulty row")
 
 
-def draw_rows(rows: Sequence[T], cap: int, seed: int) -> list[T]:
-    """At most `cap` rows: all of them in order, or a random draw in the order it was drawn.
-
-    Source: the challenge's check_sample_number tool (`random.seed(1024)`, then `random.sample`).
-    """
-    return list(rows) if len(rows) <= cap else random.Random(seed).sample(rows, cap)
-
-
-def convert_row(line: Line, originals: dict[str, Original], roots: ImageRoots) -> dict[str, Any]:
-    """The LLaVA-format sample of one line.
-
-    Args:
-        line: as read.
-        originals: `stage_1.json` by id.
-        roots: where its picture must lie.
-
-    Raises:
-        RowFault: those of `parse_row`, `ImageRoots.resolve` and `to_llava`; `missing_image`.
-    """
-    row = parse_row(line)
-    if row.image and not (path := roots.resolve(row.image)).is_file():
-        raise RowFault("missing_image", f"{path}: no such file")
-    return to_llava(row, originals.get(str(row.id)))
-
-
-def convert_rows(
-    lines: list[tuple[int, Line]],
-    originals: dict[str, Original],
-    roots: ImageRoots,
-    file: Path,
-    on_error: OnError,
-) -> tuple[list[dict[str, Any]], list[SkippedRow]]:
-    """Samples of the sound lines, in order, and the lines skipped.
-
-    Raises:
-        UserError: a faulty row under `stop`; no row left under `skip`.
-    """
-    samples, skipped = [], []
-    for number, line in lines:
-        try:
-            samples.append(convert_row(line, originals, roots))
-        except RowFault as fault:
-            if on_error == "stop":
-                raise UserError(
-                    f"{file}:{number} (id {id_of(line)}): {fault}; mend the row or pass --on-error skip; "
-                    "`python -m toolkit check` lists every fault"
-                ) from None
-            skipped.append(SkippedRow(id_of(line), f"{file}:{number}", fault.reason, fault.detail))
-    if not samples:
-        raise UserError(f"{file}: no row is left to train on ({len(skipped)} skipped)")
-    return samples, skipped
-
-
-def prepare_command(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Write the training file and, beside it, its record `*.run.json`."""
     start = time.monotonic()
     preset = load_preset(args.preset)

@@ -1,4 +1,4 @@
-"""`python -m toolkit eval` answers a benchmark with a trained MGM; `ask` answers one question.
+"""Answers a benchmark with a trained MGM.
 
 The answers folder, DIR in `--out DIR`:
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import UserError, positive
+from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.questions import Question, answer_line
 from toolkit.files import display_path, package_versions, read_json, read_jsonl, sha256_of, write_json, write_jsonl
@@ -34,47 +34,9 @@ BENCHMARKS = ("textvqa", "mmbench")
 ANSWERS = "answers.jsonl"
 UPLOAD = "answers_upload.xlsx"
 DEFAULT_BATCH = 16
-DEFAULT_ANSWER_TOKENS = 128
 SECONDS_BETWEEN_REPORTS = 10
 # Files of a model folder that decide its answers.
 MODEL_FILES = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer*")
-
-
-def eval_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m toolkit eval`."""
-    parser.add_argument("benchmark", choices=BENCHMARKS)
-    parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file: names the benchmark's files")
-    parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
-    parser.add_argument(
-        "--batch", type=positive, default=DEFAULT_BATCH, help="questions answered at a time (%(default)s)"
-    )
-    parser.add_argument("--chunk", type=int, default=0, help="answer only this part of the questions, from 0")
-    parser.add_argument("--chunks", type=positive, default=1, help="of this many parts")
-    parser.add_argument(
-        "--reference-mode", action="store_true", help="one question at a time, no fast path: what tests compare with"
-    )
-    parser.add_argument("--language", choices=mmbench.INSTRUCTIONS, default="en", help="of MMBench's instruction")
-
-
-def ask_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m toolkit ask`."""
-    parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
-    parser.add_argument("--image", type=Path, required=True, help="picture file")
-    parser.add_argument(
-        "--max-new-tokens", type=positive, default=DEFAULT_ANSWER_TOKENS, help="longest answer (%(default)s)"
-    )
-    parser.add_argument("question")
-
-
-def ask_command(args: argparse.Namespace) -> None:
-    """Print the model's answer to one question about one picture."""
-    from toolkit.eval.inference import Answerer
-
-    answerer = Answerer.load(args.model, full_precision=False)
-    question = Question("asked", args.image, args.question)
-    for answers in answerer.answers([question], batch=1, max_new_tokens=args.max_new_tokens):
-        print(answers[0])
 
 
 @dataclass(frozen=True)
@@ -91,7 +53,7 @@ class _Job:
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def eval_command(args: argparse.Namespace) -> None:
+def answer_benchmark(args: argparse.Namespace) -> None:
     """Answer a benchmark, or one chunk of it; go on where an earlier run stopped."""
     if not 0 <= args.chunk < args.chunks:
         raise UserError(f"--chunk {args.chunk}: expected 0 to {args.chunks - 1}, as --chunks is {args.chunks}")

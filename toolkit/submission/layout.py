@@ -1,4 +1,4 @@
-"""`python -m toolkit pack` makes a submission zip of an experiment, `verify` looks one over, also one made by hand.
+"""What a submission zip must hold, online and offline, and what it must not.
 
     solution/                                    readme, requirements.txt, code
     output/train.sh                              the script as this experiment ran it
@@ -13,13 +13,9 @@ An online zip holds no weights and no data. `output/audit` and hidden files are 
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
-import os
 import re
-import shutil
 import stat
-import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -27,9 +23,8 @@ from pathlib import Path, PurePosixPath
 
 from toolkit.dataset.rows import ImageRoots, is_synthetic
 from toolkit.errors import RowFault, UserError
-from toolkit.files import REPOSITORY, parse_object, read_json, sha256_of
-from toolkit.presets import PRESETS, Preset, load_preset
-from toolkit.submission.layout.fixed_part import LOG_LINE, fixed_part_sha256
+from toolkit.files import parse_object
+from toolkit.submission.fixed_part import LOG_LINE, fixed_part_sha256
 
 READMES = ("readme", "readme.md", "README.md")
 ROWS = "output/processed_data/processed_data.jsonl"
@@ -42,74 +37,12 @@ MODEL_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
 )
-# Compressing these costs time and gains nothing.
-COMPRESSED_SUFFIXES = (*WEIGHT_SUFFIXES, ".jpg", ".jpeg", ".png", ".webp", ".gif", ".zip", ".gz", ".xlsx", ".parquet")
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1  # bit of a member's flags
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-FILES_SHOWN = 4  # of a folder, in the printed tree
 
 TRAINING = re.compile(r"output/training_dirs/([^/]+)-(Pretrain|Finetune)-([^/]+)/([^/]+)")
 RESULTS = re.compile(r"output/eval_results/([^/]+)-Finetune-([^/]+)/(textvqa|mmbench)/.+")
 RESULTS_EXTRA = re.compile(r"output/eval_results/[^/]+-Finetune-[^/]+/score\.json")
-
-
-def pack_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m toolkit pack`."""
-    parser.add_argument("kind", choices=("online", "offline"), help="offline adds the data and the weights")
-    parser.add_argument("experiment", metavar="EXP", help="name of the experiment")
-    parser.add_argument("--preset", help="full, 10k, mini or a YAML file (default: the one whose run EXP is)")
-    parser.add_argument("--images", type=Path, help="the seed's folder, for offline (default: the preset's)")
-    parser.add_argument("--out", type=Path, default=Path("submit.zip"), help="zip to write (%(default)s)")
-
-
-def verify_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m toolkit verify`."""
-    parser.add_argument("zip", type=Path, help="submission zip, made by `pack` or by hand")
-
-
-def pack_command(args: argparse.Namespace) -> None:
-    """Gather an experiment's files, hold them against the rules, write the zip and print what is in it."""
-    preset = _preset_of(args.experiment, args.preset)
-    runs = {stage: preset.run_folder(stage, args.experiment) for stage in ("pretrain", "finetune")}
-    _refuse_experiments(runs)
-    members = dict(_members(args.kind, runs))
-    faults = layout_faults(members.keys(), args.kind)
-    faults += _log_faults({name: path.read_bytes() for name, path in members.items() if name.endswith(".log")})
-    if args.kind == "offline" and not faults:
-        rows = members[ROWS]
-        faults += _data_faults(runs["pretrain"], rows)
-        with rows.open("rb") as lines:
-            faults += image_faults(lines, members.keys(), args.images or preset.seed_images)
-    _refuse(faults, f"cannot pack {args.experiment}")
-    write_zip(members, args.out)
-    print(tree({name: path.stat().st_size for name, path in members.items()}))
-    print(f"{args.out}: {args.kind} submission of {args.experiment}, {_size(args.out.stat().st_size)}")
-
-
-def verify_command(args: argparse.Namespace) -> None:
-    """Hold a zip against the rules for the kind it is, and read every byte of it once."""
-    if not zipfile.is_zipfile(args.zip):
-        raise UserError(f"{args.zip}: not a zip file" if args.zip.is_file() else f"{args.zip}: no such file")
-    with zipfile.ZipFile(args.zip) as archive:
-        _refuse(_member_faults(archive.infolist()), str(args.zip))
-        infos = [info for info in archive.infolist() if not info.is_dir()]
-        names = [info.filename for info in infos]
-        kind = "offline" if any(name.startswith("output/processed_data/") for name in names) else "online"
-        faults = layout_faults(names, kind)
-        faults += _log_faults({name: archive.read(name) for name in names if name.endswith(".log")})
-        if ROWS in names:
-            with archive.open(ROWS) as lines:
-                faults += image_faults(lines, set(names), None)
-        _refuse(faults, f"{args.zip} ({kind})", "; `python -m toolkit pack` makes a zip of what belongs")
-        try:
-            broken = archive.testzip()
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise UserError(f"{args.zip}: damaged ({error}); pack it again") from None
-        if broken:
-            raise UserError(f"{args.zip}: {broken} is damaged; pack it again")
-        print(tree({info.filename: info.file_size for info in infos}))
-    print(f"{args.zip}: a whole {kind} submission")
 
 
 def layout_faults(names: Iterable[str], kind: str) -> list[str]:
@@ -185,7 +118,7 @@ def _is_of_training(stage: str, file: str, kind: str) -> bool:
     return kind == "offline" and any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
 
 
-def _log_faults(logs: dict[str, bytes]) -> list[str]:
+def log_faults(logs: dict[str, bytes]) -> list[str]:
     """The first line of every log names the fixed part that ran, and so does every resumed run after it."""
     expected, faults = fixed_part_sha256(), []
     for name, content in sorted(logs.items()):
@@ -224,62 +157,7 @@ def image_faults(lines: Iterable[bytes], members: Iterable[str], seed_images: Pa
     return [f"{ROWS} {cases[0]} {what} ({len(cases)} such rows)" for what, cases in found.items()]
 
 
-def write_zip(members: dict[str, Path], path: Path) -> None:
-    """Write files under their names, sorted and with a fixed date: equal files give an equal zip.
-
-    Files are streamed, so a 10 GB zip needs no more memory than a small one; it appears under `path` when it is whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with zipfile.ZipFile(os.fdopen(handle, "wb"), "w") as archive:
-            for name in sorted(members):
-                info = zipfile.ZipInfo(name, ZIP_DATE)
-                info.create_system = 3  # Unix, whose permissions follow
-                info.external_attr = (stat.S_IFREG | (0o755 if name.endswith(".sh") else 0o644)) << 16
-                stored = name.lower().endswith(COMPRESSED_SUFFIXES)
-                info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-                info.file_size = members[name].stat().st_size  # lets zipfile choose zip64 where it must
-                with members[name].open("rb") as source, archive.open(info, "w") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def tree(sizes: dict[str, int]) -> str:
-    """The folders of a submission with their files and sizes; long folders are summed up."""
-    folders = defaultdict(list)
-    for name in sorted(sizes):
-        folders[str(PurePosixPath(name).parent)].append(name)
-    lines = []
-    for folder in sorted(folders):
-        names = folders[folder]
-        lines.append(f"{folder}/  {_size(sum(sizes[name] for name in names))}")
-        shown = names if len(names) <= FILES_SHOWN + 1 else names[:FILES_SHOWN]
-        lines += [f"    {PurePosixPath(name).name}  {_size(sizes[name])}" for name in shown]
-        if len(shown) < len(names):
-            lines.append(f"    and {len(names) - len(shown):,} more files")
-    return "\n".join(lines)
-
-
-def _size(count: int) -> str:
-    """Bytes for people."""
-    for unit, amount in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= amount:
-            return f"{count / amount:.1f} {unit}"
-    return f"{count} B"
-
-
-def _refuse(faults: list[str], what: str, advice: str = "") -> None:
-    if faults:
-        more = f"; and {len(faults) - 5} more faults" if len(faults) > 5 else ""
-        raise UserError(f"{what}: {'; '.join(faults[:5])}{more}{advice}")
-
-
-def _member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
+def member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
     """Members that no submission may hold, whatever its layout: the server could not unpack them as they are meant."""
     parts = [PurePosixPath(info.filename).parts for info in infos]
     inside = {names[0] for names in parts if names[1:2] in (("solution",), ("output",))}
@@ -305,64 +183,8 @@ def _member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
     return faults
 
 
-def _preset_of(experiment: str, name: str | None) -> Preset:
-    presets = [load_preset(name)] if name else [load_preset(preset) for preset in PRESETS]
-    # full and 10k share their runs' name; what `pack` needs of them is the same but for the seed's folder.
-    runs = {preset.run_folder("finetune", experiment): preset for preset in reversed(presets)}
-    found = [run for run in runs if (REPOSITORY / "output" / "training_dirs" / run).is_dir()]
-    if not found:
-        raise UserError(f"{experiment}: no run of that name in output/training_dirs ({' or '.join(sorted(runs))})")
-    if len(found) > 1:
-        raise UserError(f"{experiment}: {' and '.join(sorted(found))} exist; say which with --preset")
-    return runs[found[0]]
-
-
-def _refuse_experiments(runs: dict[str, str]) -> None:
-    """Refuse runs that are not the fixed training (TRAIN_SEED, PRETRAIN=none, switches), or not finished."""
-    for run in (runs["finetune"], runs["pretrain"]):
-        folder = REPOSITORY / "output" / "training_dirs" / run
-        if not (folder / "run.json").is_file():
-            raise UserError(f"{folder}: no run.json there: this stage has not finished; run the training script again")
-        if used := read_json(folder / "run.json").get("experiment_only"):
-            raise UserError(f"{run} is no submission: it was run with {', '.join(used)}, which is for experiments only")
-
-
-def _data_faults(pretrain_run: str, rows: Path) -> list[str]:
-    """Whether `processed_data.jsonl` is what the run was trained on: another recipe may have replaced it."""
-    record = REPOSITORY / "output" / "training_dirs" / pretrain_run / "pretrain_data.run.json"
-    if sha256_of(rows) in read_json(record)["inputs"].values():
-        return []
-    return [f"{ROWS} is not the file {pretrain_run} was trained on; run the recipe of that experiment again"]
-
-
-def _members(kind: str, runs: dict[str, str]) -> Iterator[tuple[str, Path]]:
-    """(name in the zip, file) of everything that a submission of this kind takes along."""
-    output = REPOSITORY / "output"
-    training = output / "training_dirs"
-    finetune = f"output/training_dirs/{runs['finetune']}"
-    folders = [REPOSITORY / "solution", output / "eval_results" / runs["finetune"]]
-    files = [training / runs["pretrain"] / "pretrain.log", training / runs["finetune"] / "finetune.log"]
-    if kind == "offline":
-        folders.append(output / "processed_data" / "synthetic_images")
-        files += [REPOSITORY / ROWS, training / runs["pretrain"] / "mm_projector.bin"]
-        files += {path for pattern in MODEL_FILES for path in (REPOSITORY / finetune).glob(pattern)}
-    for path in [*files, *(path for folder in folders for path in _files_of(folder))]:
-        if path.is_file():
-            yield path.relative_to(REPOSITORY).as_posix(), path
-    if (REPOSITORY / finetune / "train.sh").is_file():
-        yield "output/train.sh", REPOSITORY / finetune / "train.sh"
-
-
-def _files_of(folder: Path) -> Iterator[Path]:
-    """Files below a folder, but for hidden ones and what Python and notebooks leave behind.
-
-    Raises:
-        UserError: a symbolic link: its target would be missing in the zip.
-    """
-    for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        if any(part.startswith(".") or part == "__pycache__" for part in parts):
-            continue
-        if path.is_symlink():
-            raise UserError(f"{path} is a symbolic link; put the file itself there")
-        yield path
+def refuse(faults: list[str], what: str, advice: str = "") -> None:
+    """Raise UserError with the first five faults of `what`, where there are any."""
+    if faults:
+        more = f"; and {len(faults) - 5} more faults" if len(faults) > 5 else ""
+        raise UserError(f"{what}: {'; '.join(faults[:5])}{more}{advice}")

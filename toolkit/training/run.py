@@ -1,4 +1,4 @@
-"""`python -m toolkit train pretrain|finetune`: one stage, from its data file to its output folder."""
+"""One stage of the fixed training, from its data file to its output folder."""
 
 from __future__ import annotations
 
@@ -36,39 +36,14 @@ ADAPTER = "mm_projector.bin"
 LAUNCHED = "TOOLKIT_TRAIN_LAUNCHED"
 
 
-def train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m toolkit train`."""
-    parser.add_argument("stage", choices=("pretrain", "finetune"), help="the adapter learns, or all but the towers")
-    parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file (default: full)")
-    parser.add_argument("--data", type=Path, required=True, help="LLaVA-format JSON, as `prepare` writes it")
-    parser.add_argument("--images", type=Path, required=True, help="folder the rows' image paths start from")
-    parser.add_argument(
-        "--synthetic-images",
-        type=Path,
-        help="folder that holds synthetic_images/, beside processed_data.jsonl (default: that of --images)",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="output folder; running again resumes there")
-    parser.add_argument("--adapter", type=Path, help="mm_projector.bin to start from (finetune; default: untrained)")
-    parser.add_argument("--batch", type=int, required=True, help="samples of a micro-batch on one GPU")
-    parser.add_argument("--accumulation", type=int, required=True, help="micro-batches of a step on one GPU")
-    parser.add_argument("--workers", type=int, default=4, help="loader processes for each GPU (default: 4)")
-    parser.add_argument("--logging-steps", type=int, default=1, help="steps between two log lines (default: 1)")
-    parser.add_argument("--save-steps", type=int, default=100, help="steps between two checkpoints (default: 100)")
-    parser.add_argument("--save-total-limit", type=int, default=1, help="checkpoints kept (default: 1)")
-    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="policy for rows not trainable")
-    parser.add_argument("--no-stochastic-depth", action="store_true", help="for equality tests; not the fixed training")
-    parser.add_argument("--reference-mode", action="store_true", help="no fast path: what equality is tested against")
-    parser.add_argument("--deepspeed", action="store_true", help="use DeepSpeed also without a GPU, to test it")
-
-
-def train_command(args: argparse.Namespace) -> None:
+def run_stage(args: argparse.Namespace) -> None:
     """Run one stage, resume it, or say that it is finished.
 
     Raises:
         UserError: the inputs do not fit each other, the machine or the output folder's earlier run.
     """
     if LAUNCHED not in os.environ and _is_first():
-        from toolkit.submission.layout import fixed_part_sha256
+        from toolkit.submission.fixed_part import fixed_part_sha256
 
         print(f"fixed part sha256: {fixed_part_sha256()}", flush=True)
     preset = load_preset(args.preset)

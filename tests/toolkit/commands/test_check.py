@@ -192,7 +192,7 @@ def test_check_changes_nothing(small_seed):
 
 def test_every_fault_has_advice():
     """The reasons are read off the source of the modules that `check` asks."""
-    modules = ["rows.py", "pictures.py", "examination.py", "mgm/conversation.py"]
+    modules = ["dataset/rows.py", "dataset/images.py", "dataset/validation.py", "mgm/conversation.py"]
     source = "".join((REPOSITORY / "toolkit" / name).read_text() for name in modules)
     source += inspect.getsource(to_llava)
     reasons = set(re.findall(r'RowFault\("(\w+)"', source))

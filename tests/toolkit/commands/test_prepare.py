@@ -1,4 +1,4 @@
-"""toolkit/dataset/llava.py and toolkit/commands/prepare.py: the cap, the questions, the training file and its record."""
+"""LLaVA format and `prepare`: the cap, the questions, the training file and its record."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import random
 import pytest
 
 from toolkit.__main__ import main
-from toolkit.commands.prepare import draw_rows
 from toolkit.dataset.llava import CAPTION_PROMPTS, Original, caption_question, load_originals, to_llava
 from toolkit.dataset.rows import Row
+from toolkit.dataset.training_file import draw_rows
 from toolkit.errors import RowFault, UserError
 from toolkit.files import sha256_of
 

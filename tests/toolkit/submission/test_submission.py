@@ -14,8 +14,8 @@ import pytest
 
 from toolkit.__main__ import main
 from toolkit.files import sha256_of
-from toolkit.submission import layout as submission
-from toolkit.submission.layout.fixed_part import EDITABLE_BEGINS, EDITABLE_ENDS, LOG_LINE, TOOLKIT, fixed_part_sha256
+from toolkit.submission import archive
+from toolkit.submission.fixed_part import EDITABLE_BEGINS, EDITABLE_ENDS, LOG_LINE, TOOLKIT, fixed_part_sha256
 
 PRETRAIN, FINETUNE = "output/training_dirs/MGM-Mini-Pretrain-best", "output/training_dirs/MGM-Mini-Finetune-best"
 RESULTS = "output/eval_results/MGM-Mini-Finetune-best"
@@ -76,7 +76,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / folder / "run.json").write_text(json.dumps({"experiment_only": []}))
     inputs = {"rows": sha256_of(root / ROWS)}
     (root / PRETRAIN / "pretrain_data.run.json").write_text(json.dumps({"inputs": inputs}))
-    monkeypatch.setattr(submission, "REPOSITORY", root)
+    monkeypatch.setattr(archive, "REPOSITORY", root)
     return root
 
 
@@ -321,7 +321,7 @@ def test_verify_sees_damage(workspace: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_tree_sums_up_long_folders() -> None:
-    printed = submission.tree({f"output/images/{number}.jpg": 1000 for number in range(200)})
+    printed = archive.tree({f"output/images/{number}.jpg": 1000 for number in range(200)})
     assert printed.splitlines()[0] == "output/images/  200.0 kB"
     assert printed.splitlines()[-1].strip() == "and 196 more files"
 

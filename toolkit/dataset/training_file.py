@@ -1,0 +1,67 @@
+"""Rows become the samples of a training file: the cap's draw, then one sample a row."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from toolkit.dataset.llava import Original, to_llava
+from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row
+from toolkit.errors import OnError, RowFault, SkippedRow, UserError
+
+T = TypeVar("T")
+
+
+def draw_rows(rows: Sequence[T], cap: int, seed: int) -> list[T]:
+    """At most `cap` rows: all of them in order, or a random draw in the order it was drawn.
+
+    Source: the challenge's check_sample_number tool (`random.seed(1024)`, then `random.sample`).
+    """
+    return list(rows) if len(rows) <= cap else random.Random(seed).sample(rows, cap)
+
+
+def convert_row(line: Line, originals: dict[str, Original], roots: ImageRoots) -> dict[str, Any]:
+    """The LLaVA-format sample of one line.
+
+    Args:
+        line: as read.
+        originals: `stage_1.json` by id.
+        roots: where its picture must lie.
+
+    Raises:
+        RowFault: those of `parse_row`, `ImageRoots.resolve` and `to_llava`; `missing_image`.
+    """
+    row = parse_row(line)
+    if row.image and not (path := roots.resolve(row.image)).is_file():
+        raise RowFault("missing_image", f"{path}: no such file")
+    return to_llava(row, originals.get(str(row.id)))
+
+
+def convert_rows(
+    lines: list[tuple[int, Line]],
+    originals: dict[str, Original],
+    roots: ImageRoots,
+    file: Path,
+    on_error: OnError,
+) -> tuple[list[dict[str, Any]], list[SkippedRow]]:
+    """Samples of the sound lines, in order, and the lines skipped.
+
+    Raises:
+        UserError: a faulty row under `stop`; no row left under `skip`.
+    """
+    samples, skipped = [], []
+    for number, line in lines:
+        try:
+            samples.append(convert_row(line, originals, roots))
+        except RowFault as fault:
+            if on_error == "stop":
+                raise UserError(
+                    f"{file}:{number} (id {id_of(line)}): {fault}; mend the row or pass --on-error skip; "
+                    "`python -m toolkit check` lists every fault"
+                ) from None
+            skipped.append(SkippedRow(id_of(line), f"{file}:{number}", fault.reason, fault.detail))
+    if not samples:
+        raise UserError(f"{file}: no row is left to train on ({len(skipped)} skipped)")
+    return samples, skipped
