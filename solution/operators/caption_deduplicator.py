@@ -15,6 +15,7 @@ from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from pydantic import Field, PositiveInt
 
 from .common.captions import caption_of
+from .common.reasons import repeats_caption
 from .common.rows import parts_of
 
 
@@ -66,7 +67,7 @@ class CaptionDeduplicator(Deduplicator):
             if seen[group] <= self.max_copies:
                 kept.append(position)
             else:
-                self.dropped_because[position] = f"repeats a caption: {captions[group]}"
+                self.dropped_because[position] = repeats_caption(captions[group].as_py())
         return dataset.select(kept), {}
 
     def _near_groups(self, captions: pa.StringArray) -> np.ndarray:

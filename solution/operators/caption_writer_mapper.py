@@ -8,6 +8,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from .common.captioner import Captioner
 from .common.captions import caption_of, with_caption
+from .common.reasons import CAPTIONED
 from .common.rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
 
 
@@ -95,8 +96,7 @@ class CaptionWriterMapper(Mapper):
             caption for caption in dict.fromkeys(fitting) if not (self.keep_original and caption == caption_of(text))
         ]
         rows = [
-            old
-            | {self.text_key: with_caption(text, caption), "caption_index": index, NOTE: "captioned from the picture"}
+            old | {self.text_key: with_caption(text, caption), "caption_index": index, NOTE: CAPTIONED}
             for index, caption in enumerate(new, start=1)
         ]
         return [old, *rows] if self.keep_original or not rows else rows

@@ -11,6 +11,7 @@ from .common.captions import caption_of
 from .common.images import open_each
 from .common.kmeans import cluster, shares
 from .common.loader import device_for, load_model
+from .common.reasons import not_best_of_cluster
 from .common.rows import FAILURE, Batch
 from .common.score_threshold_selector import scores_of
 
@@ -75,7 +76,7 @@ class ClusterBalancedSelector(Selector):
                 room[group] -= 1
                 kept.add(row)
             else:
-                self.dropped_because[row] = f"not among the best of its cluster by {self.score_key}: cluster {group}"
+                self.dropped_because[row] = not_best_of_cluster(self.score_key, group)
         chosen = sorted(kept)
         result = dataset.select(chosen)
         if FAILURE in result.column_names:  # of an earlier operator, where Data-Juicer's own command runs the recipe

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from .common.captioner import Captioner
 from .common.captions import caption_of, with_caption
 from .common.clip import ClipScorer
+from .common.reasons import recaptioned
 from .common.rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
 
 
@@ -84,7 +85,7 @@ class ConditionalRecaptionMapper(Mapper):
         for (row, caption), score in zip(new_captions.items(), new_scores, strict=True):
             if score > scores[row] + self.min_gain and score >= self.min_new_score:
                 texts[row] = with_caption(texts[row], caption)
-                notes[row] = f"new caption fits better: {score:.4f} instead of {scores[row]:.4f}"
+                notes[row] = recaptioned(score, scores[row])
         add_texts(samples, FAILURE, failures)
         add_texts(samples, NOTE, notes)
         return samples

@@ -4,6 +4,7 @@ import numpy as np
 from data_juicer.ops.base_op import OPERATORS, Selector
 from pydantic import PositiveInt
 
+from .common.reasons import not_best
 from .common.score_threshold_selector import scores_of
 
 
@@ -41,7 +42,7 @@ class FillToCapSelector(Selector):
         scores = scores_of(dataset, self.score_key)
         ranked = np.argsort(-scores, kind="stable")  # equal ones in order
         best = ranked[: self.cap]
-        reason = f"not among the best {self.cap:,} by {self.score_key}"
+        reason = not_best(self.cap, self.score_key)
         self.dropped_because = dict.fromkeys(ranked[self.cap :].tolist(), reason)
         rounds = self.max_copies - 1
         copies = np.tile(best, rounds)[: self.cap - len(best)]

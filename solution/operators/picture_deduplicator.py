@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field
 
 from .common.images import PictureError, open_row_pictures
+from .common.reasons import repeats_image
 from .common.rows import FAILURE, Batch, add_texts, parts_of
 
 SIDE = 16  # hash of 16 x 16 = 256 bits
@@ -92,7 +93,7 @@ class PictureDeduplicator(Deduplicator):
         for length, parts in codes.items():  # hashes of different length are never alike
             positions = np.array(rows.pop(length))
             for place, twin in self._repeats(np.concatenate(parts), numbers[positions]):
-                self.dropped_because[int(positions[place])] = f"repeats a picture: that of {ids[positions[twin]]}"
+                self.dropped_because[int(positions[place])] = repeats_image(ids[positions[twin]].as_py())
         kept = np.delete(np.arange(len(dataset)), list(self.dropped_because))
         return dataset.select(kept).remove_columns("picture_hash"), {}
 

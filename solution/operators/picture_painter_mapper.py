@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from .common.captions import caption_of
 from .common.generator import Painter
+from .common.reasons import GENERATED
 from .common.rows import MODEL_ROWS, NOTE, Batch, count_rows
 from .common.score_store import revision_of
 
@@ -73,7 +74,7 @@ class PicturePainterMapper(Mapper):
             old: dict[str, Any] = {key: values[row] for key, values in samples.items()}
             rows = [old] if self.keep_original or row not in files else []
             if row in files:
-                new = {self.image_key: [files[row]], ORIGINAL: old[self.image_key], NOTE: "painted from the caption"}
+                new = {self.image_key: [files[row]], ORIGINAL: old[self.image_key], NOTE: GENERATED}
                 if Fields.stats in old:  # scores of the old picture
                     new[Fields.stats] = dict.fromkeys(old[Fields.stats])
                 rows.append(old | new)

@@ -7,7 +7,6 @@ dropped them, new captions that gained most, copies next to what they repeat. Re
 import base64
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,14 +19,13 @@ from PIL import Image
 
 from solution.operators.common.captions import caption_of
 from solution.operators.common.images import PictureError, open_picture
+from solution.operators.common.reasons import REPEATS_CAPTION, REPEATS_IMAGE, kind_of, recaption_gain, repeated_id
 from solution.report.page import Card, chart, funnel_table, gallery, legend, page, tiles
 from solution.runner.errors import UserError
 from solution.runner.files import replaced, shown
 
 _CARDS = 12  # a gallery
 _THUMBNAIL = 320  # px, the longer side; shown at half of it, so that it is crisp on dense screens
-_GAIN = re.compile(r"(-?[\d.]+) instead of (-?[\d.]+)")
-_TWIN = re.compile(r"repeats a picture: that of (.+)")
 
 
 def write_report(audit: Path, images: Path | None, target: Path) -> None:
@@ -95,7 +93,7 @@ class _Report:
 
             def is_own(rows: pa.Table, name: str = step["name"]) -> pa.ChunkedArray:
                 is_dropped = pc.and_(pc.equal(rows["state"], "dropped"), pc.equal(rows["operator"], name))
-                return pc.and_not(is_dropped, pc.starts_with(rows["reason"], "repeats a "))
+                return pc.and_not(is_dropped, _has_reason(rows, [REPEATS_IMAGE, REPEATS_CAPTION]))
 
             def far(rows: pa.Table, has_limit: bool = has_limit) -> pa.ChunkedArray:
                 far = pc.abs(pc.subtract(rows["score"], rows["threshold"])) if has_limit else pc.negate(rows["score"])
@@ -135,15 +133,14 @@ class _Report:
     def _copies(self) -> str:
         """Rows that repeat another row's picture or caption, next to it."""
         parts = []
-        for kind in ("picture", "caption"):
-            start = f"repeats a {kind}"
-            count, rows = self._first(lambda rows, start=start: pc.starts_with(rows["reason"], start))
+        for heading, kind in (("Repeated images", REPEATS_IMAGE), ("Repeated captions", REPEATS_CAPTION)):
+            count, rows = self._first(lambda rows, kind=kind: _has_reason(rows, [kind]))
             if count:
-                names = [match[1] if (match := _TWIN.match(row["reason"])) else "" for row in rows]
+                names = [repeated_id(row["reason"]) for row in rows]
                 twins = self._by("id", [name for name in names if name])
                 cards = [self._card(row, twins.get(name)) for row, name in zip(rows, names, strict=True)]
                 text = f"{count:,} rows" + ("; on the left the picture that stays" if twins else "")
-                parts.append(gallery(f"Repeated {kind}s", text, cards))
+                parts.append(gallery(heading, text, cards))
         return "".join(parts)
 
     def _failed(self) -> str:
@@ -224,6 +221,11 @@ class _Report:
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def _has_reason(rows: pa.Table, kinds: list[str]) -> pa.Array:
+    """Lines whose reason is of one of the kinds."""
+    return pc.is_in(pa.array(map(kind_of, rows["reason"].to_pylist()), pa.string()), pa.array(kinds))
+
+
 def _is_rewritten(rows: pa.Table) -> pa.ChunkedArray:
     """Seed rows whose caption is another one now."""
     is_changed = pc.and_(pc.is_null(rows["parent"]), pc.not_equal(rows["text_before"], rows["text_after"]))
@@ -232,8 +234,8 @@ def _is_rewritten(rows: pa.Table) -> pa.ChunkedArray:
 
 def _by_gain(rows: pa.Table) -> pa.Array:
     """How much better the old caption fits than the new one, null for one that was not replaced by a model's."""
-    gains = [_GAIN.search(reason) for reason in rows["reason"].to_pylist()]
-    return pa.array([float(gain[2]) - float(gain[1]) if gain else None for gain in gains])
+    gains = map(recaption_gain, rows["reason"].to_pylist())
+    return pa.array([None if gain is None else -gain for gain in gains], pa.float64())
 
 
 def _by_change(rows: pa.Table) -> pa.Array:
@@ -241,5 +243,8 @@ def _by_change(rows: pa.Table) -> pa.Array:
     lengths = pc.subtract(pc.utf8_length(rows["text_after"]), pc.utf8_length(rows["text_before"])).to_pylist()
     reasons = rows["reason"].to_pylist()
     return pa.array(
-        [None if _GAIN.search(reason) else -abs(length) for reason, length in zip(reasons, lengths, strict=True)]
+        [
+            None if recaption_gain(reason) is not None else -abs(length)
+            for reason, length in zip(reasons, lengths, strict=True)
+        ]
     )

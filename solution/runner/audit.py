@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from solution.operators.common.reasons import created_from, kind_of
 from solution.runner.errors import UserError
 from solution.runner.files import replaced, shown
 
@@ -158,7 +159,7 @@ class Ledger:
         scored, others = [], []
         for row, reason, score, threshold in fates:
             step.dropped += 1
-            step.reasons[reason.split(": ")[0]] += 1
+            step.reasons[kind_of(reason)] += 1
             if score is None:
                 others.append((step.name, reason, row))
             else:
@@ -185,7 +186,7 @@ class Ledger:
             "INSERT INTO rows SELECT id, ?, row, 'kept', ?, score, threshold, ?, text_before, ?, image, image_state "
             "FROM rows WHERE row = ?",
             (
-                (row, name, f"made from row {parent}", text, parent)
+                (row, name, created_from(parent), text, parent)
                 for row, parent, text in zip(numbers, parents, texts, strict=True)
             ),
         )

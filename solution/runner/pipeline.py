@@ -16,6 +16,7 @@ from datasets import Json, concatenate_datasets
 from datasets.fingerprint import get_temporary_cache_files_directory
 
 from solution.operators import register
+from solution.operators.common import reasons
 from solution.operators.common.rows import FAILURE, NOTE, PART, parts_of
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import (
@@ -198,9 +199,9 @@ def _run_mapper(
             if text.count(WORK_TOKEN) != len(images)
         ]
         start += len(numbers)
-    _drop_missing(rows_before, rows, "removed by the operator", ledger)
+    _drop_missing(rows_before, rows, reasons.REMOVED, ledger)
     for position in broken:
-        ledger.fail(int(rows[position]), "the operator changed the number of image tokens")
+        ledger.fail(int(rows[position]), reasons.TOKENS_CHANGED)
     result = _without(result.remove_columns(NOTE) if NOTE in result.column_names else result, broken)
     # Scores of the old captions must not rank or pass the new ones.
     stale = (is_changed or len(rows) > len(rows_before)) and STATS in result.column_names
@@ -218,19 +219,19 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
     except ValueError as error:
         raise UserError(f"operator {operator._name}: {one_line(error)}") from error
     result = _book_created(_without_failed(result, ledger), ledger)
-    default = "repeats another row" if isinstance(operator, Deduplicator) else "not selected"
-    reasons = getattr(operator, "dropped_because", {})
-    _drop_missing(numbers_of(dataset, ROW), numbers_of(result, ROW), default, ledger, reasons)
+    default = reasons.REPEATS_ROW if isinstance(operator, Deduplicator) else reasons.NOT_SELECTED
+    because = getattr(operator, "dropped_because", {})
+    _drop_missing(numbers_of(dataset, ROW), numbers_of(result, ROW), default, ledger, because)
     return result
 
 
 def _drop_missing(
-    before: np.ndarray, after: np.ndarray, default: str, ledger: Ledger, reasons: dict[int, str] | None = None
+    before: np.ndarray, after: np.ndarray, default: str, ledger: Ledger, because: dict[int, str] | None = None
 ) -> None:
-    """Book the rows that an operator left out and did not fail; ``reasons`` go by position in ``before``."""
+    """Book the rows that an operator left out and did not fail; ``because`` goes by position in ``before``."""
     gone = ~np.isin(before, after) & ~np.isin(before, ledger.failed_now())
     ledger.drop(
-        (int(before[position]), (reasons or {}).get(position, default), None, None)
+        (int(before[position]), (because or {}).get(position, default), None, None)
         for position in np.flatnonzero(gone).tolist()
     )
 
@@ -317,9 +318,9 @@ def _verdict(scores: dict[str, float], limits: dict[str, float]) -> tuple[float 
         for key, limit in _limits_of(stat, limits).items():
             if score < limit if key.startswith("min_") else score > limit:
                 side = "below" if key.startswith("min_") else "above"
-                return score, limit, f"{stat} {side} {key} {limit:g}: {score:.6g}"
+                return score, limit, reasons.outside_threshold(stat, side, f"{key} {limit:g}", score)
     threshold = next((limit for key, limit in limits.items() if key.startswith("min_")), None)
-    return next(iter(scores.values()), None), threshold, "outside the operator's limits"
+    return next(iter(scores.values()), None), threshold, reasons.OUTSIDE_LIMITS
 
 
 def _numbers(stats: dict[str, Any]) -> dict[str, float]:

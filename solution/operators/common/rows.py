@@ -3,7 +3,7 @@
 A batch is Data-Juicer's dict of columns. Two text columns travel with the rows, and `process.py` turns them into audit
 lines: FAILURE (why this row cannot be judged; empty for a good row) and NOTE (what an operator did to a row it kept).
 Data-set-wide operators (de-duplication, selection) keep `dropped_because` instead: position in their input -> reason.
-A reason reads "what happened: details of this row"; the funnel counts rows by the part before the colon.
+Reasons are built in `reasons.py`.
 """
 
 from collections.abc import Iterator, Sequence

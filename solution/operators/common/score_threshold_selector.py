@@ -9,6 +9,7 @@ import numpy as np
 from data_juicer.ops.base_op import Selector
 from data_juicer.utils.constant import Fields
 
+from .reasons import outside_threshold
 from .rows import count_rows, parts_of
 
 
@@ -63,4 +64,4 @@ class ScoreThresholdSelector(Selector):
         return dataset.select([row for row in range(len(dataset)) if row not in self.dropped_because])
 
     def _reason(self, side: str, limit: float, score: float) -> str:
-        return f"{self.score_key} {side} {self.describe(side)} {limit:.6g}: {score:.6g}"
+        return outside_threshold(self.score_key, side, f"{self.describe(side)} {limit:.6g}", score)

@@ -210,7 +210,7 @@ def test_picture_copies_equal_a_plain_search(rows):
         operator = build("picture_deduplicator", max_distance=distance)
         assert [int(name) for name in operator.run(data)["id"]] == kept
     assert kept == [0, 1, 2, 3, 4, 6, 7, 8, 10, 11]
-    assert operator.dropped_because == {5: "repeats a picture: that of 000", 9: "repeats a picture: that of 003"}
+    assert operator.dropped_because == {5: "repeats an image: that of 000", 9: "repeats an image: that of 003"}
 
 
 def test_unrelated_pictures_differ_in_about_half_of_the_bits():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from solution.operators.common import reasons
 from solution.report.galleries import write_report
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.errors import UserError
@@ -29,11 +30,11 @@ def audit(tmp_path) -> Path:
         ledger.add([RowAudit(f"id{row}", row, None, text, text, f"{row}.jpg")])
     ledger.fail(8, "image 8.jpg cannot be read")
     ledger.begin("picture_deduplicator", 7)
-    ledger.drop([(2, "repeats a picture: that of id1", None, None)])
+    ledger.drop([(2, reasons.repeats_image("id1"), None, None)])
     ledger.begin("conditional_recaption_mapper", 6)
-    for row, gain in ((3, "0.3000 instead of 0.2900"), (4, "0.3500 instead of 0.1000")):
+    for row, new, old in ((3, 0.30, 0.29), (4, 0.35, 0.10)):
         ledger.rewrite([(row, TEXT.format(f"new caption {row}"))])
-        ledger.note([(row, f"new caption fits better: {gain}")])
+        ledger.note([(row, reasons.recaptioned(new, old))])
     ledger.rewrite([(5, TEXT.format("clean caption"))])
     (made,) = ledger.create([5], [TEXT.format("clean caption")])
     ledger.result([(made, TEXT.format("clean caption"), "synthetic_images/5.jpg", "synthetic")])
@@ -52,7 +53,7 @@ def audit(tmp_path) -> Path:
 def test_every_kind_of_row_is_shown(audit, tmp_path):
     write_report(audit, None, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
-    for words in ("Recaptioned", "Cleaned", "Synthetic pairs", "Repeated pictures", "Failed", "similarity_filter"):
+    for words in ("Recaptioned", "Cleaned", "Synthetic pairs", "Repeated images", "Failed", "similarity_filter"):
         assert f"<h3>{words}</h3>" in text
     assert "<script" not in text
     assert "caption &lt;script&gt;" in text
