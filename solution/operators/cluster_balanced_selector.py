@@ -8,7 +8,7 @@ from data_juicer.ops.base_op import OPERATORS, Selector
 from pydantic import PositiveInt
 
 from .common.captions import caption_of
-from .common.images import open_each
+from .common.images import open_images
 from .common.kmeans import cluster, shares
 from .common.loader import device_for, load_model
 from .common.reasons import not_best_of_cluster
@@ -110,6 +110,6 @@ class ClusterBalancedSelector(Selector):
     def _picture_inputs(self, part: Batch, start: int, processor: Any, failures: list[str]) -> tuple[list[int], Any]:
         """(rows, pixels) of the pictures that can be read; why others cannot goes to ``failures``."""
         paths = [(start + place, own[0] if own else "") for place, own in enumerate(part[self.image_key])]
-        opened = list(open_each(paths, failures))
+        opened = list(open_images(paths, failures))
         pixels = processor(images=[picture for _, picture in opened], return_tensors="pt") if opened else None
         return [row for row, _ in opened], pixels

@@ -11,7 +11,7 @@ from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from PIL import Image
 from pydantic import Field
 
-from .common.images import PictureError, open_row_pictures
+from .common.images import ImageError, open_row_images
 from .common.reasons import repeats_image
 from .common.rows import FAILURE, Batch, add_texts, parts_of
 
@@ -63,9 +63,9 @@ class PictureDeduplicator(Deduplicator):
         hashes, failures = [], []
         for paths in samples[self.image_key]:
             try:
-                hashes.append("".join(perceptual_hash(picture).hex() for picture in open_row_pictures(paths)))
+                hashes.append("".join(perceptual_hash(picture).hex() for picture in open_row_images(paths)))
                 failures.append("")
-            except PictureError as bad:
+            except ImageError as bad:
                 hashes.append("")
                 failures.append(str(bad))
         samples["picture_hash"] = hashes

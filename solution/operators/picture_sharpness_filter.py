@@ -8,7 +8,7 @@ from data_juicer.utils.constant import Fields
 from PIL import Image
 from pydantic import NonNegativeFloat
 
-from .common.images import PictureError, open_row_pictures
+from .common.images import ImageError, open_row_images
 from .common.rows import FAILURE, Batch, add_texts
 
 
@@ -51,9 +51,9 @@ class PictureSharpnessFilter(Filter):
         failures = []
         for stats, paths in zip(samples[Fields.stats], samples[self.image_key], strict=True):
             try:
-                stats["picture_sharpness"] = min(map(sharpness, open_row_pictures(paths)))
+                stats["picture_sharpness"] = min(map(sharpness, open_row_images(paths)))
                 failures.append("")
-            except PictureError as bad:
+            except ImageError as bad:
                 stats["picture_sharpness"] = None
                 failures.append(str(bad))
         add_texts(samples, FAILURE, failures)

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 
 from .common.captions import caption_of
 from .common.clip import ClipScorer
-from .common.images import PictureError, open_picture
+from .common.images import ImageError, open_image
 from .common.rows import FAILURE, MODEL_ROWS, Batch, add_texts, count_rows
 from .common.ssim import structural_similarity
 from .picture_painter_mapper import ORIGINAL
@@ -60,9 +60,9 @@ class SyntheticScoreFilter(Filter):
                 try:
                     ssim = 1.0
                     if originals[row]:
-                        ssim = structural_similarity(open_picture(images[row][0]), open_picture(originals[row][0]))
+                        ssim = structural_similarity(open_image(images[row][0]), open_image(originals[row][0]))
                     stats["synthetic_score"] = (1 - self.ssim_share) * scores[row] + self.ssim_share * ssim
-                except PictureError as bad:
+                except ImageError as bad:
                     failures[row] = str(bad)
         add_texts(samples, FAILURE, failures)
         return samples

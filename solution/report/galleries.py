@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from solution.operators.common.captions import caption_of
-from solution.operators.common.images import PictureError, open_picture
+from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.reasons import REPEATS_CAPTION, REPEATS_IMAGE, kind_of, recaption_gain, repeated_id
 from solution.report.page import Card, chart, funnel_table, gallery, legend, page, tiles
 from solution.runner.errors import UserError
@@ -212,8 +212,8 @@ class _Report:
         name = images.split(" ")[0]
         root = self.output if name.startswith("synthetic_images/") else self.images
         try:
-            picture = open_picture(root / name)
-        except PictureError:
+            picture = open_image(root / name)
+        except ImageError:
             return None
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
         file = io.BytesIO()

@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from solution.operators.common.captions import IMAGE_TOKENS, image_token_of
-from solution.operators.common.images import PictureError, open_picture
+from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.rows import PART
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.data_juicer import NestedDataset
@@ -120,8 +120,8 @@ class _Known:
             return found[0]
         fault = ""
         try:
-            open_picture(file, is_checked_only=True)
-        except PictureError as bad:
+            open_image(file, is_checked_only=True)
+        except ImageError as bad:
             fault = str(bad)
         self._rows.execute("INSERT INTO faults VALUES (?, ?)", (file, fault))
         return fault

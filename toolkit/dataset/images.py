@@ -39,7 +39,7 @@ NOTES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageInfo:
     """What is known of a sound picture.
 
     Args:
@@ -92,7 +92,7 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
         raise RowFault("unreadable_image", f"{name}: {error}") from None
 
 
-def inspect_pictures(paths: Sequence[Path]) -> dict[Path, Picture | RowFault]:
+def inspect_images(paths: Sequence[Path]) -> dict[Path, ImageInfo | RowFault]:
     """Decode every file whole, on all cores, with a progress bar on a terminal.
 
     Args:
@@ -102,7 +102,7 @@ def inspect_pictures(paths: Sequence[Path]) -> dict[Path, Picture | RowFault]:
         For each path its picture, or the fault `missing_image` or `unreadable_image`.
     """
     tasks = [paths[start : start + FILES_A_TASK] for start in range(0, len(paths), FILES_A_TASK)]
-    found: dict[Path, Picture | RowFault] = {}
+    found: dict[Path, ImageInfo | RowFault] = {}
     # Threads suffice: Pillow lets go of the interpreter while it decodes.
     with (
         warnings.catch_warnings(),
@@ -116,15 +116,15 @@ def inspect_pictures(paths: Sequence[Path]) -> dict[Path, Picture | RowFault]:
     return found
 
 
-def _inspect_task(paths: Sequence[Path]) -> list[Picture | RowFault]:
+def _inspect_task(paths: Sequence[Path]) -> list[ImageInfo | RowFault]:
     return [_inspect(path) for path in paths]
 
 
-def _inspect(path: Path) -> Picture | RowFault:
+def _inspect(path: Path) -> ImageInfo | RowFault:
     try:
         with opened(path) as image:
             width, height = image.size  # of the whole picture: draft() changes them
-            picture = Picture(
+            picture = ImageInfo(
                 width,
                 height,
                 image.mode,

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from toolkit.dataset.images import inspect_pictures
+from toolkit.dataset.images import inspect_images
 from toolkit.dataset.llava import load_originals, to_llava
 from toolkit.dataset.provenance import Fingerprint, compare_with_audit, find_audit, fingerprint, origin_of
 from toolkit.dataset.rows import ImageRoots, Row, id_of, image_token_of, is_synthetic, parse_row, read_rows
@@ -112,7 +112,7 @@ def examine(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: Pa
             report.origins[origin_of(row, original)] += 1
     report.counts += rules.counts
 
-    for path, picture in inspect_pictures(list(lines_of_picture)).items():
+    for path, picture in inspect_images(list(lines_of_picture)).items():
         report.counts["pictures"] += 1
         lines = lines_of_picture[path]
         if isinstance(picture, RowFault):

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.dataset.images import inspect_pictures
+from toolkit.dataset.images import inspect_images
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import RowFault, SkippedRow, UserError
 from toolkit.files import read_json
@@ -197,7 +197,7 @@ def scan(rows: Sequence[dict[str, Any]], reader: SampleReader) -> Scan:
                 found.text_only += 1
         except RowFault as fault:
             found.faults[index] = _skipped(row, index, fault)
-    for path, picture in inspect_pictures(list(sharing)).items():
+    for path, picture in inspect_images(list(sharing)).items():
         if isinstance(picture, RowFault):
             found.faults |= {index: _skipped(rows[index], index, picture) for index in sharing[path]}
         else:

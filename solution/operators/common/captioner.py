@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from .captions import caption_of
-from .images import PictureError, open_each
+from .images import ImageError, open_images
 from .loader import device_for, dtype_for, load_model
 from .score_store import ScoreStore, revision_of, score_folder, score_key
 
@@ -63,10 +63,10 @@ class Captioner:
         for place, (path, row_key) in enumerate(zip(paths, row_keys, strict=True)):
             try:
                 keys[place] = score_key([path], row_key if self.temperature else "")
-            except PictureError as bad:
+            except ImageError as bad:
                 failures[place] = str(bad)
         known = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
-        opened = open_each(((place, paths[place]) for place, text in known.items() if text is None), failures)
+        opened = open_images(((place, paths[place]) for place, text in known.items() if text is None), failures)
         while batch := list(islice(opened, self.model_batch)):
             # A short batch is filled up: kernels round differently for other sizes, and a near tie would flip.
             filled = batch + batch[-1:] * (self.model_batch - len(batch))

@@ -10,7 +10,7 @@ import torch
 from data_juicer.utils.model_utils import get_model, prepare_model
 
 from .clip_towers import Towers, towers_of
-from .images import PictureError, open_picture
+from .images import ImageError, open_image
 from .score_store import ScoreStore, picture_digest, revision_of, score_folder, score_key
 
 _BLOCK = 256  # rows between two writes to the store: what a killed run computes again
@@ -55,9 +55,9 @@ class ClipScorer:
         for row, (paths, caption) in enumerate(zip(images, captions, strict=True)):
             try:
                 if not paths:
-                    raise PictureError("the row has no image")
+                    raise ImageError("the row has no image")
                 keys[row] = score_key(paths, caption)
-            except PictureError as bad:
+            except ImageError as bad:
                 failures[row] = str(bad)
         known = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
         unknown = [row for row, score in known.items() if score is None]
@@ -112,8 +112,8 @@ class ClipScorer:
 
         def load(item: tuple[bytes, str]) -> tuple[bytes, torch.Tensor] | None:
             try:
-                pixels = processor.image_processor(open_picture(item[1]), return_tensors="pt")["pixel_values"][0]
-            except PictureError as error:
+                pixels = processor.image_processor(open_image(item[1]), return_tensors="pt")["pixel_values"][0]
+            except ImageError as error:
                 bad[item[0]] = str(error)
                 return None
             return item[0], pixels  # [3, size, size]

@@ -6,12 +6,12 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 
-class PictureError(Exception):
+class ImageError(Exception):
     """A picture that is missing or cannot be decoded; the text says which file and why."""
 
 
-def open_picture(path: str | Path, is_checked_only: bool = False) -> Image.Image:
-    """Decode the whole picture at ``path`` to RGB. Raises PictureError where it is missing, broken or cut short.
+def open_image(path: str | Path, is_checked_only: bool = False) -> Image.Image:
+    """Decode the whole picture at ``path`` to RGB. Raises ImageError where it is missing, broken or cut short.
 
     With ``is_checked_only`` a JPEG comes in grey at an eighth of its size: every byte is read, at half the time.
     """
@@ -25,24 +25,24 @@ def open_picture(path: str | Path, is_checked_only: bool = False) -> Image.Image
                 return picture
             return picture.convert("RGB")
     except FileNotFoundError:
-        raise PictureError(f"image {path} is missing") from None
+        raise ImageError(f"image {path} is missing") from None
     except Exception as error:  # decoders raise many types (OSError, SyntaxError, struct.error ...); all mean one thing
-        raise PictureError(f"image {path} cannot be read ({error})") from error
+        raise ImageError(f"image {path} cannot be read ({error})") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
-def open_row_pictures(paths: Sequence[str] | None) -> list[Image.Image]:
-    """All pictures of one row. Raises PictureError for the first bad one, or where the row has none."""
+def open_row_images(paths: Sequence[str] | None) -> list[Image.Image]:
+    """All pictures of one row. Raises ImageError for the first bad one, or where the row has none."""
     if not paths:
-        raise PictureError("the row has no image")
-    return [open_picture(path) for path in paths]
+        raise ImageError("the row has no image")
+    return [open_image(path) for path in paths]
 
 
-def open_each(paths: Iterable[tuple[int, str]], failures: list[str]) -> Iterator[tuple[int, Image.Image]]:
+def open_images(paths: Iterable[tuple[int, str]], failures: list[str]) -> Iterator[tuple[int, Image.Image]]:
     """(row, picture) for each (row, path) that can be read; why another one cannot goes to ``failures`` at its row."""
     for row, path in paths:
         try:
-            yield row, open_picture(path)
-        except PictureError as bad:
+            yield row, open_image(path)
+        except ImageError as bad:
             failures[row] = str(bad)

@@ -13,7 +13,7 @@ from data_juicer.utils.constant import Fields
 from PIL import Image
 
 from .captions import caption_of
-from .images import PictureError, open_each
+from .images import ImageError, open_images
 from .loader import device_for
 from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
 from .score_store import ScoreStore, revision_of, score_folder, score_key
@@ -75,9 +75,9 @@ class ModelScoreFilter(Filter):
         for row, paths in enumerate(images):
             try:
                 if not paths:
-                    raise PictureError("the row has no image")
+                    raise ImageError("the row has no image")
                 keys[row] = score_key(paths, *([captions[row]] if self.reads_caption else []))
-            except PictureError as bad:
+            except ImageError as bad:
                 failures[row] = str(bad)
         scores = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
         unknown = [row for row, score in scores.items() if score is None]
@@ -110,7 +110,7 @@ class ModelScoreFilter(Filter):
             groups[self.group(captions[row])] += [(row, path) for path in images[row]]
         scores: dict[int, list[float]] = defaultdict(list)
         for group in groups.values():
-            opened = open_each(group, failures)
+            opened = open_images(group, failures)
             while batch := list(islice(opened, self.model_batch)):
                 # A short batch is filled up: kernels round differently for other sizes.
                 filled = batch + batch[-1:] * (self.model_batch - len(batch))

@@ -4,7 +4,7 @@ One folder a model, its values in Parquet parts. Changing a threshold, adding a 
 the same model reads them; so does a run that was killed in the middle of an operator. How an operator uses it:
 
     store = ScoreStore(score_folder(), f"clip cosine 1 {revision_of(model)} fp32")
-    keys = [score_key(paths, caption) for ...]      # raises PictureError where a picture cannot be read
+    keys = [score_key(paths, caption) for ...]      # raises ImageError where a picture cannot be read
     values = store.get(keys)                        # None where nothing is known
     store.add(missing_keys, new_values)             # kept on disk when the call returns
 
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .images import PictureError
+from .images import ImageError
 
 _KEY = pa.binary(16)
 _MOST_PARTS = 64  # so many small parts become one
@@ -56,7 +56,7 @@ def revision_of(model: str) -> str:
 
 
 def score_key(pictures: Sequence[str], *texts: str) -> bytes:
-    """16 bytes that name a row's pictures, by content, and texts. Raises PictureError for an unreadable file."""
+    """16 bytes that name a row's pictures, by content, and texts. Raises ImageError for an unreadable file."""
     digest = hashlib.blake2b(digest_size=16)
     for picture in pictures:
         digest.update(picture_digest(picture))
@@ -66,14 +66,14 @@ def score_key(pictures: Sequence[str], *texts: str) -> bytes:
 
 
 def picture_digest(path: str) -> bytes:
-    """16 bytes that name a picture's file content. Raises PictureError for an unreadable file."""
+    """16 bytes that name a picture's file content. Raises ImageError for an unreadable file."""
     try:
         state = os.stat(path)
         return _digest(path, state.st_size, state.st_mtime_ns)
     except FileNotFoundError:
-        raise PictureError(f"image {path} is missing") from None
+        raise ImageError(f"image {path} is missing") from None
     except OSError as error:
-        raise PictureError(f"image {path} cannot be read ({error})") from error
+        raise ImageError(f"image {path} cannot be read ({error})") from error
 
 
 @lru_cache(maxsize=8192)

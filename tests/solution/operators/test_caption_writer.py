@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import solution.operators  # noqa: F401  registers ours
-from solution.operators.common.images import open_picture
+from solution.operators.common.images import open_image
 from solution.runner.data_juicer import OPERATORS, NestedDataset
 from tests.solution import model_folders
 from tests.solution.conftest import TEXT
@@ -58,7 +58,7 @@ def plainly_written(data, folder: str, model_class: str, text: str | None, repea
     processor = transformers.AutoProcessor.from_pretrained(folder)
     captions = []
     for images in data["images"]:
-        inputs = processor(images=open_picture(images[0]), text=text, return_tensors="pt")
+        inputs = processor(images=open_image(images[0]), text=text, return_tensors="pt")
         tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0]
         new = tokens[inputs["input_ids"].shape[1] :] if repeats_question else tokens
         captions.append(" ".join(processor.decode(new, skip_special_tokens=True).split()))
@@ -91,7 +91,7 @@ def test_qwen2_vl_captions_equal_plain_generation_without_torchvision(data, tmp_
     tokenizer, reader = AutoTokenizer.from_pretrained(folder), Qwen2VLImageProcessor.from_pretrained(folder)
     expected = []
     for images in data["images"]:
-        pixels = reader(images=open_picture(images[0]), return_tensors="pt")
+        pixels = reader(images=open_image(images[0]), return_tensors="pt")
         pads = "<|image_pad|>" * (int(pixels["image_grid_thw"].prod()) // 4)
         question = (
             f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>What is it?<|im_end|>\n<|im_start|>assistant\n"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import solution.operators  # noqa: F401  registers ours
-from solution.operators.common.images import open_picture
+from solution.operators.common.images import open_image
 from solution.operators.common.ssim import structural_similarity
 from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset
 from tests.solution import model_folders
@@ -65,7 +65,7 @@ def test_pictures_equal_the_bare_pipelines(data, painter, tmp_path):
         expected = pipeline(caption, height=32, width=32, num_inference_steps=2, generator=generator).images[0]
         expected.save(tmp_path / "expected.jpg", quality=95)
         assert np.abs(pixels(found["images"][row][0]) - pixels(tmp_path / "expected.jpg")).max() <= 2
-    contents = {open_picture(images[0]).tobytes() for images in found["images"]}
+    contents = {open_image(images[0]).tobytes() for images in found["images"]}
     assert len(contents) == 5
 
 
@@ -161,7 +161,7 @@ def test_scores_weigh_clip_and_ssim(data, painter, clip_folder, tmp_path):
         original = row["original_images"]
         ssim = 1.0
         if original:
-            ssim = structural_similarity(open_picture(row["images"][0]), open_picture(original[0]))
+            ssim = structural_similarity(open_image(row["images"][0]), open_image(original[0]))
             assert ssim < 0.9
         assert stats["synthetic_score"] == pytest.approx(0.75 * expected["clip_similarity"] + 0.25 * ssim, abs=1e-5)
 

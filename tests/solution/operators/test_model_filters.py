@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import solution.operators  # noqa: F401  registers ours
-from solution.operators.common.images import open_picture
+from solution.operators.common.images import open_image
 from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset
 from tests.solution import model_folders
 
@@ -116,7 +116,7 @@ def test_aesthetics_equal_a_plain_loop(rows, tmp_path, kind):
     expected = []
     for images in data["images"]:
         with torch.no_grad():
-            features = tower(**processor(open_picture(images[0]), return_tensors="pt")).image_embeds
+            features = tower(**processor(open_image(images[0]), return_tensors="pt")).image_embeds
             expected.append(head.eval()(features / features.norm()).item() / 10)
     found = build("picture_aesthetics_filter", hf_scorer_model=folder, model_batch=4).run(data, reduce=False)[STATS]
     assert np.std(expected) > 1e-4

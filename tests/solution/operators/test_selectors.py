@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import solution.operators  # noqa: F401  registers ours
-from solution.operators.common.images import open_picture
+from solution.operators.common.images import open_image
 from solution.operators.common.kmeans import cluster, shares
 from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset
 
@@ -121,7 +121,7 @@ def test_the_best_of_each_cluster_stay(scored, clip_folder, embed):
                 caption = row["text"].removeprefix("<__dj__image>\n").removesuffix(" <|__dj__eoc|>")
                 feature = model.get_text_features(**processor(text=[caption], return_tensors="pt"))
             else:
-                picture = open_picture(row["images"][0])
+                picture = open_image(row["images"][0])
                 feature = model.get_image_features(**processor(images=picture, return_tensors="pt"))
         features.append(torch.nn.functional.normalize(feature[0], dim=0))
     groups = cluster(torch.stack(features).half(), 3, seed=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from toolkit.dataset.images import Picture, inspect_pictures
+from toolkit.dataset.images import ImageInfo, inspect_images
 from toolkit.errors import RowFault
 from toolkit.mgm.images import open_image
 
@@ -17,21 +17,21 @@ def test_odd_pictures_are_noted(tmp_path):
     Image.new("RGB", (30, 20)).save(tmp_path / "broken_exif.jpg", exif=b"Exif\0\0none of it")
     Image.new("RGB", (30, 3)).save(tmp_path / "tiny.png")
     Image.new("RGB", (200, 9)).save(tmp_path / "long.png")
-    pictures = inspect_pictures(sorted(tmp_path.iterdir()))
+    pictures = inspect_images(sorted(tmp_path.iterdir()))
     assert {path.stem: picture.notes for path, picture in pictures.items()} == {
         "turned": ["oriented"],
         "broken_exif": [],
         "tiny": ["tiny"],
         "long": ["long"],
     }
-    assert Picture(8000, 7000, oriented=False).notes == ["huge"]
+    assert ImageInfo(8000, 7000, oriented=False).notes == ["huge"]
 
 
 def test_pictures_are_all_looked_at_and_keep_their_path(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(100)]
     for number, path in enumerate(paths[:-1], 1):
         Image.new("RGB", (number, 5)).save(path)
-    found = inspect_pictures(paths)
+    found = inspect_images(paths)
     assert [found[path].width for path in paths[:-1]] == list(range(1, 100))
     assert isinstance(found[paths[-1]], RowFault)
     assert found[paths[-1]].reason == "missing_image"
@@ -48,7 +48,7 @@ def test_kinds_of_pixels_are_noted(tmp_path):
     frames[0].save(tmp_path / "animated.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "animated.webp", save_all=True, append_images=frames[1:], lossless=True)
     frames[0].save(tmp_path / "still.gif")
-    pictures = inspect_pictures(sorted(tmp_path.iterdir()))
+    pictures = inspect_images(sorted(tmp_path.iterdir()))
     assert {path.name: picture.notes for path, picture in pictures.items()} == {
         "grey.jpg": ["greyscale"],
         "grey_alpha.png": ["greyscale", "transparent"],
@@ -71,7 +71,7 @@ def test_the_quick_look_judges_as_training_does(tmp_path, options):
     cut = [tmp_path / f"{length}" for length in range(0, len(content), max(1, len(content) // 40))]
     for path in cut:
         path.write_bytes(content[: int(path.name)])
-    found = inspect_pictures([whole, *cut])
+    found = inspect_images([whole, *cut])
     assert (found[whole].width, found[whole].height) == (75, 61)
     for path, picture in found.items():
         try:
@@ -79,5 +79,5 @@ def test_the_quick_look_judges_as_training_does(tmp_path, options):
             training_takes_it = True
         except RowFault:
             training_takes_it = False
-        assert isinstance(picture, Picture) == training_takes_it, path
+        assert isinstance(picture, ImageInfo) == training_takes_it, path
     assert sum(isinstance(picture, RowFault) for picture in found.values()) > 30
