@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
         build([name for name in PART_NAMES if not args.only or name in args.only])
     elif args.action == "check":
-        from toolkit.mini.gates import check_gates
+        from toolkit.mini.checks import check_gates
 
         return check_gates()
     elif args.action == "report":

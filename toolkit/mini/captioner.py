@@ -22,7 +22,7 @@ from transformers import (
 from toolkit.mini import captions
 from toolkit.mini.clip import DenseHeads, count_labels
 from toolkit.mini.scenes import SIGN_WORDS, draw_scene
-from toolkit.mini.schooling import IGNORED, MAIN_SIDE, Schooling, crowd_batch, dense_labels, main_pixels, scene_batch
+from toolkit.mini.training import IGNORED, MAIN_SIDE, Schooling, crowd_batch, dense_labels, main_pixels, scene_batch
 
 WIDTH, VISION_LAYERS, TEXT_LAYERS, HEADS, TEXT_LENGTH = 128, 4, 2, 4, 32
 STEPS, BATCH, CROWD, LEARNING_RATE = 4000, 24, 12, 1.5e-3

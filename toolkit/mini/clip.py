@@ -21,7 +21,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from toolkit.files import write_json
 from toolkit.mini import captions
 from toolkit.mini.scenes import BACKGROUNDS, Scene, draw_scene
-from toolkit.mini.schooling import (
+from toolkit.mini.sprites import COLOURS, KINDS
+from toolkit.mini.training import (
     IGNORED,
     MAIN_SIDE,
     NATURAL,
@@ -33,7 +34,6 @@ from toolkit.mini.schooling import (
     main_pixels,
     scene_batch,
 )
-from toolkit.mini.sprites import COLOURS, KINDS
 
 WIDTH, LAYERS, TEXT_LAYERS, HEADS = 128, 4, 2, 4
 VOCABULARY, TEXT_LENGTH = 1280, 40

@@ -16,7 +16,7 @@ from torch import nn
 
 from toolkit.files import write_json
 from toolkit.mgm.vision import ConvNeXtTower
-from toolkit.mini.schooling import (
+from toolkit.mini.training import (
     IGNORED,
     NATURAL,
     NO_OBJECT,

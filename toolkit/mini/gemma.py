@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerBase
 
-from toolkit.mini.lessons import Lesson, SoftPictures, draw_lesson
-from toolkit.mini.schooling import IGNORED, Schooling
+from toolkit.mini.text_samples import Lesson, SoftPictures, draw_lesson
 from toolkit.mini.tokenizer import build_tokenizer
+from toolkit.mini.training import IGNORED, Schooling
 
 HIDDEN, LAYERS, HEADS, HEAD_SIZE, INTERMEDIATE = 128, 4, 4, 32, 384
 STEPS, BATCH, LEARNING_RATE = 3000, 12, 2.5e-3

@@ -17,8 +17,8 @@ from transformers import (
 
 from toolkit.mini import captions
 from toolkit.mini.build import CAPTIONER, CLIP, CONVNEXT, GEMMA
+from toolkit.mini.checks import area_under_curve, states_everything
 from toolkit.mini.convnext import DEPTHS, DIMS, load_tower
-from toolkit.mini.gates import area_under_curve, states_everything
 from toolkit.mini.questions import SHORT_ANSWER, ask_any
 from toolkit.mini.scenes import SIGN_WORDS, draw_scene, render
 from toolkit.mini.sprites import COLOURS, KINDS

@@ -22,10 +22,10 @@ from toolkit.mgm.vision import ConvNeXtTower
 from toolkit.mini import captions
 from toolkit.mini.build import CAPTIONER, CLIP, CONVNEXT, GEMMA
 from toolkit.mini.convnext import load_tower, stage_maps
-from toolkit.mini.lessons import SOFT_TOKENS, Lesson, SoftPictures, add
 from toolkit.mini.questions import CATEGORIES, SHORT_ANSWER, Question, ask, choice_prompt, options_of, textvqa_prompt
 from toolkit.mini.scenes import SIGN_WORDS, Scene, draw_scene, render
-from toolkit.mini.schooling import NO_WORD, dense_labels, main_pixels, scene_batch
+from toolkit.mini.text_samples import SOFT_TOKENS, Lesson, SoftPictures, add
+from toolkit.mini.training import NO_WORD, dense_labels, main_pixels, scene_batch
 
 PROBE_TRAIN, PROBE_TEST, CLIP_PAIRS, QUESTIONS_EACH, CAPTIONED = 960, 384, 600, 60, 200
 PROBE_BATCH = 48

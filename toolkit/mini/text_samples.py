@@ -18,8 +18,8 @@ from toolkit.mini import captions
 from toolkit.mini.captions import NUMBERS
 from toolkit.mini.questions import SHORT_ANSWER, ask_any, choice_prompt, options_of, textvqa_prompt
 from toolkit.mini.scenes import SIGN_WORDS, Scene, draw_scene, render
-from toolkit.mini.schooling import IGNORED, NATURAL, NO_OBJECT, NO_WORD, dense_labels
 from toolkit.mini.sprites import COLOURS, KINDS
+from toolkit.mini.training import IGNORED, NATURAL, NO_OBJECT, NO_WORD, dense_labels
 
 PATCHES = 6  # a side
 SOFT_TOKENS = PATCHES**2
