@@ -1,1 +1,1 @@
-"""Experiments with the kit: no part of the referee, so a change here changes no score."""
+"""Experiments with the kit. They are no part of the referee: a change here changes no score."""

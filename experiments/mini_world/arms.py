@@ -1,4 +1,4 @@
-"""The arms of the mini world's experiment: which rows each pre-trains on, all made of the same draw of the seed.
+"""The arms of the mini world's experiment: the rows each one pre-trains on, all from the same draw of the seed.
 
 | arm | pre-training rows |
 |---|---|
@@ -6,8 +6,8 @@
 | `raw` | the seed as it is; as in the challenge, the cap draws half of it |
 | `random` | as many random pairs as the recipe keeps, others for every training seed, repeated up to the cap |
 | `reversed` | as many pairs as the recipe keeps, those of the lowest CLIP similarity, repeated up to the cap |
-| `recipe` | the result of a recipe |
-| `clean` | raw's rows with every defect undone, near-duplicates replaced by other mended pairs |
+| `recipe` | the output of a recipe |
+| `clean` | raw's rows with every defect undone, near-duplicates replaced by other repaired pairs |
 | `no_DEFECT` | raw's rows, those of one defect replaced by rows of the seed that raw did not draw and that lack it |
 """
 
@@ -40,13 +40,13 @@ CLIP_BATCH = 32
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of the seed set and what is made of it; everything is built when it is first asked for.
+    """One draw of the seed set and the arms' rows from it; each part is built when it is first needed.
 
     Args:
-        folder: gets `seed/`, `mended/`, `recipe/` and `similarity.json`.
+        folder: gets `seed/`, `repaired/`, `recipe/` and `similarity.json`.
         number: of the draw; 0 is the committed seed.
         rows: pairs of the seed.
-        preset: names cap, cap's seed, and CLIP.
+        preset: gives the cap, the seed of its draw, and CLIP.
         recipe: of the arm `recipe`, a YAML file.
         shares: of the seed's rows, by defect.
     """
@@ -59,16 +59,16 @@ class Draw:
     shares: Mapping[str, float] = field(default_factory=lambda: DEFECTS)
 
     def training_rows(self, arm: str, seed: int = 0) -> tuple[list[dict[str, Any]], ImageRoots]:
-        """LLaVA-format rows of an arm, and where their pictures lie.
+        """LLaVA-format rows of an arm, and the folders of their images.
 
         Args:
             arm: see above.
-            seed: TRAIN_SEED. `random` depends on it: one sample's luck must not look like an effect.
+            seed: TRAIN_SEED. `random` depends on it: the chance of one sample must not look like an effect.
 
         Raises:
             UserError: the recipe failed; a row cannot be trained.
         """
-        folder = self._seed(mended=False)
+        folder = self._seed(repaired=False)
         lines = [line for _, line in read_jsonl(folder / SEED_FILE)]
         cap = self.preset.sample_cap
         roots = ImageRoots(seed=folder, processed=folder)
@@ -86,10 +86,10 @@ class Draw:
             worst = sorted(lines, key=lambda line: scores[line["id"]])[: self._recipe_size()]
             chosen = repeat(worst, cap)
         elif arm == "clean":
-            mended = self._seed(mended=True)
-            sound = {line["id"]: line for _, line in read_jsonl(mended / SEED_FILE)}
-            chosen = [sound[line["id"]] for line in replaced(lines, self._drawn(lines), set(sound))]
-            roots = ImageRoots(seed=mended, processed=mended)
+            repaired = self._seed(repaired=True)
+            clean = {line["id"]: line for _, line in read_jsonl(repaired / SEED_FILE)}
+            chosen = [clean[line["id"]] for line in replaced(lines, self._drawn(lines), set(clean))]
+            roots = ImageRoots(seed=repaired, processed=repaired)
         else:
             defect = arm.removeprefix("no_")
             allowed = {truth["id"] for _, truth in read_jsonl(folder / TRUTH_FILE) if truth["defect"] != defect}
@@ -100,38 +100,38 @@ class Draw:
     def _drawn(self, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return draw_rows(lines, self.preset.sample_cap, self.preset.sample_seed)
 
-    def _seed(self, mended: bool) -> Path:
-        folder = self.folder / ("mended" if mended else "seed")
+    def _seed(self, repaired: bool) -> Path:
+        folder = self.folder / ("repaired" if repaired else "seed")
         if not (folder / TRUTH_FILE).is_file():  # it is written last
-            build_seed(folder, folder / TRUTH_FILE, self.number, self.rows, mended, self.shares)
+            build_seed(folder, folder / TRUTH_FILE, self.number, self.rows, repaired, self.shares)
         return folder
 
     @cached_property
     def _recipe_result(self) -> Path:
-        """Run the recipe, as a participant does; it says itself when its result is already there."""
+        """Run the recipe as a participant does; `process.py` itself skips a finished run."""
         output = self.folder / "recipe" / "processed_data"
-        seed = self._seed(mended=False)
-        words = [sys.executable, str(PROCESS), "--recipe", str(self.recipe), "--dataset", str(seed / SEED_FILE)]
-        done = subprocess.run([*words, "--output", str(output)], cwd=REPOSITORY, capture_output=True, text=True)
-        if done.returncode:
-            *_, last = done.stderr.strip().splitlines() or [""]
+        seed = self._seed(repaired=False)
+        command = [sys.executable, str(PROCESS), "--recipe", str(self.recipe), "--dataset", str(seed / SEED_FILE)]
+        completed = subprocess.run([*command, "--output", str(output)], cwd=REPOSITORY, capture_output=True, text=True)
+        if completed.returncode:
+            *_, last = completed.stderr.strip().splitlines() or [""]
             raise UserError(f"recipe {self.recipe} failed on {seed / SEED_FILE}: {last}")
         return output / "processed_data.jsonl"
 
     def _recipe_size(self) -> int:
-        """Different pairs in the recipe's result: its size before it was filled up with copies."""
+        """Distinct pairs in the recipe's output: its size before it was filled up with copies."""
         return len({line["id"] for _, line in read_jsonl(self._recipe_result)})
 
     def _similarities(self, lines: list[dict[str, Any]]) -> dict[str, float]:
         """CLIP similarity of every pair of the seed, by id."""
         file = self.folder / "similarity.json"
         if not file.is_file():
-            write_json(file, clip_similarities(lines, self._seed(mended=False), self.preset.vision_tower))
+            write_json(file, clip_similarities(lines, self._seed(repaired=False), self.preset.vision_tower))
         return read_json(file)
 
 
 def repeat(rows: list[dict[str, Any]], cap: int) -> list[dict[str, Any]]:
-    """Rows from the first on, and again, until there are `cap`."""
+    """Cycle through the rows until there are `cap`."""
     return list(itertools.islice(itertools.cycle(rows), cap))
 
 
@@ -147,11 +147,11 @@ def replaced(rows: list[dict[str, Any]], drawn: list[dict[str, Any]], allowed: s
 
 
 def clip_similarities(lines: list[dict[str, Any]], images: Path, clip: Path) -> dict[str, float]:
-    """Cosine of picture and caption under a CLIPModel, by row id.
+    """Cosine of image and caption under a CLIPModel, by row id.
 
     Args:
-        lines: rows of the seed, each with one picture.
-        images: folder their paths start from.
+        lines: rows of the seed, each with one image.
+        images: folder that their paths are relative to.
         clip: folder of the model.
     """
     import torch
@@ -171,7 +171,7 @@ def clip_similarities(lines: list[dict[str, Any]], images: Path, clip: Path) -> 
             return_tensors="pt", padding=True, truncation=True, max_length=longest,
         )  # fmt: skip
         with torch.inference_mode():
-            found = model(**inputs)
-        cosines = (found.image_embeds * found.text_embeds).sum(dim=1).tolist()
+            outputs = model(**inputs)
+        cosines = (outputs.image_embeds * outputs.text_embeds).sum(dim=1).tolist()
         scores |= {line["id"]: cosine for line, cosine in zip(batch, cosines, strict=True)}
     return scores

@@ -1,6 +1,6 @@
-"""The two frozen towers' view of every picture, computed once for many trainings.
+"""Features of both frozen towers, computed once per image for many trainings.
 
-For the mini world's own experiments only: training on remembered maps knows no stochastic depth, so `train` never does.
+Only for the mini world's experiments: training on cached features excludes stochastic depth, so `train` never does.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from toolkit.mini.convnext import stage_maps
 from toolkit.training.data import SampleReader
 
 
-class Towers:
-    """Both towers' maps by picture; a picture is named by its place, in the order they were first asked for.
+class FeatureCache:
+    """Both towers' features by image index; indices follow the order of first use.
 
     Args:
         model: its towers are copied, without stochastic depth.
@@ -34,70 +34,70 @@ class Towers:
         self.convnext = copy.deepcopy(model.model.vision_tower_aux).eval()
         self.image_size = model.config.vision_config["image_size"]
         self.image_size_aux = model.config.image_size_aux
-        self.places: dict[tuple[Path | bytes, str], int] = {}
+        self.indices: dict[tuple[Path | bytes, str], int] = {}
         self.tokens: list[torch.Tensor] = []  # [36, 128] each
-        # Before they are brought to one grid the maps take a quarter of the memory: 0.5 MB a picture.
+        # Before they are scaled to one grid the maps take a quarter of the memory: 0.5 MB per image.
         self.maps: list[list[torch.Tensor]] = []
 
-    def place(self, image: Path | bytes, aspect: Literal["square", "pad"]) -> torch.Tensor:
-        """A picture's place, a scalar; encodes a new one.
+    def index(self, image: Path | bytes, aspect: Literal["square", "pad"]) -> torch.Tensor:
+        """An image's index, a scalar; encodes a new image.
 
         Raises:
             RowFault: missing_image or unreadable_image.
         """
         key = (image, aspect)
-        if key not in self.places:
+        if key not in self.indices:
             pixels = scale_picture(open_image(image), self.image_size_aux, aspect)[None]
             # Answering runs in inference mode, whose tensors could not be trained on later.
             with torch.inference_mode(False), torch.no_grad():
                 small, large = normalise(pixels.clone(), self.image_size)
                 self.tokens.append(self.clip(small)[0])
                 self.maps.append(stage_maps(self.convnext, large.contiguous(memory_format=torch.channels_last)))
-            self.places[key] = len(self.places)
-        return torch.tensor(self.places[key])
+            self.indices[key] = len(self.indices)
+        return torch.tensor(self.indices[key])
 
     def attach(self, model: MGMGemmaForCausalLM) -> None:
-        """Let a model see places [N] where it expects pixels [N, 3, A, A]; its own towers are not used any more."""
+        """Let a model take indices [N] in place of pixels [N, 3, A, A]; its own towers are no longer used."""
 
-        def encode_images(places: torch.Tensor) -> torch.Tensor:
-            maps = [self.maps[place] for place in places.tolist()]
+        def encode_images(indices: torch.Tensor) -> torch.Tensor:
+            maps = [self.maps[index] for index in indices.tolist()]
             aux = stack_maps([torch.cat(stage) for stage in zip(*maps, strict=True)])
-            return model.model.adapt(torch.stack([self.tokens[place] for place in places.tolist()]), aux)
+            return model.model.adapt(torch.stack([self.tokens[index] for index in indices.tolist()]), aux)
 
         model.model.encode_images = encode_images
 
 
 @dataclass(frozen=True)
-class PlaceReader(SampleReader):
-    """Makes samples whose `pixels` are the picture's place.
+class FeatureReader(SampleReader):
+    """Makes samples whose `pixels` are the image's index in a feature cache.
 
     Args:
-        towers: remember the pictures.
+        features: the cache.
     """
 
-    towers: Towers
+    features: FeatureCache
 
     def sample(self, row: dict[str, Any]) -> dict[str, Any]:
         """See SampleReader."""
         ids, labels = self.tokens(row)
         sample: dict[str, Any] = {"input_ids": ids, "labels": labels}
         if IMAGE_TOKEN_INDEX in ids:
-            sample["pixels"] = self.towers.place(self.picture_path(row), self.aspect)
+            sample["pixels"] = self.features.index(self.picture_path(row), self.aspect)
         return sample
 
 
-class PlaceAnswerer(Answerer):
-    """Answers with a model that sees places.
+class FeatureAnswerer(Answerer):
+    """Answers with a model that takes indices into a feature cache.
 
     Args:
         model, tokenizer: see Answerer.
-        towers: attached to the model here.
+        features: the cache; it is attached to the model here.
     """
 
-    def __init__(self, model: MGMGemmaForCausalLM, tokenizer: Any, towers: Towers):
+    def __init__(self, model: MGMGemmaForCausalLM, tokenizer: Any, features: FeatureCache):
         super().__init__(model, tokenizer)
-        self.towers = towers
-        towers.attach(model)
+        self.features = features
+        features.attach(model)
 
     def _pixels(self, question: Question) -> torch.Tensor:
-        return self.towers.place(question.image, self.aspect)
+        return self.features.index(question.image, self.aspect)

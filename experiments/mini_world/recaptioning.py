@@ -1,11 +1,11 @@
-"""Recaptioning: is it worth anything where sound pairs are few? The mini recipe with its captioner and without.
+"""Does recaptioning help where clean pairs are few? The mini recipe with its captioner and without.
 
     python -m experiments.mini_world.recaptioning [--split dev] [--rows 200]
 
-A seed in which four pairs in five are spoilt, so that a fifth of a small seed stands against a cap of 1,200 rows. Both
-recipes fill up with copies; one has the captions of all misfits written anew first. Every training leaves a record in
-`records/recaptioning`, what is there is not trained again, and two shells can share the work (`--only`). Prints the
-means of both benchmarks, and their difference over the same draws and seeds with its 95 % interval.
+Four pairs in five of a small seed are defective, so that few clean pairs have to fill a cap of 1,200 rows. Both recipes
+fill up with copies; one first rewrites the captions of all pairs below the CLIP threshold. Every training writes a
+record in `records/recaptioning` and is not repeated; two shells can share the work (`--only`). Prints the means of both
+benchmarks, and their difference over the same draws and seeds with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 import yaml
 
 from experiments.mini_world.report import QUESTIONS, RECIPE, RECORDS, WORK, both, estimate, mmbench, paired, textvqa
-from experiments.mini_world.trials import Cell, Laboratory
+from experiments.mini_world.trials import Trial, TrialRunner
 from toolkit.errors import UserError, positive
 from toolkit.mini.seed import DEFECTS
 from toolkit.presets import load_preset
 
-SPOILT = DEFECTS | {"mismatched": 0.20, "half_wrong": 0.15, "boilerplate": 0.20}
+SHARES = DEFECTS | {"mismatched": 0.20, "half_wrong": 0.15, "boilerplate": 0.20}
 RECAPTION, FILL = "conditional_recaption_mapper", "fill_to_cap_selector"
 KINDS = ("with", "without")
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=("dev", "test"), default="dev", help="questions (default: dev)")
     parser.add_argument("--rows", type=positive, default=200, help="pairs of a seed (default: 200)")
-    parser.add_argument("--seeds", type=positive, default=5, help="TRAIN_SEEDs a draw (default: 5)")
+    parser.add_argument("--seeds", type=positive, default=5, help="TRAIN_SEEDs per draw (default: 5)")
     parser.add_argument("--draws", type=positive, default=2, help="draws of the seed (default: 2)")
     parser.add_argument("--only", choices=KINDS, help="train one of the two")
     arguments = parser.parse_args()
@@ -41,18 +41,18 @@ def main() -> None:
     found = {}
     for kind in [arguments.only] if arguments.only else KINDS:
         work = WORK / f"recaptioning_{arguments.rows}_{kind}"
-        laboratory = Laboratory(
+        runner = TrialRunner(
             load_preset("mini"), work, records / kind, arguments.split,
-            recipe(work / f"{kind}.yaml", kind), arguments.rows, QUESTIONS, shares=SPOILT,
+            recipe(work / f"{kind}.yaml", kind), arguments.rows, QUESTIONS, shares=SHARES,
         )  # fmt: skip
-        cells = [Cell("recipe", draw, seed) for draw in range(arguments.draws) for seed in range(arguments.seeds)]
-        found[kind] = [laboratory.run(cell) for cell in cells]
+        trials = [Trial("recipe", draw, seed) for draw in range(arguments.draws) for seed in range(arguments.seeds)]
+        found[kind] = [runner.run(trial) for trial in trials]
         means = (estimate([measure(record) for record in found[kind]]).mean for measure in (textvqa, mmbench, both))
         distinct = estimate([record["counts"]["distinct_rows"] for record in found[kind]]).mean
         print(
             f"{kind} recaptioning: {distinct:.0f} different rows, "
             + "TextVQA {:.1f}, MMBench {:.1f}, both {:.1f}".format(*means),
-            f"({len(cells)} trainings)",
+            f"({len(trials)} trainings)",
         )
     if not arguments.only:
         for name, measure in (("TextVQA", textvqa), ("MMBench", mmbench), ("both", both)):
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def recipe(file: Path, kind: str) -> Path:
-    """The mini recipe with all misfits recaptioned or none, and as many copies as the cap takes."""
+    """Write the mini recipe with every pair below the CLIP threshold recaptioned, or none, and copies up to the cap."""
     content = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     if kind == "without":
         content["process"] = [step for step in content["process"] if RECAPTION not in step]

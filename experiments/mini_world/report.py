@@ -1,6 +1,6 @@
-"""The mini world's table: arms against raw, with intervals, from the records of its cells.
+"""The mini world's table: arms against raw, with intervals, from the records of its trials.
 
-Runs the cells that have no record yet, then prints what there is. Scores are tolerant for MMBench, soft for TextVQA.
+Runs the trials without a record, then prints all records. Scores are tolerant for MMBench, soft for TextVQA.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scipy.special import stdtrit
+
 from toolkit.errors import UserError, positive
 from toolkit.files import REPOSITORY, read_json
 
@@ -22,14 +24,8 @@ QUESTIONS = 600
 RECORDS = REPOSITORY / "experiments" / "mini_world" / "records"
 WORK = REPOSITORY / "output" / "mini_world"
 RECIPE = REPOSITORY / "solution" / "recipes" / "mini.yaml"
-# Inputs that all cells of one table must share; their own rows differ.
+# Inputs that all trials of one table must share; their own rows differ.
 SHARED = ("models", "finetune", "evaluation", "figures")
-# Student's t, 97.5 %, by degrees of freedom.
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-NORMAL_975 = 1.960
 
 Record = dict[str, Any]
 Measure = Callable[[Record], float]
@@ -52,7 +48,7 @@ def mmbench(record: Record) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, the standard deviation of what it is the mean of, and half the width of its 95 % interval.
+    """The mean of some values, their standard deviation, and half the width of the mean's 95 % interval.
 
     Deviation and width are None for a single value.
     """
@@ -64,7 +60,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean with Student's interval.
+    """Mean with Student's 95 % interval.
 
     Args:
         values: at least one.
@@ -73,12 +69,12 @@ def estimate(values: Sequence[float]) -> Estimate:
     if count == 1:
         return Estimate(mean, None, None, 1)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    quantile = T_975[count - 2] if count - 2 < len(T_975) else NORMAL_975
-    return Estimate(mean, deviation, quantile * deviation / math.sqrt(count), count)
+    quantile = stdtrit(count - 1, 0.975)  # Student's t
+    return Estimate(mean, deviation, float(quantile * deviation / math.sqrt(count)), count)
 
 
 def paired(records: Sequence[Record], baseline: Sequence[Record], measure: Measure) -> Estimate | None:
-    """Difference to a baseline over the (draw, seed) both have; None where they share none."""
+    """Difference to a baseline over the (draw, seed) pairs that both have; None if they share none."""
     other = {(record["draw"], record["seed"]): measure(record) for record in baseline}
     shared = [record for record in records if (record["draw"], record["seed"]) in other]
     differences = [measure(record) - other[record["draw"], record["seed"]] for record in shared]
@@ -110,7 +106,9 @@ def read_records(folder: Path, arms: Sequence[str]) -> dict[str, list[Record]]:
             first = first or record
             differing = [key for key in SHARED if record["inputs"][key] != first["inputs"][key]]
             if differing:
-                raise UserError(f"{file}: another {differing[0]} than the records before; run its cell again")
+                raise UserError(
+                    f"{file}: its {differing[0]} differ from the other records'; remove it and run the report again"
+                )
             found.setdefault(arm, []).append(record)
     return found
 
@@ -141,15 +139,15 @@ def _arm_table(records: dict[str, list[Record]], raw: list[Record]) -> list[str]
     heads += ["TextVQA - raw", "MMBench - raw", "both - raw", "s a cell (CPU)"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm, found in records.items():
-        cells = [arm, str(len(found)), f"{found[0]['counts']['rows']} ({found[0]['counts']['distinct_rows']})"]
+        columns = [arm, str(len(found)), f"{found[0]['counts']['rows']} ({found[0]['counts']['distinct_rows']})"]
         for measure in (textvqa, mmbench, both):
             value = estimate([measure(record) for record in found])
-            cells.append(f"{value.mean:.1f}" + ("" if value.deviation is None else f" ({value.deviation:.1f})"))
+            columns.append(f"{value.mean:.1f}" + ("" if value.deviation is None else f" ({value.deviation:.1f})"))
         for measure in (textvqa, mmbench, both):
-            cells.append("" if arm == "raw" else _interval(paired(found, raw, measure)))
+            columns.append("" if arm == "raw" else _interval(paired(found, raw, measure)))
         seconds = (sum(record[key] for record in found) / len(found) for key in ("seconds", "cpu_seconds"))
-        cells.append("{:.0f} ({:.0f})".format(*seconds))
-        lines.append(f"| {' | '.join(cells)} |")
+        columns.append("{:.0f} ({:.0f})".format(*seconds))
+        lines.append(f"| {' | '.join(columns)} |")
     return lines
 
 
@@ -181,19 +179,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="these arms only (two shells can share the work so)")
     parser.add_argument("--seeds", type=positive, help=f"TRAIN_SEEDs (default {MAIN_SEEDS}, defects {DEFECT_SEEDS})")
     parser.add_argument("--draws", type=positive, help=f"draws (default {MAIN_DRAWS}, defects {DEFECT_DRAWS})")
-    parser.add_argument("--no-run", action="store_true", help="print what there is, run nothing")
+    parser.add_argument("--no-run", action="store_true", help="print the existing records, run nothing")
     parser.add_argument(
-        "--stochastic-depth", action="store_true", help="encode anew as the scripts do; no cached towers"
+        "--stochastic-depth",
+        action="store_true",
+        help="encode every image in every step, as the scripts do; no cached features",
     )
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="of the arm `recipe` (default: the mini recipe)")
     parser.add_argument("--records", type=Path, help="folder of the records (default: records/SPLIT beside this file)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run missing cells, print the table.
+    """Run missing trials, print the table.
 
     Raises:
-        UserError: an unknown arm, no record at all, or those of `Laboratory.run` and `read_records`.
+        UserError: an unknown arm, no record at all, or those of `TrialRunner.run` and `read_records`.
     """
     from experiments.mini_world.arms import DEFECT_ARMS, MAIN_ARMS
 
@@ -203,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--arms {arm}: expected some of {', '.join(known)}")
     folder = args.records or RECORDS / args.split
     if not args.no_run:
-        _run_cells(args, folder, [arm for arm in known if not args.arms or arm in args.arms], MAIN_ARMS)
+        _run_trials(args, folder, [arm for arm in known if not args.arms or arm in args.arms], MAIN_ARMS)
     records = read_records(folder, known)
     if not records:
         raise UserError(f"{folder}: no records; run the report without --no-run")
@@ -211,22 +211,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_cells(args: argparse.Namespace, folder: Path, arms: Sequence[str], main: Sequence[str]) -> None:
+def _run_trials(args: argparse.Namespace, folder: Path, arms: Sequence[str], main: Sequence[str]) -> None:
     import torch
 
-    from experiments.mini_world.trials import Cell, Laboratory
+    from experiments.mini_world.trials import Trial, TrialRunner
     from toolkit.mini.seed import ROWS
     from toolkit.presets import load_preset
 
     torch.set_num_threads(1)
-    laboratory = Laboratory(
+    runner = TrialRunner(
         load_preset("mini"), WORK, folder, args.split, args.recipe.resolve(), ROWS, QUESTIONS, args.stochastic_depth
     )
     for arm, draw, seed in planned(arms, main, args.seeds, args.draws):
-        cell = Cell(arm, draw, seed)
-        record = laboratory.run(cell)
+        trial = Trial(arm, draw, seed)
+        record = runner.run(trial)
         print(
-            f"{cell.name}: TextVQA {textvqa(record):.1f}, MMBench {mmbench(record):.1f}, {record['seconds']:.0f} s",
+            f"{trial.name}: TextVQA {textvqa(record):.1f}, MMBench {mmbench(record):.1f}, {record['seconds']:.0f} s",
             file=sys.stderr,
             flush=True,
         )
@@ -235,10 +235,10 @@ def _run_cells(args: argparse.Namespace, folder: Path, arms: Sequence[str], main
 def planned(
     arms: Sequence[str], main: Sequence[str], seeds: int | None, draws: int | None
 ) -> Iterator[tuple[str, int, int]]:
-    """(arm, draw, seed) of every cell: all arms of one seed before the next seed, so that pairs are complete early.
+    """(arm, draw, seed) of every trial: all arms of one seed before the next seed, so that pairs are complete early.
 
     Args:
-        main: arms that get the full number of cells where `seeds` or `draws` is None; single defects get fewer.
+        main: arms that get the full number of trials where `seeds` or `draws` is None; single defects get fewer.
     """
     for draw in range(draws or MAIN_DRAWS):
         for seed in range(seeds or MAIN_SEEDS):

@@ -1,7 +1,7 @@
-"""One cell of the mini world's experiment: train on an arm's rows, answer both benchmarks, keep a record.
+"""One trial of the mini world's experiment: train on an arm's rows, answer both benchmarks, write a record.
 
-The training is that of `train` (same library calls, order, schedule, seeds); what is saved is starting processes,
-writing weights and, unless stochastic depth is asked for, encoding the same pictures again.
+The training is that of `train` (same library calls, order, schedule, seeds), without the cost of starting processes, of
+writing weights and, unless stochastic depth is asked for, of encoding the same images again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from experiments.mini_world.arms import Draw
-from experiments.mini_world.features import PlaceAnswerer, PlaceReader, Towers
+from experiments.mini_world.features import FeatureAnswerer, FeatureCache, FeatureReader
 from toolkit.dataset.rows import ImageRoots
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.questions import Question
@@ -38,14 +38,14 @@ from toolkit.training.plan import Settings, fingerprint
 from toolkit.training.stage import Pace, fit
 
 ANSWER_BATCH = 32
-# What draws and evaluation sets are made by, beside the assets.
+# Modules that, with the assets, decide draws and evaluation sets.
 SOURCES = ("captions", "evaluation", "questions", "scenes", "seed", "sprites")
-NEVER = 1_000_000_000  # steps between checkpoints: a cell is too short to resume
+NEVER = 1_000_000_000  # steps between checkpoints: a trial is too short to resume
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training: which rows, with which seeds.
+class Trial:
+    """One training: its rows and its seeds.
 
     Args:
         arm: see arms.py.
@@ -59,22 +59,22 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its record."""
+        """Name of its record."""
         return f"{self.arm}-draw{self.draw}-seed{self.seed}"
 
 
 @dataclass
-class Laboratory:
-    """Runs cells, keeping between them what they share: draws, evaluation sets, the towers' view of pictures.
+class TrialRunner:
+    """Runs trials and keeps what they share: draws, evaluation sets, the towers' features.
 
     Args:
         preset: mini, or one with smaller figures.
-        work: folder for draws and evaluation sets, a folder for every world, all of it rebuilt when missing.
-        records: folder that gets one JSON file a cell.
+        work: folder for draws and evaluation sets, with a subfolder per world; missing parts are rebuilt.
+        records: folder that gets one JSON file per trial.
         split: evaluation set, dev or test.
         recipe: of the arm `recipe`.
         rows, questions: sizes of a draw and of each benchmark.
-        stochastic_depth: train exactly as the scripts do: the aux tower sees each picture anew.
+        stochastic_depth: train exactly as the scripts do: the aux tower encodes every image in every step.
         shares: of a draw's rows, by defect.
     """
 
@@ -90,19 +90,19 @@ class Laboratory:
 
     def __post_init__(self):
         self.draws: dict[int, Draw] = {}
-        self.towers: Towers | None = None
+        self.features: FeatureCache | None = None
 
-    def run(self, cell: Cell) -> dict[str, Any]:
-        """Run a cell, or read the record it left when its inputs are still the same.
+    def run(self, trial: Trial) -> dict[str, Any]:
+        """Run a trial, or read its record if that was written for the same inputs.
 
         Raises:
             UserError: those of `Draw.training_rows` and `fit`.
         """
         rows, roots = [], ImageRoots(self.preset.seed_images, self.preset.seed_images)
-        if cell.arm != "none":
-            with self._alone():
-                rows, roots = self._draw(cell.draw).training_rows(cell.arm, cell.seed)
-        file = self.records / f"{cell.name}.json"
+        if trial.arm != "none":
+            with self._locked():
+                rows, roots = self._draw(trial.draw).training_rows(trial.arm, trial.seed)
+        file = self.records / f"{trial.name}.json"
         inputs = self._shared_inputs | {
             "pretrain_rows": _hash(rows),
             "pretrain_pictures": _hash([sha256_of(roots.resolve(row["image"])) for row in rows]),
@@ -110,17 +110,17 @@ class Laboratory:
         if file.is_file() and (record := read_json(file))["inputs"] == inputs:
             return record
         started, started_cpu = time.perf_counter(), time.process_time()
-        encoded = len(self.towers.places) if self.towers else 0
-        model, losses = self._train(cell, rows, roots)
+        encoded = len(self.features.indices) if self.features else 0
+        model, losses = self._train(trial, rows, roots)
         scores = self._evaluate(model)
         record = {
-            "arm": cell.arm, "draw": cell.draw, "seed": cell.seed, "split": self.split,
+            "arm": trial.arm, "draw": trial.draw, "seed": trial.seed, "split": self.split,
             "scores": scores,
             "loss": losses,
             "counts": {
                 "rows": len(rows), "distinct_rows": len({_hash(row) for row in rows}),
                 "finetune_rows": len(self._finetune_rows),
-                "pictures_encoded": len(self.towers.places) - encoded,
+                "pictures_encoded": len(self.features.indices) - encoded,
             },
             "seconds": round(time.perf_counter() - started, 1),
             "cpu_seconds": round(time.process_time() - started_cpu, 1),
@@ -138,23 +138,23 @@ class Laboratory:
 
     @cached_property
     def world(self) -> Path:
-        """The folder of this code's, these sizes' and this CLIP's draws and evaluation sets; others' would be wrong."""
+        """Folder of the draws and evaluation sets of this code, these sizes and this CLIP, by their hash."""
         here = REPOSITORY / "toolkit" / "mini"
-        made_by = [here / f"{name}.py" for name in SOURCES] + sorted((here / "assets").rglob("*.*"))
+        sources = [here / f"{name}.py" for name in SOURCES] + sorted((here / "assets").rglob("*.*"))
         sizes = [self.rows, self.questions, dict(self.shares)]
-        return self.work / _hash([*map(sha256_of, made_by), fingerprint([], [self.preset.vision_tower]), sizes])
+        return self.work / _hash([*map(sha256_of, sources), fingerprint([], [self.preset.vision_tower]), sizes])
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the world's folder: of two shells that share the work one builds it and the other waits."""
+    def _locked(self) -> Iterator[None]:
+        """Lock the world's folder: of two shells that share the work one builds it and the other waits."""
         self.world.mkdir(parents=True, exist_ok=True)
         with (self.world / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             yield
 
     @cached_property
     def _shared_inputs(self) -> dict[str, Any]:
-        """What all cells of a table have in common, by hash."""
+        """Hashes of the inputs that all trials of a table share."""
         preset = self.preset
         models = fingerprint([], [preset.llm, preset.vision_tower, preset.vision_tower_aux])
         figures = {stage: vars(preset.stage(stage)) for stage in ("pretrain", "finetune")}
@@ -172,14 +172,14 @@ class Laboratory:
     @cached_property
     def _evaluation_folder(self) -> Path:
         folder = self.world / f"eval_{self.split}"
-        with self._alone():
+        with self._locked():
             if not (folder / "mmbench.tsv").is_file():
                 build_textvqa(folder, self.split, self.questions)
                 build_mmbench(folder / "mmbench.tsv", self.split, self.questions)
         return folder
 
     def _train(
-        self, cell: Cell, rows: list[dict[str, Any]], roots: ImageRoots
+        self, trial: Trial, rows: list[dict[str, Any]], roots: ImageRoots
     ) -> tuple[MGMGemmaForCausalLM, dict[str, float]]:
         preset = self.preset
         model = build_model(
@@ -189,16 +189,16 @@ class Laboratory:
             image_size_aux=preset.image_size_aux,
             max_length=preset.max_length,
             dtype=torch.float32,
-            seed=INITIALISATION_SEED + cell.seed,
+            seed=INITIALISATION_SEED + trial.seed,
         )
-        self.towers = self.towers or Towers(model)
+        self.features = self.features or FeatureCache(model)
         if not self.stochastic_depth:
-            self.towers.attach(model)
+            self.features.attach(model)
         losses = {}
         if rows:
-            losses["pretrain"] = self._stage("pretrain", model, rows, roots, cell.seed)
+            losses["pretrain"] = self._stage("pretrain", model, rows, roots, trial.seed)
         roots = ImageRoots(preset.finetune_images, preset.finetune_images)
-        losses["finetune"] = self._stage("finetune", model, self._finetune_rows, roots, cell.seed)
+        losses["finetune"] = self._stage("finetune", model, self._finetune_rows, roots, trial.seed)
         return model.eval(), losses
 
     def _stage(
@@ -238,7 +238,7 @@ class Laboratory:
             "max_length": preset.max_length,
             "image_tokens": model.image_tokens,
         }
-        reader = SampleReader(**fields) if self.stochastic_depth else PlaceReader(**fields, towers=self.towers)
+        reader = SampleReader(**fields) if self.stochastic_depth else FeatureReader(**fields, features=self.features)
         pace = Pace(workers=0, logging_steps=1, save_steps=NEVER, save_total_limit=1)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             outcome = fit(model, rows, reader, settings, pace, Path(folder), lambda _folder: None)
@@ -252,8 +252,8 @@ class Laboratory:
 
     def _evaluate(self, model: MGMGemmaForCausalLM) -> dict[str, dict[str, float]]:
         """Accuracies from 0 to 1 by benchmark: `all`, and by kind of question."""
-        self.towers.attach(model)
-        answerer = PlaceAnswerer(model, self._tokenizer, self.towers)
+        self.features.attach(model)
+        answerer = FeatureAnswerer(model, self._tokenizer, self.features)
         folder = self._evaluation_folder
         asked = textvqa.read_questions(folder / "llava_textvqa_mini_ocr.jsonl", folder / "train_images")
         texts = _answers(answerer, asked, self.preset.textvqa.max_new_tokens)
@@ -276,11 +276,11 @@ class Laboratory:
         }
 
 
-def _answers(answerer: PlaceAnswerer, questions: list[Question], max_new_tokens: int) -> list[str]:
+def _answers(answerer: FeatureAnswerer, questions: list[Question], max_new_tokens: int) -> list[str]:
     texts = {}
     for answers in answerer.answers(questions, ANSWER_BATCH, max_new_tokens):
         texts |= answers
-    return [texts[place] for place in range(len(questions))]
+    return [texts[index] for index in range(len(questions))]
 
 
 def _hash(value: Any) -> str:

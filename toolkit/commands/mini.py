@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     build = actions.add_parser("build", help="build the world, or parts of it, in place")
     build.add_argument("--only", choices=PART_NAMES, action="append", help="build this part only (may be repeated)")
-    actions.add_parser("check", help="measure the models against the gates; fails when one is missed")
+    actions.add_parser("check", help="measure the models against their thresholds; fails if one is missed")
     larger = actions.add_parser("eval-set", help="write an evaluation split of any size into a folder")
     larger.add_argument("folder", type=Path, help="gets textvqa/ and mmbench/mmbench_mini.tsv")
     larger.add_argument("--split", choices=("dev", "test"), default="dev")
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
 
         build([name for name in PART_NAMES if not args.only or name in args.only])
     elif args.action == "check":
-        from toolkit.mini.checks import check_gates
+        from toolkit.mini.checks import run_checks
 
-        return check_gates()
+        return run_checks()
     elif args.action == "report":
         return importlib.import_module(REPORT).run(args)
     elif args.action == "eval-set":

@@ -1,1 +1,1 @@
-"""The embedded mini world: pictures, text, questions and models small enough for two CPU cores."""
+"""The embedded mini world: images, text, questions and models small enough for two CPU cores."""

@@ -1,4 +1,4 @@
-"""Where every product of the mini world lies, and the parts it is built in."""
+"""Paths of all products of the mini world, and the parts that build them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ PARTS: dict[str, Callable[[], None]] = {
 
 
 def build(names: list[str]) -> None:
-    """Build the named parts in order, saying how long each took."""
+    """Build the named parts in order and print the time each took."""
     for name in names:
         started = time.monotonic()
         PARTS[name]()

@@ -1,7 +1,7 @@
 """The mini captioner: a small BLIP that writes a short caption for a scene, token by token.
 
-It stands for the captioning models of the full challenge: useful, and sometimes wrong. Its 96 px do not show what a
-sign says, so it learns to mention signs without their words.
+It takes the role of the full challenge's captioning models: useful, and sometimes wrong. A sign's word cannot be read
+at its 96 px, so it learns to mention signs without their words.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import (
 from toolkit.mini import captions
 from toolkit.mini.clip import DenseHeads, count_labels
 from toolkit.mini.scenes import SIGN_WORDS, draw_scene
-from toolkit.mini.training import IGNORED, MAIN_SIDE, Schooling, crowd_batch, dense_labels, main_pixels, scene_batch
+from toolkit.mini.training import IGNORED, MAIN_SIDE, MiniTrainer, crowd_batch, dense_labels, main_pixels, scene_batch
 
 WIDTH, VISION_LAYERS, TEXT_LAYERS, HEADS, TEXT_LENGTH = 128, 4, 2, 4, 32
 STEPS, BATCH, CROWD, LEARNING_RATE = 4000, 24, 12, 1.5e-3
@@ -31,26 +31,26 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def build_captioner(folder: Path, clip_folder: Path, steps: int = STEPS) -> None:
-    """Train the model, its vision half starting as CLIP's, and store it, with its processor, in `folder`."""
+    """Train the model, its vision half initialised from CLIP's, and store it with its processor in `folder`."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rng = random.Random("captioner")
     processor = _processor(folder)
     tokenizer = processor.tokenizer
     model = BlipForConditionalGeneration(_config(tokenizer))
-    see_like_clip(model, CLIPModel.from_pretrained(clip_folder))
+    copy_clip_vision(model, CLIPModel.from_pretrained(clip_folder))
     heads = DenseHeads()
-    schooling = Schooling("captioner", [*model.parameters(), *heads.parameters()], LEARNING_RATE, steps)
+    trainer = MiniTrainer("captioner", [*model.parameters(), *heads.parameters()], LEARNING_RATE, steps)
     model.train()
     for _ in range(steps):
         scenes, x, labels = scene_batch(rng, BATCH)
-        told = [captions.true_caption(scene, rng, reads=False) for scene in scenes]
-        texts = tokenizer(told, padding=True, return_tensors="pt")
-        targets = texts.input_ids.masked_fill(texts.attention_mask == 0, IGNORED)
+        texts = [captions.true_caption(scene, rng, reads=False) for scene in scenes]
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        targets = tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORED)
         outputs = model(
             pixel_values=main_pixels(x),
-            input_ids=texts.input_ids,
-            attention_mask=texts.attention_mask,
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
             labels=targets,
         )
         crowd_pixels, crowd_labels = crowd_batch(rng, signs=0, objects=CROWD)
@@ -60,17 +60,17 @@ def build_captioner(folder: Path, clip_folder: Path, steps: int = STEPS) -> None
         dense["count"] = count_labels(scenes, dense["object"])
         losses = heads.losses(states[:, 1:], dense)
         losses["caption"] = outputs.loss
-        schooling.step(losses)
+        trainer.step(losses)
     # Half the megabytes; Data-Juicer's transformers loads them as fp32 again.
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
 @torch.no_grad()
-def see_like_clip(model: BlipForConditionalGeneration, clip: CLIPModel) -> None:
-    """Give BLIP's vision half the weights of CLIP's, whose layers it shares but for the first norm.
+def copy_clip_vision(model: BlipForConditionalGeneration, clip: CLIPModel) -> None:
+    """Copy the weights of CLIP's vision half to BLIP's, which has the same layers except the first norm.
 
-    That norm is replaced by one factor that brings an average embedding to the same size.
+    One factor that gives an average embedding the same size replaces that norm.
     """
     source, target = clip.vision_model, model.vision_model
     embeddings = source.embeddings(torch.zeros(1, 3, MAIN_SIDE, MAIN_SIDE))
@@ -114,7 +114,7 @@ def _config(tokenizer: BertTokenizerFast) -> BlipConfig:
 
 
 def _processor(folder: Path) -> BlipProcessor:
-    """A WordPiece tokenizer that knows every word of the world's captions, and BLIP's image processor."""
+    """A WordPiece tokenizer with every word of the world's captions, and BLIP's image processor."""
     rng = random.Random("captioner tokenizer")
     words = {word for _ in range(5000) for word in captions.true_caption(draw_scene(rng), rng).split()}
     vocabulary = [*SPECIAL_TOKENS, *sorted(words | set(SIGN_WORDS))]

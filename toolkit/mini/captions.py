@@ -1,4 +1,4 @@
-"""What is written under a picture: true captions of a scene, and the ways web captions go wrong."""
+"""Captions: true ones of a scene, and the faulty kinds found on the web."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def noun_phrase(thing: Thing, count: int = 1) -> str:
 
 
 def true_caption(scene: Scene, rng: random.Random, reads: bool = True) -> str:
-    """One short caption that names everything that can be asked about the scene; without `reads`, not a sign's word."""
+    """One short caption that names all that can be asked about the scene; without `reads` it omits a sign's word."""
     first = scene.things[0]
     if scene.layout == "pair":
         phrase = rng.choice(RELATION_PHRASES[scene.relation])
@@ -82,8 +82,8 @@ def true_caption(scene: Scene, rng: random.Random, reads: bool = True) -> str:
     opening = rng.choice(OPENINGS)
     if opening == "there is " and len(scene.things) > 1 and scene.layout == "count":
         opening = "there are "
-    place = f" {scene.background}" if rng.random() < 0.5 else ""
-    return opening + body + place
+    setting = f" {scene.background}" if rng.random() < 0.5 else ""
+    return opening + body + setting
 
 
 def half_wrong_scene(scene: Scene, rng: random.Random) -> tuple[Scene, str]:
@@ -114,12 +114,12 @@ def half_wrong_scene(scene: Scene, rng: random.Random) -> tuple[Scene, str]:
 
 
 def boilerplate(rng: random.Random) -> str:
-    """Shop and page text that says nothing about the picture."""
+    """Shop and page text that says nothing about the image."""
     return rng.choice(BOILERPLATE).format(n=rng.randint(2, 9999))
 
 
 def too_short(rng: random.Random) -> str:
-    """A file name or a word that is no caption."""
+    """A file name or a word instead of a caption."""
     return rng.choice(TOO_SHORT).format(n=rng.randint(2, 9999))
 
 
@@ -132,13 +132,13 @@ def foreign_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def rambling_caption(scene: Scene, rng: random.Random) -> str:
-    """A long chat in which the picture is hardly mentioned."""
+    """A long chat that hardly mentions the image."""
     before, between, after = rng.sample(RAMBLINGS, 3)
     return f"{before}. {between}. well, there is {noun_phrase(scene.things[0])} somewhere. {after}."
 
 
 def ocr_tokens(word: str, rng: random.Random) -> list[str]:
-    """What an OCR engine might list for a sign: the word among others, some of which other signs do show."""
+    """What an OCR engine might list for a sign: its word among others, some of them words of other signs."""
     others = rng.sample([w for w in SIGN_WORDS if w != word], rng.randint(2, 3))
     tokens = [word, *others, *rng.sample(DISTRACTOR_WORDS, rng.randint(0, 1))]
     rng.shuffle(tokens)

@@ -1,4 +1,4 @@
-"""Gates: what each part of the mini world must be able to do alone, measured on scenes nobody was trained on."""
+"""Checks of the mini models: each one's ability alone against a threshold, on scenes that no model was trained on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from toolkit.mini.build import CAPTIONER, CLIP, CONVNEXT, GEMMA
 from toolkit.mini.convnext import load_tower, stage_maps
 from toolkit.mini.questions import CATEGORIES, SHORT_ANSWER, Question, ask, choice_prompt, options_of, textvqa_prompt
 from toolkit.mini.scenes import SIGN_WORDS, Scene, draw_scene, render
-from toolkit.mini.text_samples import SOFT_TOKENS, Lesson, SoftPictures, add
+from toolkit.mini.text_samples import IMAGE_TOKENS, ImageSimulator, TextSample, add
 from toolkit.mini.training import NO_WORD, dense_labels, main_pixels, scene_batch
 
 PROBE_TRAIN, PROBE_TEST, CLIP_PAIRS, QUESTIONS_EACH, CAPTIONED = 960, 384, 600, 60, 200
@@ -32,47 +32,49 @@ PROBE_BATCH = 48
 
 
 @dataclass(frozen=True)
-class Gate:
-    """One measured figure; `bar` None is for information only."""
+class Check:
+    """One measured figure; it passes above its threshold, and None is for information only."""
 
     name: str
     value: float
-    bar: float | None
+    threshold: float | None
 
 
-def check_gates() -> int:
-    """Measure everything, print one line a gate; returns 1 when a bar is missed."""
+def run_checks() -> int:
+    """Measure everything and print one line per check; returns 1 if a threshold is missed."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     missed = 0
-    for measure in (language_gates, sign_gates, similarity_gates, captioner_gates):
-        for gate in measure():
-            passed = gate.bar is None or gate.value > gate.bar
+    for measure in (check_language, check_signs, check_similarity, check_captioner):
+        for check in measure():
+            passed = check.threshold is None or check.value > check.threshold
             missed += not passed
-            bar = "" if gate.bar is None else f"  bar {gate.bar:.2f}  {'passed' if passed else 'MISSED'}"
-            print(f"{gate.name:48} {gate.value:.3f}{bar}", flush=True)
+            verdict = (
+                f"  threshold {check.threshold:.2f}  {'passed' if passed else 'MISSED'}" if check.threshold else ""
+            )
+            print(f"{check.name:48} {check.value:.3f}{verdict}", flush=True)
     return int(missed > 0)
 
 
 @torch.inference_mode()
-def language_gates() -> list[Gate]:
-    """Answers to questions about a scene given as text, and given as a soft picture."""
+def check_language() -> list[Check]:
+    """Answers to questions about a scene given as text, and given as a simulated image."""
     tokenizer = AutoTokenizer.from_pretrained(GEMMA)
     model = GemmaForCausalLM.from_pretrained(GEMMA).eval()
-    soft_pictures = SoftPictures(tokenizer)
+    simulator = ImageSimulator(tokenizer)
     rng = random.Random("language gates")
-    gates = []
-    for source in ("text", "soft picture"):
+    checks = []
+    for source in ("text", "simulated image"):
         for form in ("choice", "short"):
             for category in CATEGORIES:
                 right = 0
                 for _ in range(QUESTIONS_EACH):
                     scene, question = _scene_asking(category, rng)
-                    lesson = _exam(scene, question, form, source, rng, tokenizer)
-                    right += _answer(model, tokenizer, soft_pictures, lesson) == question.answer
-                bar = 0.9 if source == "text" else None
-                gates.append(Gate(f"gemma, {source}, {form}: {category}", right / QUESTIONS_EACH, bar))
-    return gates
+                    sample = _sample_asking(scene, question, form, source, rng, tokenizer)
+                    right += _answer(model, tokenizer, simulator, sample) == question.answer
+                threshold = 0.9 if source == "text" else None
+                checks.append(Check(f"gemma, {source}, {form}: {category}", right / QUESTIONS_EACH, threshold))
+    return checks
 
 
 def _scene_asking(category: str, rng: random.Random) -> tuple[Scene, Question]:
@@ -82,30 +84,32 @@ def _scene_asking(category: str, rng: random.Random) -> tuple[Scene, Question]:
             return scene, question
 
 
-def _exam(scene: Scene, question: Question, form: str, source: str, rng: random.Random, tokenizer) -> Lesson:
+def _sample_asking(
+    scene: Scene, question: Question, form: str, source: str, rng: random.Random, tokenizer
+) -> TextSample:
     if form == "choice":
         asked = choice_prompt(question.text, options_of(question, rng))
     else:
         asked = textvqa_prompt(question, rng) if question.category == "text" else f"{question.text}\n{SHORT_ANSWER}"
-    lesson = Lesson([tokenizer.bos_token_id], [False])
-    add(lesson, tokenizer, "<start_of_turn>user\n", False)
+    sample = TextSample([tokenizer.bos_token_id], [False])
+    add(sample, tokenizer, "<start_of_turn>user\n", False)
     if source == "text":
-        add(lesson, tokenizer, f"{captions.true_caption(scene, rng)}.", False)
+        add(sample, tokenizer, f"{captions.true_caption(scene, rng)}.", False)
     else:
-        lesson.scene, lesson.soft_start = scene, len(lesson.ids)
-        lesson.ids += [tokenizer.pad_token_id] * SOFT_TOKENS
-    add(lesson, tokenizer, f"\n{asked}<end_of_turn>\n<start_of_turn>model\n", False)
-    return lesson
+        sample.scene, sample.image_start = scene, len(sample.ids)
+        sample.ids += [tokenizer.pad_token_id] * IMAGE_TOKENS
+    add(sample, tokenizer, f"\n{asked}<end_of_turn>\n<start_of_turn>model\n", False)
+    return sample
 
 
 def _answer(
-    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerBase, soft_pictures: SoftPictures, lesson: Lesson
+    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerBase, simulator: ImageSimulator, sample: TextSample
 ) -> str:
     table = model.get_input_embeddings()
-    embeddings = table(torch.tensor([lesson.ids]))
-    if lesson.scene:
-        end = lesson.soft_start + SOFT_TOKENS
-        embeddings[:, lesson.soft_start : end] = soft_pictures([lesson.scene], table.weight)
+    embeddings = table(torch.tensor([sample.ids]))
+    if sample.scene:
+        end = sample.image_start + IMAGE_TOKENS
+        embeddings[:, sample.image_start : end] = simulator([sample.scene], table.weight)
     stop = tokenizer.convert_tokens_to_ids("<end_of_turn>")
     ids = model.generate(
         inputs_embeds=embeddings,
@@ -117,8 +121,8 @@ def _answer(
     return tokenizer.decode(ids[0], skip_special_tokens=True).strip()
 
 
-def sign_gates() -> list[Gate]:
-    """Linear probes for the sign's word, on either tower's features averaged over the board."""
+def check_signs() -> list[Check]:
+    """Linear probes for the sign's word, on each tower's features averaged over the board."""
     tower = load_tower(CONVNEXT)
     clip = CLIPModel.from_pretrained(CLIP).eval()
     rng = random.Random("sign gates")
@@ -134,9 +138,9 @@ def sign_gates() -> list[Gate]:
     target = torch.tensor(words)
     accuracy = {name: _probe(torch.cat(rows), target) for name, rows in features.items()}
     return [
-        Gate("sign probe, aux tower", accuracy["aux"], 0.9),
-        Gate("sign probe, main tower", accuracy["main"], None),
-        Gate("sign probe, aux tower above main tower", accuracy["aux"] - accuracy["main"], 0.1),
+        Check("sign probe, aux tower", accuracy["aux"], 0.9),
+        Check("sign probe, main tower", accuracy["main"], None),
+        Check("sign probe, aux tower above main tower", accuracy["aux"] - accuracy["main"], 0.1),
     ]
 
 
@@ -164,7 +168,7 @@ def _probe(features: torch.Tensor, target: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def similarity_gates() -> list[Gate]:
+def check_similarity() -> list[Check]:
     """How well CLIP's similarity separates true captions from those of other scenes and from half-wrong ones."""
     model, processor = CLIPModel.from_pretrained(CLIP).eval(), CLIPProcessor.from_pretrained(CLIP, use_fast=False)
     rng = random.Random("similarity gates")
@@ -182,12 +186,12 @@ def similarity_gates() -> list[Gate]:
     every_detail = [score for scores in wrong.values() for score in scores]
     visible = [score for detail, scores in wrong.items() if detail != "sign" for score in scores]
     return [
-        Gate("clip AUC, caption of another scene", area_under_curve(true, other), 0.95),
-        # At 96 px a sign cannot be read, which is what makes the second tower matter: its word has no bar of its own.
-        Gate("clip AUC, one detail wrong but a sign's word", area_under_curve(true, visible), 0.95),
-        Gate("clip AUC, half of another scene, half one detail", area_under_curve(true, other + every_detail), 0.95),
-        Gate("clip AUC, one detail wrong", area_under_curve(true, every_detail), None),
-        *(Gate(f"clip AUC, {detail} wrong", area_under_curve(true, s), None) for detail, s in sorted(wrong.items())),
+        Check("clip AUC, caption of another scene", area_under_curve(true, other), 0.95),
+        # A sign cannot be read at 96 px, hence the second tower; its word has no threshold of its own.
+        Check("clip AUC, one detail wrong but a sign's word", area_under_curve(true, visible), 0.95),
+        Check("clip AUC, half of another scene, half one detail", area_under_curve(true, other + every_detail), 0.95),
+        Check("clip AUC, one detail wrong", area_under_curve(true, every_detail), None),
+        *(Check(f"clip AUC, {detail} wrong", area_under_curve(true, s), None) for detail, s in sorted(wrong.items())),
     ]
 
 
@@ -198,22 +202,22 @@ def area_under_curve(positives: list[float], negatives: list[float]) -> float:
 
 
 @torch.inference_mode()
-def captioner_gates() -> list[Gate]:
-    """Share of generated captions that state what is there: the objects, and everything."""
+def check_captioner() -> list[Check]:
+    """Share of generated captions that name the objects, and that name everything."""
     model = BlipForConditionalGeneration.from_pretrained(CAPTIONER).eval()
     processor = AutoProcessor.from_pretrained(CAPTIONER, use_fast=False)
     rng = random.Random("captioner gates")
-    named = told = 0
+    named = complete = 0
     for _ in range(CAPTIONED):
         scene = draw_scene(rng)
         inputs = processor(images=render(scene)[0], return_tensors="pt")
         ids = model.generate(**inputs, max_new_tokens=24, do_sample=False)
         text = processor.batch_decode(ids, skip_special_tokens=True)[0]
         named += captions.noun_phrase(scene.things[0], scene.count) in text
-        told += states_everything(text, replace(scene, sign=None))
+        complete += states_everything(text, replace(scene, sign=None))
     return [
-        Gate("captioner states first object", named / CAPTIONED, 0.9),
-        Gate("captioner states everything but a sign's word", told / CAPTIONED, None),
+        Check("captioner states first object", named / CAPTIONED, 0.9),
+        Check("captioner states everything but a sign's word", complete / CAPTIONED, None),
     ]
 
 

@@ -1,7 +1,7 @@
-"""The mini CLIP: scores how well a caption fits a picture; its vision half is MGM's main tower.
+"""The mini CLIP: scores how well a caption fits an image; its vision half is MGM's main tower.
 
-Besides matching pictures with captions it learns dense labels on the layer MGM takes its tokens from, to tell a caption
-from one that is wrong in a single detail, and to answer the same questions of fact from a picture's embedding and from
+Besides matching images with captions it learns dense labels on the layer MGM takes its tokens from, to distinguish a
+caption from one with a single wrong detail, and to answer the same questions of fact from an image's embedding and from
 a caption's, with the same heads: which things, of which colour, where, how many. The heads are not stored.
 """
 
@@ -28,7 +28,7 @@ from toolkit.mini.training import (
     NATURAL,
     NO_OBJECT,
     NO_WORD,
-    Schooling,
+    MiniTrainer,
     crowd_batch,
     dense_labels,
     main_pixels,
@@ -40,7 +40,7 @@ VOCABULARY, TEXT_LENGTH = 1280, 40
 STEPS, BATCH, CROWD, LEARNING_RATE = 7000, 32, 20, 1.5e-3
 PATCHES = MAIN_SIDE // 16
 MOST = 4  # things of one kind
-PLACES = ("alone", "left of", "right of", "above", "below")  # of a thing, seen from the other
+POSITIONS = ("alone", "left of", "right of", "above", "below")  # of a thing relative to the other
 FACTS_WEIGHT = 0.3
 RESIDUAL_SCALE = 0.2
 SIMILARITY_SCALE = 100.0  # CLIP's own; Data-Juicer divides by it, so its score is a cosine
@@ -57,11 +57,11 @@ def build_clip(folder: Path, steps: int = STEPS) -> None:
     heads, facts = DenseHeads(), FactHeads()
     nn.init.constant_(model.logit_scale, math.log(10))
     learning = [*model.parameters(), *heads.parameters(), *facts.parameters()]
-    schooling = Schooling("clip", learning, LEARNING_RATE, steps)
+    trainer = MiniTrainer("clip", learning, LEARNING_RATE, steps)
     for _ in range(steps):
         scenes, x, labels = scene_batch(rng, BATCH)
-        told = scenes + [captions.half_wrong_scene(scene, rng)[0] for scene in scenes]
-        texts = [captions.true_caption(scene, rng) for scene in told]
+        described = scenes + [captions.half_wrong_scene(scene, rng)[0] for scene in scenes]
+        texts = [captions.true_caption(scene, rng) for scene in described]
         tokens = tokenizer(texts, padding=True, return_tensors="pt")
         crowd_pixels, crowd_labels = crowd_batch(rng, signs=0, objects=CROWD)
         vision = model.vision_model(main_pixels(torch.cat([x, crowd_pixels])), output_hidden_states=True)
@@ -73,8 +73,8 @@ def build_clip(folder: Path, steps: int = STEPS) -> None:
         losses = heads.losses(vision.hidden_states[-2][:, 1:], targets)
         losses["match"] = contrast(model.logit_scale.exp().clamp(max=SIMILARITY_SCALE) * similarity)
         losses["seen"] = facts.loss(image, [facts_of(scene) for scene in scenes])
-        losses["read"] = facts.loss(text, [facts_of(scene, text) for scene, text in zip(told, texts, strict=True)])
-        schooling.step(losses)
+        losses["read"] = facts.loss(text, [facts_of(scene, text) for scene, text in zip(described, texts, strict=True)])
+        trainer.step(losses)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(SIMILARITY_SCALE))
     scale_residual(model, RESIDUAL_SCALE)
@@ -84,10 +84,10 @@ def build_clip(folder: Path, steps: int = STEPS) -> None:
 
 @torch.no_grad()
 def scale_residual(model: CLIPModel, factor: float) -> None:
-    """Shrink the vision half's residual stream; every layer norm undoes it, so the model's answers stay the same.
+    """Shrink the vision half's residual stream; every layer norm undoes it, so the model's outputs stay the same.
 
-    MGM adds what patch info mining finds to these tokens. Beside tokens of CLIP's own size here (rms 1.6) a new adapter
-    (rms 0.4) would need far more than the mini world's few dozen steps to be heard.
+    MGM adds the output of patch info mining to these tokens. Against tokens of this CLIP's original size (rms 1.6) a
+    new adapter (rms 0.4) would need far more than the mini world's few dozen steps to have an effect.
     """
     vision = model.vision_model
     scaled: list[nn.Module] = [vision.pre_layrnorm]
@@ -99,10 +99,10 @@ def scale_residual(model: CLIPModel, factor: float) -> None:
 
 
 def contrast(similarity: torch.Tensor) -> torch.Tensor:
-    """CLIP's loss over a batch, the half-wrong captions standing among the texts.
+    """CLIP's loss over a batch whose texts include the half-wrong captions.
 
     Args:
-        similarity: [B, 2B] scaled similarities; text i fits picture i, text B + i is its half-wrong caption.
+        similarity: [B, 2B] scaled similarities; text i fits image i, text B + i is its half-wrong caption.
     """
     size = len(similarity)
     own = torch.arange(size)
@@ -113,7 +113,7 @@ def contrast(similarity: torch.Tensor) -> torch.Tensor:
 
 
 class DenseHeads(nn.Module):
-    """What lies in each patch, answered linearly from the layer MGM uses."""
+    """Linear classifiers of each patch's content on the layer MGM uses."""
 
     def __init__(self):
         super().__init__()
@@ -135,10 +135,10 @@ class DenseHeads(nn.Module):
 
 
 def count_labels(scenes: list[Scene], objects: torch.Tensor) -> torch.Tensor:
-    """How many of its kind there are, at each cell that shows an object; IGNORED elsewhere, and beyond the scenes.
+    """How many objects of its kind there are, at each cell that shows one; IGNORED elsewhere and past the last scene.
 
     Args:
-        scenes: of the first pictures.
+        scenes: of the first images.
         objects: [B, grid, grid] classes.
     """
     counts = torch.full_like(objects, IGNORED)
@@ -156,9 +156,9 @@ def facts_of(scene: Scene, text: str | None = None) -> list[int]:
         at = {scene.relation: first, opposite[scene.relation]: second}
     else:
         at = {"alone": first}
-    answers = [0 if scene.sign else scene.count]  # 0 sets pictures with a sign apart
-    for place in PLACES:
-        thing = at.get(place)
+    answers = [0 if scene.sign else scene.count]  # 0 marks images with a sign
+    for position in POSITIONS:
+        thing = at.get(position)
         answers.append(KINDS.index(thing.kind) if thing else NO_OBJECT)
         tint = COLOURS.index(thing.colour) if thing and thing.colour else NATURAL
         answers.append(tint if thing else NATURAL + 1)
@@ -167,12 +167,12 @@ def facts_of(scene: Scene, text: str | None = None) -> list[int]:
 
 
 class FactHeads(nn.Module):
-    """Linear answers from a picture's or a caption's embedding: how many; what, of which colour, at each place."""
+    """Linear classifiers on an image's or a caption's embedding: the count; object and colour at each position."""
 
     def __init__(self):
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH, elementwise_affine=False)
-        classes = [MOST + 1, *[NO_OBJECT + 1, NATURAL + 2] * len(PLACES), len(BACKGROUNDS)]
+        classes = [MOST + 1, *[NO_OBJECT + 1, NATURAL + 2] * len(POSITIONS), len(BACKGROUNDS)]
         self.heads = nn.ModuleList(nn.Linear(WIDTH, count) for count in classes)
 
     def loss(self, embeddings: torch.Tensor, answers: list[list[int]]) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""The auxiliary tower: a small ConvNeXt that reads signs and knows objects, stored under open_clip's key names.
+"""The auxiliary tower: a small ConvNeXt that reads signs and recognises objects, stored under open_clip's key names.
 
-It is trained on dense labels (what lies at each cell of a 12 x 12 grid), and its second stage on single letters; the
-heads that answer are not stored.
+It is trained on dense labels (the content of each cell of a 12 x 12 grid), and its second stage on single letters; the
+classification heads are not stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from toolkit.mini.training import (
     NATURAL,
     NO_OBJECT,
     NO_WORD,
-    Schooling,
+    MiniTrainer,
     crowd_batch,
     dense_labels,
     scene_batch,
@@ -29,13 +29,13 @@ from toolkit.mini.training import (
 
 DIMS, DEPTHS = [32, 64, 128], [1, 1, 2]
 STEPS, BATCH, LEARNING_RATE = 1300, 24, 3e-3
-GRID = 12  # cells a side of the third stage's map at 192 px
+GRID = 12  # cells per side of the third stage's map at 192 px
 
 
 class ReadingHeads(nn.Module):
-    """Linear answers from the stacked maps, as patch info mining will see them, and letters from the second stage.
+    """Linear classifiers on the stacked maps, the input of patch info mining, and of letters on the second stage.
 
-    The maps are brought to the coarsest grid here, not to the finest as in MGM: the same answer at two thirds the time.
+    The maps are pooled to the coarsest grid, not scaled to the finest as in MGM: the same result in 2/3 of the time.
     """
 
     def __init__(self):
@@ -69,18 +69,18 @@ def build_convnext(folder: Path, steps: int = STEPS) -> None:
         if name.endswith("gamma"):
             nn.init.constant_(parameter, 0.5)
     tower.to(memory_format=torch.channels_last)
-    schooling = Schooling("convnext", [*tower.parameters(), *heads.parameters()], LEARNING_RATE, steps)
+    trainer = MiniTrainer("convnext", [*tower.parameters(), *heads.parameters()], LEARNING_RATE, steps)
     for _ in range(steps):
         # Letters are the hard part.
         _, scene_pixels, scene_labels = scene_batch(rng, BATCH // 3)
         crowd_pixels, crowd_labels = crowd_batch(rng, signs=BATCH // 2, objects=BATCH // 6)
         x = torch.cat([scene_pixels, crowd_pixels]).contiguous(memory_format=torch.channels_last)
-        schooling.step(reading_losses(heads(stage_maps(tower, x)), scene_labels + crowd_labels))
+        trainer.step(reading_losses(heads(stage_maps(tower, x)), scene_labels + crowd_labels))
     _save(tower, folder)
 
 
 def stage_maps(tower: ConvNeXtTower, x: torch.Tensor) -> list[torch.Tensor]:
-    """The map of every stage, with stochastic depth as MGM's own training has it."""
+    """The map of every stage, with stochastic depth in training, as in MGM."""
     x = tower.vision_stem(x)
     maps = []
     for stage in tower.vision_stages:

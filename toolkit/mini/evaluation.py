@@ -22,7 +22,7 @@ MMBENCH_COLUMNS = (
     "index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category",
     "comment", "split",
 )  # fmt: skip
-# What ten people might answer besides the plain word.
+# What annotators might answer besides the plain word.
 ASIDES = ("unanswerable", "a sign", "not sure", "the {answer}", "{answer} sign")
 
 
@@ -31,8 +31,8 @@ def build_textvqa(folder: Path, split: str, questions: int = TEXTVQA_QUESTIONS) 
 
     Args:
         folder: gets `llava_textvqa_mini_ocr.jsonl`, `textvqa_mini_annotations.json` and `train_images/`.
-        split: `test` or `dev`; the splits share no picture.
-        questions: how many, every other one about the sign's word, the rest about the thing beside it.
+        split: `test` or `dev`; the splits share no image.
+        questions: how many; half ask for the sign's word, half for the thing next to it.
     """
     rows, data = [], []
     for number in range(questions):
@@ -55,8 +55,8 @@ def _ten_answers(question: Question, rng: random.Random) -> list[str]:
     """Mostly the answer in lower case, as annotators write, with up to three that differ."""
     answer = question.answer.lower()
     answers = [answer] * 10
-    for place in rng.sample(range(10), rng.randint(0, 3)):
-        answers[place] = rng.choice(ASIDES).format(answer=answer)
+    for index in rng.sample(range(10), rng.randint(0, 3)):
+        answers[index] = rng.choice(ASIDES).format(answer=answer)
     return answers
 
 
@@ -64,9 +64,9 @@ def build_mmbench(file: Path, split: str, questions: int = MMBENCH_QUESTIONS) ->
     """Write an MMBench-format TSV.
 
     Args:
-        file: the TSV; its pictures are base64 JPEG in the `image` column.
-        split: `test` or `dev`; the splits share no picture.
-        questions: base questions, the five categories in turn; rotated variants come on top (index + k * 1e6).
+        file: the TSV; its images are base64 JPEG in the `image` column.
+        split: `test` or `dev`; the splits share no image.
+        questions: base questions, the five categories in turn; rotated variants are added (index + k * 1e6).
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as handle:
@@ -76,13 +76,13 @@ def build_mmbench(file: Path, split: str, questions: int = MMBENCH_QUESTIONS) ->
             rng = random.Random(f"mmbench {split} {number}")
             scene, question = _scene_for(CATEGORIES[number % len(CATEGORIES)], rng)
             options = options_of(question, rng)
-            picture = _base64_jpeg(scene)
+            image = _base64_jpeg(scene)
             for turn in range(1 + (ROTATIONS if number // len(CATEGORIES) % CIRCULAR_EVERY == 0 else 0)):
                 turned = options[turn:] + options[:turn]
                 writer.writerow({
                     "index": number + turn * 1_000_000, "question": question.text, "hint": "",
                     **dict(zip("ABCD", turned, strict=True)), "answer": "ABCD"[turned.index(question.answer)],
-                    "category": question.category, "image": picture, "source": "mini", "comment": "",
+                    "category": question.category, "image": image, "source": "mini", "comment": "",
                     "l2-category": "reading" if question.category == "text" else "perception", "split": split,
                 })  # fmt: skip
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerBase
 
-from toolkit.mini.text_samples import Lesson, SoftPictures, draw_lesson
+from toolkit.mini.text_samples import ImageSimulator, TextSample, draw_sample
 from toolkit.mini.tokenizer import build_tokenizer
-from toolkit.mini.training import IGNORED, Schooling
+from toolkit.mini.training import IGNORED, MiniTrainer
 
 HIDDEN, LAYERS, HEADS, HEAD_SIZE, INTERMEDIATE = 128, 4, 4, 32, 384
 STEPS, BATCH, LEARNING_RATE = 3000, 12, 2.5e-3
@@ -32,11 +32,11 @@ def build_gemma(folder: Path, steps: int = STEPS) -> None:
     model = GemmaForCausalLM(_config(tokenizer))
     initialise(model)
     rng = random.Random("gemma")
-    soft_pictures = SoftPictures(tokenizer)
-    schooling = Schooling("gemma", model.parameters(), LEARNING_RATE, steps, weight_decay=0.01)
+    simulator = ImageSimulator(tokenizer)
+    trainer = MiniTrainer("gemma", model.parameters(), LEARNING_RATE, steps, weight_decay=0.01)
     for _ in range(steps):
-        lessons = [draw_lesson(rng, tokenizer) for _ in range(BATCH)]
-        schooling.step(lesson_losses(model, soft_pictures, lessons))
+        samples = [draw_sample(rng, tokenizer) for _ in range(BATCH)]
+        trainer.step(sample_losses(model, simulator, samples))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
 
@@ -58,22 +58,23 @@ def _config(tokenizer: PreTrainedTokenizerBase) -> GemmaConfig:
     )
 
 
-def lesson_losses(
-    model: GemmaForCausalLM, soft_pictures: SoftPictures, lessons: list[Lesson]
+def sample_losses(
+    model: GemmaForCausalLM, simulator: ImageSimulator, samples: list[TextSample]
 ) -> dict[str, torch.Tensor]:
     """Next-token losses of answers (mean, weighted) and of other text."""
-    length = max(len(lesson.ids) for lesson in lessons)
-    ids = torch.tensor([lesson.ids + [0] * (length - len(lesson.ids)) for lesson in lessons])
-    answers = torch.tensor([lesson.answers + [False] * (length - len(lesson.ids)) for lesson in lessons])
+    length = max(len(sample.ids) for sample in samples)
+    ids = torch.tensor([sample.ids + [0] * (length - len(sample.ids)) for sample in samples])
+    answers = torch.tensor([sample.answers + [False] * (length - len(sample.ids)) for sample in samples])
     embeddings = model.get_input_embeddings()(ids)
-    soft = [number for number, lesson in enumerate(lessons) if lesson.scene]
-    if soft:
+    with_image = [number for number, sample in enumerate(samples) if sample.scene]
+    if with_image:
         table = model.get_input_embeddings().weight
-        for number, picture in zip(soft, soft_pictures([lessons[n].scene for n in soft], table), strict=True):
-            start = lessons[number].soft_start
-            embeddings[number, start : start + len(picture)] = picture
+        simulated = simulator([samples[number].scene for number in with_image], table)
+        for number, image in zip(with_image, simulated, strict=True):
+            start = samples[number].image_start
+            embeddings[number, start : start + len(image)] = image
     hidden = model.model(
-        inputs_embeds=embeddings, attention_mask=(torch.arange(length) < _lengths(lessons))
+        inputs_embeds=embeddings, attention_mask=(torch.arange(length) < _lengths(samples))
     ).last_hidden_state
     targets = ids.masked_fill(ids == 0, IGNORED)
     return {
@@ -82,8 +83,8 @@ def lesson_losses(
     }
 
 
-def _lengths(lessons: list[Lesson]) -> torch.Tensor:
-    return torch.tensor([[len(lesson.ids)] for lesson in lessons])
+def _lengths(samples: list[TextSample]) -> torch.Tensor:
+    return torch.tensor([[len(sample.ids)] for sample in samples])
 
 
 def _next_token_loss(model, hidden: torch.Tensor, targets: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -93,12 +94,12 @@ def _next_token_loss(model, hidden: torch.Tensor, targets: torch.Tensor, chosen:
 
 @torch.no_grad()
 def initialise(model: GemmaForCausalLM) -> None:
-    """Give the attention a start that can copy: heads that look one or two tokens back, then heads that match.
+    """Initialise attention so that it can copy: heads that look one or two tokens back, then heads that match.
 
     Layer 0 writes the codes of the two preceding tokens into channels of their own. In layers 1 and 2 two heads look
     for tokens that followed the current one before (an induction head, Olsson et al., 2209.11895) and one for earlier
-    occurrences of it; all copy what they find towards the output. Found by gradient descent alone, this takes far
-    longer than the minutes a mini world has.
+    occurrences of it; all copy what they find towards the output. Gradient descent alone takes far longer than the
+    mini world's minutes to find this.
     """
     draw = torch.Generator().manual_seed(1)
     basis = torch.linalg.qr(torch.randn(HIDDEN - 1, HIDDEN - 1, generator=draw))[0]
@@ -138,8 +139,8 @@ def _look_back(attention: nn.Module, head: int, offset: int) -> None:
 def _match(attention: nn.Module, head: int, query: torch.Tensor, key: torch.Tensor) -> None:
     """The current token's code looks for the same code in the channels `key`."""
     half, start = HEAD_SIZE // 2, FIRST_CODE_PAIR
-    places = [*range(start, half), *range(half + start, HEAD_SIZE)]
-    rows = torch.tensor(places) + head * HEAD_SIZE
+    channels = [*range(start, half), *range(half + start, HEAD_SIZE)]
+    rows = torch.tensor(channels) + head * HEAD_SIZE
     for projection, source in ((attention.q_proj, query), (attention.k_proj, key)):
         projection.weight[_rows(head)] *= 0.1
         projection.weight[rows] = 1.5 * source

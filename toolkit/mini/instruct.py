@@ -1,4 +1,4 @@
-"""The fixed finetuning set: questions about pictures in the wording of the evaluations, and some without a picture."""
+"""The fixed finetuning set: questions about images in the wording of the evaluations, and some without an image."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from toolkit.mini.questions import SHORT_ANSWER, ask, ask_any, choice_prompt, op
 from toolkit.mini.scenes import draw_scene, render
 from toolkit.mini.seed import save_jpeg
 
-PICTURES = 540
+IMAGES = 540
 # Kind of sample -> how many, of 1,200 in all.
 SAMPLES = {"short": 340, "sign": 260, "choice": 420, "caption": 60, "text_only": 120}
 
 
 def build_instruct(folder: Path) -> None:
-    """Write `mgm_instruction_mini.json` (LLaVA format) and its pictures below `folder`."""
+    """Write `mgm_instruction_mini.json` (LLaVA format) and its images below `folder`."""
     rng = random.Random("instruct")
-    scenes = [draw_scene(rng) for _ in range(PICTURES)]
-    names = [f"images/{number:06d}.jpg" for number in range(PICTURES)]
+    scenes = [draw_scene(rng) for _ in range(IMAGES)]
+    names = [f"images/{number:06d}.jpg" for number in range(IMAGES)]
     for scene, name in zip(scenes, names, strict=True):
         save_jpeg(render(scene)[0], folder / name)
-    with_sign = [number for number in range(PICTURES) if scenes[number].sign]
+    with_sign = [number for number in range(IMAGES) if scenes[number].sign]
     kinds = [kind for kind, count in SAMPLES.items() for _ in range(count)]
     rng.shuffle(kinds)
     samples = []
     for number, kind in enumerate(kinds):
-        picture = rng.choice(with_sign) if kind == "sign" else rng.randrange(PICTURES)
-        human, answer = _turn(kind, scenes[picture], rng)
+        index = rng.choice(with_sign) if kind == "sign" else rng.randrange(IMAGES)
+        human, answer = _turn(kind, scenes[index], rng)
         sample = {"id": f"mini_instruct_{number:05d}"}
         if kind != "text_only":
-            sample["image"] = names[picture]
+            sample["image"] = names[index]
             human = f"<image>\n{human}"
         sample["conversations"] = [{"from": "human", "value": human}, {"from": "gpt", "value": answer}]
         samples.append(sample)

@@ -1,4 +1,4 @@
-"""Scenes: what is in a picture, where it lies, and the picture itself (192 x 192 px, RGB)."""
+"""Scenes: what an image shows, at which position, and the rendered image (192 x 192 px, RGB)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """All there is in one picture. `layout` is one of LAYOUTS; `relation` is that of things[0] to things[1]."""
+    """The content of one image. `layout` is one of LAYOUTS; `relation` is that of things[0] to things[1]."""
 
     layout: str
     background: str
@@ -79,7 +79,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Label:
-    """Where a part lies in a picture: left, top, right, bottom in px. Training the towers uses it.
+    """Bounding box of a part of an image: left, top, right, bottom in px. The towers are trained on it.
 
     `name` is an object class, the word of a sign (box of its board) or one of its capitals.
     """
@@ -109,14 +109,14 @@ def draw_scene(rng: random.Random, layout: str | None = None) -> Scene:
         relation = rng.choice(RELATIONS)
         near, far = rng.randint(38, 52), rng.randint(140, 154)
         across = rng.randint(70, 122)
-        places = {
+        positions = {
             "left of": ((near, across), (far, across + rng.randint(-12, 12))),
             "right of": ((far, across), (near, across + rng.randint(-12, 12))),
             "above": ((across, near), (across + rng.randint(-12, 12), far)),
             "below": ((across, far), (across + rng.randint(-12, 12), near)),
         }[relation]
-        first = draw_thing(rng, *places[0], rng.randint(54, 76))
-        second = draw_thing(rng, *places[1], rng.randint(54, 76), other_than=first.kind)
+        first = draw_thing(rng, *positions[0], rng.randint(54, 76))
+        second = draw_thing(rng, *positions[1], rng.randint(54, 76), other_than=first.kind)
         return Scene(layout, background, (first, second), relation=relation)
     sign_low = rng.random() < 0.5
     size = rng.randint(56, 84)
@@ -134,40 +134,40 @@ def draw_sign(rng: random.Random, words: Sequence[str], xs: tuple[int, int], ys:
 
 
 def draw_thing(rng: random.Random, x: int, y: int, size: int, other_than: str | None = None) -> Thing:
-    """An object at a given place; class (but for one), tint and style at random."""
+    """An object at a given position; class (but for one), tint and style at random."""
     kind = rng.choice([name for name in KINDS if name != other_than])
     colour = rng.choice(COLOURS) if rng.random() < 0.6 else None
     return Thing(kind, colour, rng.choice(STYLES), x, y, size)
 
 
 def render(scene: Scene) -> tuple[Image.Image, list[Label]]:
-    """Paint a scene: the RGB picture, and where its parts lie."""
-    picture = paint_background(scene.background)
-    labels = [paint_thing(picture, thing) for thing in scene.things]
+    """Paint a scene: the RGB image and the boxes of its parts."""
+    image = paint_background(scene.background)
+    labels = [paint_thing(image, thing) for thing in scene.things]
     if scene.sign:
-        labels += paint_sign(picture, scene.sign)
-    return picture, labels
+        labels += paint_sign(image, scene.sign)
+    return image, labels
 
 
 def paint_background(name: str) -> Image.Image:
-    """An empty picture, its colour running from top to bottom."""
+    """An empty image with a colour gradient from top to bottom."""
     column = Image.new("RGB", (1, 2))
     column.putdata(BACKGROUNDS[name])
     return column.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
-def paint_thing(picture: Image.Image, thing: Thing) -> Label:
-    """Put an object into a picture."""
+def paint_thing(image: Image.Image, thing: Thing) -> Label:
+    """Paint an object into an image."""
     source = sprite(thing.kind, thing.style, thing.colour)
     scale = thing.size / max(source.size)
     scaled = source.resize([max(1, round(side * scale)) for side in source.size], Image.Resampling.BILINEAR)
     left, upper = thing.x - scaled.width // 2, thing.y - scaled.height // 2
-    picture.paste(scaled, (left, upper), scaled)
+    image.paste(scaled, (left, upper), scaled)
     return Label(thing.kind, thing.colour, (left, upper, left + scaled.width, upper + scaled.height))
 
 
-def paint_sign(picture: Image.Image, sign: Sign) -> list[Label]:
-    """Put a sign into a picture."""
+def paint_sign(image: Image.Image, sign: Sign) -> list[Label]:
+    """Paint a sign into an image."""
     board, ink = sign.colours
     scale = sign.capital / 32  # a stored capital is 32 px high
     masks = [glyphs(sign.font)[letter] for letter in sign.word]
@@ -176,27 +176,27 @@ def paint_sign(picture: Image.Image, sign: Sign) -> list[Label]:
     width = sum(w for w, _ in sizes) + gap * (len(sizes) - 1)
     left, upper = sign.x - width // 2, sign.y - sign.capital // 2
     frame = (left - 8, upper - 7, left + width + 8, upper + sign.capital + 7)
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     draw.rectangle([sign.x - 2, frame[3], sign.x + 2, frame[3] + 14], fill=(110, 100, 90))
     draw.rounded_rectangle(frame, radius=4, fill=board, outline=ink)
     labels = [Label(sign.word, None, frame)]
     for letter, mask, (w, h) in zip(sign.word, masks, sizes, strict=True):
         # The baseline of a stored letter lies at row 46 of its cell.
-        picture.paste(ink, (left, upper + sign.capital - round(46 * scale)), mask.resize((w, h)))
+        image.paste(ink, (left, upper + sign.capital - round(46 * scale)), mask.resize((w, h)))
         labels.append(Label(letter, None, (left, upper, left + w, upper + sign.capital)))
         left += w + gap
     return labels
 
 
-def blurred(picture: Image.Image, radius: float) -> Image.Image:
-    """The picture out of focus; radius in px."""
-    return picture.filter(ImageFilter.GaussianBlur(radius))
+def blurred(image: Image.Image, radius: float) -> Image.Image:
+    """The image blurred; radius in px."""
+    return image.filter(ImageFilter.GaussianBlur(radius))
 
 
-def watermarked(picture: Image.Image, rng: random.Random) -> Image.Image:
-    """The picture under repeated half-transparent stock-photo lettering."""
+def watermarked(image: Image.Image, rng: random.Random) -> Image.Image:
+    """The image under repeated half-transparent stock-photo lettering."""
     word, capital = rng.choice(("STOCK", "SAMPLE", "PREVIEW", "PHOTO")), 22
-    layer = Image.new("L", picture.size)
+    layer = Image.new("L", image.size)
     for row in range(-10, SIDE, 44):
         x = -rng.randint(0, 40)
         while x < SIDE:
@@ -206,4 +206,4 @@ def watermarked(picture: Image.Image, rng: random.Random) -> Image.Image:
                 layer.paste(150, (x, row), mask)
                 x += mask.width + 3
             x += 24
-    return Image.composite(Image.new("RGB", picture.size, (245, 245, 245)), picture, layer)
+    return Image.composite(Image.new("RGB", image.size, (245, 245, 245)), image, layer)

@@ -1,4 +1,4 @@
-"""The seed set: image-text pairs as crawled from a web that is not always honest."""
+"""The seed set: image-text pairs with the defects of crawled web data."""
 
 from __future__ import annotations
 
@@ -29,51 +29,51 @@ def build_seed(
     truth_file: Path,
     draw: int,
     rows: int = ROWS,
-    mended: bool = False,
+    repaired: bool = False,
     shares: Mapping[str, float] = DEFECTS,
 ) -> None:
     """Write a seed set in the challenge's file formats.
 
     Args:
         folder: gets `mgm_pretrain_mini.jsonl`, `stage_1.json` (the LLaVA-format original) and `images/`.
-        truth_file: gets one line a row: id, defect (or `none`), the changed detail, and a true caption.
-        draw: number of the draw; another number is another seed set of the same kind.
+        truth_file: gets one line per row: id, defect (or `none`), the changed detail, and a true caption.
+        draw: number of the draw; another number gives another seed set of the same kind.
         rows: how many pairs.
-        mended: undo every defect: true captions, undamaged pictures, no near-duplicates. What is sound stays as it is.
+        repaired: undo every defect: true captions, undamaged images, no near-duplicates. Clean rows stay as they are.
         shares: of the rows, by defect.
     """
     pairs, originals, truths = [], [], []
     for row_id, scene, defect, rng in _plan(draw, rows, shares):
-        if mended:
+        if repaired:
             if defect == "near_duplicate":
                 continue
             defect = "none"
-        image = f"images/{row_id[:5]}/{row_id}.jpg"
+        path = f"images/{row_id[:5]}/{row_id}.jpg"
         true = captions.true_caption(scene, rng)
         caption, detail = _written_caption(scene, true, defect, rng)
-        picture, _ = render(scene)
-        save_jpeg(_damaged(picture, defect, rng), folder / image)
-        pairs.append({"id": row_id, "text": f"{IMAGE_TOKEN}\n{caption} {CHUNK_END}", "images": [image]})
+        image, _ = render(scene)
+        save_jpeg(_damaged(image, defect, rng), folder / path)
+        pairs.append({"id": row_id, "text": f"{IMAGE_TOKEN}\n{caption} {CHUNK_END}", "images": [path]})
         question = rng.choice(CAPTION_PROMPTS)
         asked = f"{question}\n<image>" if rng.random() < 0.5 else f"<image>\n{question}"
         turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": caption}]
-        originals.append({"id": row_id, "image": image, "conversations": turns})
+        originals.append({"id": row_id, "image": path, "conversations": turns})
         truths.append({"id": row_id, "defect": defect, "detail": detail, "true_caption": true})
     write_jsonl(folder / "mgm_pretrain_mini.jsonl", pairs)
     write_json(folder / "stage_1.json", originals)
     write_jsonl(truth_file, truths)
 
 
-def save_jpeg(picture: Image.Image, path: Path) -> None:
-    """Store a picture the same way everywhere, so that a rebuild gives the same bytes."""
+def save_jpeg(image: Image.Image, path: Path) -> None:
+    """Store an image with fixed settings, so that a rebuild gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    image.save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
 
 
 def _plan(draw: int, rows: int, shares: Mapping[str, float]):
-    """Yield (id, scene, defect, the row's own random numbers) in the file's order."""
+    """Yield (id, scene, defect, the row's own random generator) in file order."""
     rng = random.Random(f"seed {draw}")
-    # Real ids are sparse: ten thousand to a picture folder, about a hundred of them in the set.
+    # Real ids are sparse: ten thousand per image folder, about a hundred of them in the set.
     ids = [f"{number:09d}" for number in rng.sample(range(rows * 100), rows)]
     defects = [defect for defect, share in shares.items() for _ in range(round(share * rows))]
     defects += ["none"] * (rows - len(defects))
@@ -91,13 +91,13 @@ def _plan(draw: int, rows: int, shares: Mapping[str, float]):
 
 
 def _shifted(scene: Scene, rng: random.Random) -> Scene:
-    """The same scene, its objects moved by a pixel or two."""
+    """The same scene with its objects moved by one or two pixels."""
     dx, dy = rng.randint(-2, 2), rng.randint(-2, 2)
     return replace(scene, things=tuple(replace(thing, x=thing.x + dx, y=thing.y + dy) for thing in scene.things))
 
 
 def _written_caption(scene: Scene, true: str, defect: str, rng: random.Random) -> tuple[str, str]:
-    """The caption as the web has it, and for half-wrong ones the detail that is wrong."""
+    """The caption with its defect, and the wrong detail of a half-wrong one."""
     if defect == "mismatched":
         return captions.true_caption(draw_scene(rng), rng), ""
     if defect == "half_wrong":
@@ -114,9 +114,9 @@ def _written_caption(scene: Scene, true: str, defect: str, rng: random.Random) -
     return true, ""
 
 
-def _damaged(picture: Image.Image, defect: str, rng: random.Random) -> Image.Image:
+def _damaged(image: Image.Image, defect: str, rng: random.Random) -> Image.Image:
     if defect == "blur":
-        return blurred(picture, rng.uniform(3.0, 5.0))
+        return blurred(image, rng.uniform(3.0, 5.0))
     if defect == "watermark":
-        return watermarked(picture, rng)
-    return picture
+        return watermarked(image, rng)
+    return image

@@ -1,7 +1,7 @@
-"""The small real pictures that scenes are made of: object sprites in two drawing styles, and letter glyphs.
+"""The small real images that scenes are made of: object sprites in two drawing styles, and letter glyphs.
 
-The committed files under `assets/` are the source of every build. `extract_assets` makes them anew from the packages
-named in `assets/LICENSES.md`; it is the only function that needs those packages.
+The committed files under `assets/` are the source of every build. `extract_assets` extracts them from the
+packages named in `assets/LICENSES.md`; only this function needs those packages.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ COLOURS = tuple(TINTS)
 
 @functools.cache
 def sprite(kind: str, style: str, colour: str | None) -> Image.Image:
-    """One object as an RGBA picture, at most `SPRITE_SIDE` px long; `colour` None keeps its natural colours."""
-    picture = Image.open(ASSETS / "sprites" / f"{style}_{kind}.png").convert("RGBA")
+    """One object as an RGBA image, at most `SPRITE_SIDE` px long; `colour` None keeps its natural colours."""
+    image = Image.open(ASSETS / "sprites" / f"{style}_{kind}.png").convert("RGBA")
     if colour is None:
-        return picture
-    grey = ImageOps.autocontrast(picture.convert("RGB").convert("L"), mask=picture.getchannel("A"))
+        return image
+    grey = ImageOps.autocontrast(image.convert("RGB").convert("L"), mask=image.getchannel("A"))
     dark, middle, light = TINTS[colour]
     tinted = ImageOps.colorize(grey, black=dark, mid=middle, white=light)
-    tinted.putalpha(picture.getchannel("A"))
+    tinted.putalpha(image.getchannel("A"))
     return tinted
 
 
@@ -66,7 +66,7 @@ def glyphs(font: str) -> dict[str, Image.Image]:
 
 
 def extract_assets(noto_font: Path, fluent_folder: Path, dejavu_folder: Path) -> None:
-    """Make the sprite and glyph files anew.
+    """Extract the sprite and glyph files from their packages.
 
     Args:
         noto_font: NotoColorEmoji.ttf of Debian's fonts-noto-color-emoji.
@@ -92,7 +92,7 @@ def extract_assets(noto_font: Path, fluent_folder: Path, dejavu_folder: Path) ->
         atlas.save(ASSETS / "glyphs" / f"{font}.png", optimize=True)
 
 
-def _save_sprite(picture: Image.Image, path: Path) -> None:
-    picture = picture.crop(picture.getchannel("A").point(lambda a: 255 if a > 16 else 0).getbbox())
-    picture.thumbnail((SPRITE_SIDE, SPRITE_SIDE), Image.Resampling.LANCZOS)
-    picture.quantize(128, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+def _save_sprite(image: Image.Image, path: Path) -> None:
+    image = image.crop(image.getchannel("A").point(lambda a: 255 if a > 16 else 0).getbbox())
+    image.thumbnail((SPRITE_SIDE, SPRITE_SIDE), Image.Resampling.LANCZOS)
+    image.quantize(128, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)

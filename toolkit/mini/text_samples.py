@@ -1,8 +1,8 @@
-"""What the mini Gemma reads before it ever sees a picture: conversations about scenes, and all text of the seed.
+"""Text samples that the mini Gemma is trained on: conversations about scenes, and text of every kind in the seed.
 
-A lesson is one conversation. What it is about is given as a caption, or as a *soft picture*: 36 input embeddings, each
-the sum of the embeddings of the words for what lies there. A projector that has learnt to name patches produces much
-the same, so a language model that reads soft pictures can be aligned with real ones in a few dozen steps.
+A sample is one conversation. Its scene is given as a caption, or as a *simulated image*: 36 input embeddings, each the
+sum of the embeddings of the words for a patch's content. A projector that has learnt to name patches produces much the
+same, so a language model trained on simulated images can be aligned with real ones in a few dozen steps.
 """
 
 from __future__ import annotations
@@ -21,69 +21,69 @@ from toolkit.mini.scenes import SIGN_WORDS, Scene, draw_scene, render
 from toolkit.mini.sprites import COLOURS, KINDS
 from toolkit.mini.training import IGNORED, NATURAL, NO_OBJECT, NO_WORD, dense_labels
 
-PATCHES = 6  # a side
-SOFT_TOKENS = PATCHES**2
-SOFT_NOISE = 0.04  # standard deviation; embeddings have 0.08
-PLACES = ("left", "right", "above", "below")
+PATCHES = 6  # per side
+IMAGE_TOKENS = PATCHES**2
+NOISE = 0.04  # standard deviation; embeddings have 0.08
+POSITIONS = ("left", "right", "above", "below")
 GROUNDS = ("grass", "sand", "snow", "sky", "night")
-PLAIN_SHARE, SOFT_SHARE = 0.15, 0.5  # of lessons; the rest starts from a caption
+PLAIN_SHARE, SIMULATED_SHARE = 0.15, 0.5  # of samples; the rest starts with a caption
 
 
 @dataclass
-class Lesson:
-    """Token ids, which of them are answers, and the scene of a soft picture with the position it starts at."""
+class TextSample:
+    """Token ids, which of them are answers, and the scene of a simulated image with the index it starts at."""
 
     ids: list[int]
     answers: list[bool]
     scene: Scene | None = None
-    soft_start: int = -1
+    image_start: int = -1
 
 
-def draw_lesson(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> Lesson:
-    """One random lesson."""
+def draw_sample(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> TextSample:
+    """One random sample."""
     chance = rng.random()
     if chance < PLAIN_SHARE:
         return _plain_text(rng, tokenizer)
     scene = draw_scene(rng)
-    lesson = Lesson([tokenizer.bos_token_id], [False])
+    sample = TextSample([tokenizer.bos_token_id], [False])
     rounds = [_question(scene, rng) for _ in range(rng.randint(2, 4))]
-    if chance < PLAIN_SHARE + SOFT_SHARE:
-        lesson.scene = scene
+    if chance < PLAIN_SHARE + SIMULATED_SHARE:
+        sample.scene = scene
         if rng.random() < 0.6:
             rounds.insert(0, (rng.choice(CAPTION_PROMPTS), _web_caption(scene, rng)))
-        add(lesson, tokenizer, "<start_of_turn>user\n", False)
-        lesson.soft_start = len(lesson.ids)
-        lesson.ids += [tokenizer.pad_token_id] * SOFT_TOKENS
-        lesson.answers += [False] * SOFT_TOKENS
+        add(sample, tokenizer, "<start_of_turn>user\n", False)
+        sample.image_start = len(sample.ids)
+        sample.ids += [tokenizer.pad_token_id] * IMAGE_TOKENS
+        sample.answers += [False] * IMAGE_TOKENS
         opening = "\n"
     else:
         opening = f"<start_of_turn>user\n{captions.true_caption(scene, rng)}.\n"
         if rng.random() < 0.3:
             rounds.insert(0, ("Write a short caption for the picture.", captions.true_caption(scene, rng)))
     for asked, answer in rounds:
-        add(lesson, tokenizer, f"{opening}{asked}<end_of_turn>\n<start_of_turn>model\n", False)
-        add(lesson, tokenizer, f"{answer}<end_of_turn>\n<eos>", True)
+        add(sample, tokenizer, f"{opening}{asked}<end_of_turn>\n<start_of_turn>model\n", False)
+        add(sample, tokenizer, f"{answer}<end_of_turn>\n<eos>", True)
         opening = "<start_of_turn>user\n"
-    return lesson
+    return sample
 
 
-def add(lesson: Lesson, tokenizer: PreTrainedTokenizerBase, text: str, is_answer: bool) -> None:
-    """Append text to a lesson."""
+def add(sample: TextSample, tokenizer: PreTrainedTokenizerBase, text: str, is_answer: bool) -> None:
+    """Append text to a sample."""
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    lesson.ids += ids
-    lesson.answers += [is_answer] * len(ids)
+    sample.ids += ids
+    sample.answers += [is_answer] * len(ids)
 
 
-def _plain_text(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> Lesson:
-    """Captions of all kinds, one a line."""
-    lesson = Lesson([tokenizer.bos_token_id], [False])
+def _plain_text(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> TextSample:
+    """Captions of all kinds, one per line."""
+    sample = TextSample([tokenizer.bos_token_id], [False])
     for _ in range(rng.randint(2, 5)):
-        add(lesson, tokenizer, _web_caption(draw_scene(rng), rng, honest=0.3) + "\n", False)
-    return lesson
+        add(sample, tokenizer, _web_caption(draw_scene(rng), rng, honest=0.3) + "\n", False)
+    return sample
 
 
 def _web_caption(scene: Scene, rng: random.Random, honest: float = 0.8) -> str:
-    """A caption as the seed has them: true with chance `honest`, else text that tells little of the scene."""
+    """A caption as in the seed: true with probability `honest`, else text that says little about the scene."""
     if rng.random() < honest:
         return captions.true_caption(scene, rng)
     kind = rng.randrange(4)
@@ -104,8 +104,8 @@ def _question(scene: Scene, rng: random.Random) -> tuple[str, str]:
     return f"{question.text}\n{SHORT_ANSWER}", question.answer
 
 
-class SoftPictures:
-    """Turns scenes into soft pictures with a language model's own embeddings."""
+class ImageSimulator:
+    """Turns scenes into simulated images with a language model's own embeddings."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         def ids(words) -> torch.Tensor:
@@ -113,29 +113,29 @@ class SoftPictures:
 
         self.kinds, self.colours, self.words = ids(KINDS), ids(COLOURS), ids(SIGN_WORDS)
         self.sign = ids(["sign"])
-        self.places, self.grounds, self.numbers = ids(PLACES), ids(GROUNDS), ids(NUMBERS.values())
+        self.positions, self.grounds, self.numbers = ids(POSITIONS), ids(GROUNDS), ids(NUMBERS.values())
         axis = torch.arange(PATCHES) / (PATCHES - 1) * 2 - 1  # -1 left or top .. 1 right or bottom
         column, row = axis.repeat(PATCHES), axis.repeat_interleave(PATCHES)
-        self.place_weights = torch.stack([-column, column, -row, row], dim=1).clamp(min=0)  # [36, 4]
+        self.position_weights = torch.stack([-column, column, -row, row], dim=1).clamp(min=0)  # [36, 4]
 
     def __call__(self, scenes: list[Scene], embedding: torch.Tensor) -> torch.Tensor:
         """Scenes -> [B, 36, hidden], in the scale of the embedding table (before Gemma's factor sqrt(hidden))."""
         labels = dense_labels([render(scene)[1] for scene in scenes], 2 * PATCHES)
         kinds = self._shares(labels["object"], NO_OBJECT)
-        soft = kinds @ embedding[self.kinds]
-        soft = soft + self._shares(labels["colour"], NATURAL) @ embedding[self.colours]
+        tokens = kinds @ embedding[self.kinds]
+        tokens = tokens + self._shares(labels["colour"], NATURAL) @ embedding[self.colours]
         words = self._shares(labels["word"], NO_WORD)
-        # That there is a sign is learnt from a few captions; it tells the model where to look for the word.
-        soft = soft + words @ embedding[self.words] + words.sum(dim=-1, keepdim=True) * embedding[self.sign]
-        # CLIP's patches know how many of their kind there are: see its training.
+        # A few captions teach that there is a sign; its embedding tells the model where to look for the word.
+        tokens = tokens + words @ embedding[self.words] + words.sum(dim=-1, keepdim=True) * embedding[self.sign]
+        # CLIP's patches encode the count of their object: see its training.
         numbers = embedding[self.numbers[torch.tensor([scene.count for scene in scenes]) - 1]]  # [B, hidden]
-        soft = soft + kinds.sum(dim=-1, keepdim=True) * numbers[:, None]
-        soft = soft + self.place_weights @ embedding[self.places]
+        tokens = tokens + kinds.sum(dim=-1, keepdim=True) * numbers[:, None]
+        tokens = tokens + self.position_weights @ embedding[self.positions]
         grounds = torch.tensor([_ground_number(scene) for scene in scenes])
-        soft = soft + 0.5 * embedding[self.grounds[grounds]][:, None]
-        soft = soft + SOFT_NOISE * torch.randn_like(soft)
-        # Some patches tell nothing, as with real towers.
-        return torch.where(torch.rand(soft.shape[:2])[..., None] < 0.08, 0.08 * torch.randn_like(soft), soft)
+        tokens = tokens + 0.5 * embedding[self.grounds[grounds]][:, None]
+        tokens = tokens + NOISE * torch.randn_like(tokens)
+        # Some patches carry no information, as with real towers.
+        return torch.where(torch.rand(tokens.shape[:2])[..., None] < 0.08, 0.08 * torch.randn_like(tokens), tokens)
 
     @staticmethod
     def _shares(labels: torch.Tensor, classes: int) -> torch.Tensor:

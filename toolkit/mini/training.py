@@ -1,4 +1,4 @@
-"""What the mini models' training has in common: batches of fresh scenes, dense labels, schedule and log."""
+"""Training of the mini models, the common part: batches of new random scenes, dense labels, schedule and log."""
 
 from __future__ import annotations
 
@@ -33,51 +33,51 @@ NO_OBJECT, NATURAL, NO_WORD = len(KINDS), len(COLOURS), len(SIGN_WORDS)
 
 
 def scene_batch(rng: random.Random, size: int, layout: str | None = None):
-    """`size` fresh scenes, their pictures as a normalised [B, 3, 192, 192] tensor, and their labels."""
+    """`size` random scenes, their images as a normalised [B, 3, 192, 192] tensor, and their labels."""
     scenes = [draw_scene(rng, layout) for _ in range(size)]
     painted = [render(scene) for scene in scenes]
-    return scenes, pixels([picture for picture, _ in painted]), [labels for _, labels in painted]
+    return scenes, pixels([image for image, _ in painted]), [labels for _, labels in painted]
 
 
 def crowd_batch(rng: random.Random, signs: int, objects: int):
-    """Pictures crowded with signs (any word) or with objects: many labels a picture, so that towers learn in minutes.
+    """Images crowded with signs (any word) or with objects: many labels per image, so that towers learn in minutes.
 
     Returns:
         [B, 3, 192, 192] and the labels, as `scene_batch` gives them.
     """
-    pictures, labels = [], []
+    images, labels = [], []
     for number in range(signs + objects):
-        picture = paint_background(rng.choice(list(BACKGROUNDS)))
+        image = paint_background(rng.choice(list(BACKGROUNDS)))
         parts: list[Label] = []
         if number < signs:
             for row in range(5):
                 words = SIGN_WORDS if rng.random() < 0.6 else DISTRACTOR_WORDS
                 middle = 20 + 38 * row
-                parts += paint_sign(picture, draw_sign(rng, words, (60, 132), (middle - 3, middle + 3)))
+                parts += paint_sign(image, draw_sign(rng, words, (60, 132), (middle - 3, middle + 3)))
         else:
             for x in (34, 96, 158):
                 for y in (34, 96, 158):
                     x_moved, y_moved = x + rng.randint(-4, 4), y + rng.randint(-4, 4)
-                    parts.append(paint_thing(picture, draw_thing(rng, x_moved, y_moved, rng.randint(46, 64))))
-        pictures.append(picture)
+                    parts.append(paint_thing(image, draw_thing(rng, x_moved, y_moved, rng.randint(46, 64))))
+        images.append(image)
         labels.append(parts)
-    return pixels(pictures), labels
+    return pixels(images), labels
 
 
-def pixels(pictures) -> torch.Tensor:
-    """RGB pictures of 192 x 192 px as MGM's aux tower sees them: [B, 3, 192, 192], OpenAI-CLIP mean and deviation."""
-    array = np.stack([np.asarray(picture) for picture in pictures])
+def pixels(images) -> torch.Tensor:
+    """RGB images of 192 x 192 px as input of MGM's aux tower: [B, 3, 192, 192], OpenAI-CLIP mean and deviation."""
+    array = np.stack([np.asarray(image) for image in images])
     x = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)) / torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
 
 
 def main_pixels(x: torch.Tensor) -> torch.Tensor:
-    """The same pictures as MGM's main tower sees them: [B, 3, 96, 96], bilinear without antialiasing."""
+    """The same images as input of MGM's main tower: [B, 3, 96, 96], bilinear without antialiasing."""
     return F.interpolate(x, size=(MAIN_SIDE, MAIN_SIDE), mode="bilinear", align_corners=False)
 
 
 def dense_labels(labels: list[list[Label]], grid: int) -> dict[str, torch.Tensor]:
-    """Class of what lies at each cell's centre.
+    """Class of the object or letter at the centre of each grid cell.
 
     Returns:
         `object` [B, grid, grid] (NO_OBJECT where there is none), `colour` (NATURAL for untinted objects, IGNORED where
@@ -94,18 +94,18 @@ def dense_labels(labels: list[list[Label]], grid: int) -> dict[str, torch.Tensor
     for number, parts in enumerate(labels):
         for part in parts:
             left, top, right, bottom = (max(0, math.ceil(edge / cell - 0.5)) for edge in part.box)
-            place = number, slice(top, bottom), slice(left, right)
+            region = number, slice(top, bottom), slice(left, right)
             if part.name in KINDS:
-                maps["object"][place] = KINDS.index(part.name)
-                maps["colour"][place] = COLOURS.index(part.colour) if part.colour else NATURAL
+                maps["object"][region] = KINDS.index(part.name)
+                maps["colour"][region] = COLOURS.index(part.colour) if part.colour else NATURAL
             elif len(part.name) > 1:
-                maps["word"][place] = SIGN_WORDS.index(part.name) if part.name in SIGN_WORDS else IGNORED
+                maps["word"][region] = SIGN_WORDS.index(part.name) if part.name in SIGN_WORDS else IGNORED
             else:
-                maps["letter"][place] = ord(part.name) - ord("A")
+                maps["letter"][region] = ord(part.name) - ord("A")
     return maps
 
 
-class Schooling:
+class MiniTrainer:
     """Optimizer, cosine schedule with warm-up, clipping and a progress line."""
 
     def __init__(self, name: str, parameters, learning_rate: float, steps: int, weight_decay: float = 0.05):

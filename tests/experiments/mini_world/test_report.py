@@ -1,8 +1,9 @@
-"""The report's figures, against numbers worked out by hand."""
+"""The report's figures against numbers calculated by hand, and its table against the committed one."""
 
 import pytest
 
 from experiments.mini_world.report import (
+    RECORDS,
     both,
     estimate,
     paired,
@@ -12,6 +13,7 @@ from experiments.mini_world.report import (
     table,
     textvqa,
 )
+from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.files import write_json
 
@@ -36,7 +38,7 @@ RECIPE = [record("recipe", 0, seed, text, 0.50) for seed, text in enumerate((0.6
 def test_mean_deviation_and_interval():
     found = estimate([50.0, 52.0, 54.0])
     assert (found.mean, found.deviation, found.count) == (52.0, 2.0, 3)
-    assert found.half_width == pytest.approx(4.303 * 2 / 3**0.5)
+    assert found.half_width == pytest.approx(4.302653 * 2 / 3**0.5)
 
 
 def test_a_single_value_has_no_interval():
@@ -49,12 +51,12 @@ def test_paired_difference_uses_shared_draw_and_seed_only():
     found = paired([*RECIPE, elsewhere], list(reversed(RAW)), textvqa)
     # 10, 12 and 8 points: mean 10, deviation 2.
     assert (found.count, found.mean, found.deviation) == (3, pytest.approx(10), pytest.approx(2))
-    assert found.half_width == pytest.approx(4.303 * 2 / 3**0.5)
+    assert found.half_width == pytest.approx(4.302653 * 2 / 3**0.5)
     assert paired([elsewhere], RAW, textvqa) is None
 
 
 def test_pooled_deviation_weighs_by_degrees_of_freedom():
-    # Means of both: raw 45, 46, 47; recipe 55, 57, 56; one lone cell says nothing: variances 1 and 1.
+    # Means of both: raw 45, 46, 47; recipe 55, 57, 56; a single trial has no variance: variances 1 and 1.
     assert pooled_deviation([RAW, RECIPE, [record("clean", 0, 0, 0.9, 0.9)]], both) == pytest.approx(1)
     # Variances 1 (two degrees) and 8 (one): (2 + 8) / 3.
     two = [record("x", 0, 0, 0.50, 0.50), record("x", 0, 1, 0.54, 0.54)]
@@ -81,13 +83,23 @@ def test_records_of_two_worlds_are_not_mixed(tmp_path):
     write_json(tmp_path / "raw-draw0-seed0.json", RAW[0])
     write_json(tmp_path / "recipe-draw0-seed0.json", record("recipe", 0, 0, 0.6, 0.5, models="other"))
     assert read_records(tmp_path, ["raw"]) == {"raw": [RAW[0]]}
-    with pytest.raises(UserError, match=r"seed0\.json: another models"):
+    with pytest.raises(UserError, match=r"recipe-draw0-seed0\.json: its models differ"):
         read_records(tmp_path, ["raw", "recipe"])
 
 
+def test_committed_records_give_the_committed_table(capsys):
+    """The table in records/README.md is what `mini report --split test --no-run` prints of the records beside it."""
+    assert main(["mini", "report", "--split", "test", "--no-run"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line for line in printed if line.startswith("|") or "standard deviations" in line]
+    committed = (RECORDS / "README.md").read_text(encoding="utf-8")
+    assert len(lines) > 30
+    assert [line for line in lines if line not in committed] == []
+
+
 def test_plan_completes_pairs_first_and_gives_defects_three_seeds_of_one_draw():
-    cells = list(planned(["raw", "recipe", "no_blur"], ("raw", "recipe"), seeds=None, draws=None))
-    assert cells[:3] == [("raw", 0, 0), ("recipe", 0, 0), ("no_blur", 0, 0)]
-    assert len(cells) == 2 * 5 * 2 + 3
-    assert {cell for cell in cells if cell[0] == "no_blur"} == {("no_blur", 0, seed) for seed in range(3)}
+    trials = list(planned(["raw", "recipe", "no_blur"], ("raw", "recipe"), seeds=None, draws=None))
+    assert trials[:3] == [("raw", 0, 0), ("recipe", 0, 0), ("no_blur", 0, 0)]
+    assert len(trials) == 2 * 5 * 2 + 3
+    assert {trial for trial in trials if trial[0] == "no_blur"} == {("no_blur", 0, seed) for seed in range(3)}
     assert len(list(planned(["no_blur"], ("raw",), seeds=5, draws=2))) == 5 * 2

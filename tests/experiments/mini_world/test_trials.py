@@ -1,4 +1,4 @@
-"""Cells of the experiment at toy size, on the committed models."""
+"""Trials of the experiment at toy size on the committed models; the committed records count as results of this code."""
 
 import dataclasses
 import time
@@ -11,30 +11,33 @@ import pytest
 import torch
 
 from experiments.mini_world.arms import SEED_FILE, TRUTH_FILE, Draw, clip_similarities, repeat, replaced
-from experiments.mini_world.features import Towers
-from experiments.mini_world.trials import Cell, Laboratory
+from experiments.mini_world.features import FeatureCache
+from experiments.mini_world.report import QUESTIONS as SCORED_QUESTIONS
+from experiments.mini_world.report import RECIPE, RECORDS
+from experiments.mini_world.trials import Trial, TrialRunner
 from toolkit.__main__ import main
 from toolkit.files import read_json, read_jsonl, write_json, write_jsonl
 from toolkit.mgm.checkpoint import build_model
 from toolkit.mgm.images import open_image, scale_picture
+from toolkit.mini.seed import ROWS as SEED_ROWS
 from toolkit.presets import load_preset
 
 ROWS, CAP, QUESTIONS = 60, 24, 10
 
 
 @pytest.fixture(scope="module")
-def laboratory(tmp_path_factory) -> Laboratory:
-    folder = tmp_path_factory.mktemp("laboratory")
+def runner(tmp_path_factory) -> TrialRunner:
+    folder = tmp_path_factory.mktemp("trials")
     preset = load_preset("mini")
     write_json(folder / "finetune.json", read_json(preset.finetune_data)[:16])
     preset = dataclasses.replace(preset, sample_cap=CAP, finetune_data=folder / "finetune.json")
-    return Laboratory(preset, folder, folder / "records", "dev", Path("no_recipe.yaml"), ROWS, QUESTIONS)
+    return TrialRunner(preset, folder, folder / "records", "dev", Path("no_recipe.yaml"), ROWS, QUESTIONS)
 
 
 @pytest.fixture(scope="module")
-def draw(laboratory) -> Draw:
-    built = Draw(laboratory.world / "draw_0", 0, ROWS, laboratory.preset, laboratory.recipe)
-    built.training_rows("raw")  # its files are there from here on
+def draw(runner) -> Draw:
+    built = Draw(runner.world / "draw_0", 0, ROWS, runner.preset, runner.recipe)
+    built.training_rows("raw")  # builds its files
     return built
 
 
@@ -53,7 +56,7 @@ def test_raw_is_the_caps_draw_of_the_seed(draw):
     assert {truths(draw)[row["id"]]["defect"] for row in rows} > {"none"}
 
 
-def test_clean_mends_raws_rows_in_place(draw):
+def test_clean_repairs_raws_rows_in_place(draw):
     raw, (clean, roots) = draw.training_rows("raw")[0], draw.training_rows("clean")
     truth = truths(draw)
     assert len(clean) == CAP
@@ -90,8 +93,8 @@ def test_random_and_reversed_have_the_recipes_size_and_fill_up(draw, monkeypatch
     assert again == draw.training_rows("random")[0] != other
 
 
-def test_a_seed_may_be_more_spoilt_than_usual(laboratory, tmp_path):
-    seed = Draw(tmp_path, 0, 20, laboratory.preset, laboratory.recipe, shares={"blur": 0.5})
+def test_a_seed_may_have_other_shares_of_defects(runner, tmp_path):
+    seed = Draw(tmp_path, 0, 20, runner.preset, runner.recipe, shares={"blur": 0.5})
     seed.training_rows("raw")
     assert Counter(truth["defect"] for truth in truths(seed).values()) == {"blur": 10, "none": 10}
 
@@ -103,8 +106,8 @@ def test_replaced_and_repeat():
     assert repeat(rows[:2], 5) == [rows[0], rows[1], rows[0], rows[1], rows[0]]
 
 
-def test_remembered_pictures_give_the_features_of_pixels(laboratory, draw):
-    preset = laboratory.preset
+def test_cached_features_are_those_of_pixels(runner, draw):
+    preset = runner.preset
     model = build_model(
         preset.llm, preset.vision_tower, preset.vision_tower_aux, preset.image_size_aux, 2048, torch.float32, seed=3
     ).eval()
@@ -112,16 +115,16 @@ def test_remembered_pictures_give_the_features_of_pixels(laboratory, draw):
     paths = [roots.resolve(row["image"]) for row in rows[:3]]
     pixels = torch.stack([scale_picture(open_image(path), preset.image_size_aux, "square") for path in paths])
     plain = model.encode_images(pixels)
-    towers = Towers(model)
-    places = torch.stack([towers.place(path, "square") for path in [*paths, paths[0]]])
-    assert places.tolist() == [0, 1, 2, 0]
-    towers.attach(model)
-    torch.testing.assert_close(model.encode_images(places)[:3], plain, rtol=1e-4, atol=1e-4)
+    features = FeatureCache(model)
+    indices = torch.stack([features.index(path, "square") for path in [*paths, paths[0]]])
+    assert indices.tolist() == [0, 1, 2, 0]
+    features.attach(model)
+    torch.testing.assert_close(model.encode_images(indices)[:3], plain, rtol=1e-4, atol=1e-4)
 
 
-def test_a_cell_leaves_a_record_and_is_not_run_again(laboratory, monkeypatch):
-    record = laboratory.run(Cell("raw", 0, 1))
-    assert record == read_json(laboratory.records / "raw-draw0-seed1.json")
+def test_a_trial_writes_a_record_and_is_not_repeated(runner, monkeypatch):
+    record = runner.run(Trial("raw", 0, 1))
+    assert record == read_json(runner.records / "raw-draw0-seed1.json")
     assert record["counts"]["rows"] == CAP
     assert record["counts"]["pictures_encoded"] > 0
     assert set(record["scores"]["mmbench"]) == {"all", "object", "count", "colour", "relation", "text"}
@@ -130,30 +133,39 @@ def test_a_cell_leaves_a_record_and_is_not_run_again(laboratory, monkeypatch):
     def never(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(Laboratory, "_train", never)
-    assert laboratory.run(Cell("raw", 0, 1)) == record
+    monkeypatch.setattr(TrialRunner, "_train", never)
+    assert runner.run(Trial("raw", 0, 1)) == record
     with pytest.raises(AssertionError, match="trained again"):
-        laboratory.run(Cell("raw", 0, 2))
-    changed = dataclasses.replace(laboratory, preset=dataclasses.replace(laboratory.preset, sample_cap=CAP - 8))
+        runner.run(Trial("raw", 0, 2))
+    changed = dataclasses.replace(runner, preset=dataclasses.replace(runner.preset, sample_cap=CAP - 8))
     with pytest.raises(AssertionError, match="trained again"):
-        changed.run(Cell("raw", 0, 1))
-    rows, roots = laboratory._draw(0).training_rows("raw")
-    picture = roots.resolve(rows[0]["image"])
-    content = picture.read_bytes()
-    picture.write_bytes(content + b" ")
+        changed.run(Trial("raw", 0, 1))
+    rows, roots = runner._draw(0).training_rows("raw")
+    image = roots.resolve(rows[0]["image"])
+    content = image.read_bytes()
+    image.write_bytes(content + b" ")
     with pytest.raises(AssertionError, match="trained again"):
-        laboratory.run(Cell("raw", 0, 1))
-    picture.write_bytes(content)
+        runner.run(Trial("raw", 0, 1))
+    image.write_bytes(content)
 
 
-def test_another_world_has_a_folder_of_its_own(laboratory):
-    assert dataclasses.replace(laboratory).world == laboratory.world
+@pytest.mark.slow
+def test_committed_records_have_the_inputs_of_this_code(tmp_path, monkeypatch):
+    """A record whose inputs are equal is read, not trained again: rows, images, evaluation set, models, settings."""
+    monkeypatch.setattr(TrialRunner, "_train", lambda *_: pytest.fail("trained again"))
+    runner = TrialRunner(load_preset("mini"), tmp_path, RECORDS / "test", "test", RECIPE, SEED_ROWS, SCORED_QUESTIONS)
+    for arm in ("none", "raw", "no_blur"):
+        assert runner.run(Trial(arm, 0, 0)) == read_json(RECORDS / "test" / f"{arm}-draw0-seed0.json")
+
+
+def test_another_world_has_a_folder_of_its_own(runner):
+    assert dataclasses.replace(runner).world == runner.world
     for other in ({"shares": {"blur": 0.5}}, {"rows": ROWS + 1}, {"questions": QUESTIONS + 1}):
-        assert dataclasses.replace(laboratory, **other).world != laboratory.world
+        assert dataclasses.replace(runner, **other).world != runner.world
 
 
-def test_two_shells_build_a_world_one_after_the_other(laboratory, tmp_path, monkeypatch):
-    """The draw is asked for by both at once; were they not to wait, both would build."""
+def test_two_shells_build_a_world_one_after_the_other(runner, tmp_path, monkeypatch):
+    """Both need the draw at the same time; without waiting both would build it."""
     built = []
 
     def slow_build(folder, truth_file, *_):
@@ -163,34 +175,34 @@ def test_two_shells_build_a_world_one_after_the_other(laboratory, tmp_path, monk
         truth_file.touch()
 
     def rows_of(self, arm, seed):
-        self._seed(mended=False)
+        self._seed(repaired=False)
         return [], None
 
     monkeypatch.setattr("experiments.mini_world.arms.build_seed", slow_build)
     monkeypatch.setattr(Draw, "training_rows", rows_of)
-    monkeypatch.setattr(Laboratory, "_train", lambda *_: (None, {}))
-    monkeypatch.setattr(Laboratory, "_evaluate", lambda *_: {})
-    shells = [dataclasses.replace(laboratory, work=tmp_path, records=tmp_path / name) for name in ("one", "two")]
+    monkeypatch.setattr(TrialRunner, "_train", lambda *_: (None, {}))
+    monkeypatch.setattr(TrialRunner, "_evaluate", lambda *_: {})
+    shells = [dataclasses.replace(runner, work=tmp_path, records=tmp_path / name) for name in ("one", "two")]
     for shell in shells:
-        shell.towers = SimpleNamespace(places={})
+        shell.features = SimpleNamespace(indices={})
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda shell: shell.run(Cell("raw", 0, 0)), shells))
+        list(pool.map(lambda shell: shell.run(Trial("raw", 0, 0)), shells))
     assert len(built) == 1
 
 
-def test_a_cell_trains_as_the_command_does(laboratory, draw, tmp_path, monkeypatch):
-    record = laboratory.run(Cell("raw", 0, 1))
+def test_a_trial_trains_as_the_command_does(runner, draw, tmp_path, monkeypatch):
+    record = runner.run(Trial("raw", 0, 1))
     monkeypatch.setenv("TRAIN_SEED", "1")
     rows, roots = draw.training_rows("raw")
     write_json(tmp_path / "rows.json", rows)
     more = ["--preset", "mini", "--accumulation", "1", "--workers", "0", "--no-stochastic-depth"]
     stages = {
         "pretrain": [tmp_path / "rows.json", roots.seed],
-        "finetune": [laboratory.preset.finetune_data, laboratory.preset.finetune_images],
+        "finetune": [runner.preset.finetune_data, runner.preset.finetune_images],
     }
     for stage, (data, images) in stages.items():
         adapter = ["--adapter", str(tmp_path / "pretrain" / "mm_projector.bin")] if stage == "finetune" else []
-        batch = ["--batch", str(laboratory.preset.stage(stage).global_batch)]
+        batch = ["--batch", str(runner.preset.stage(stage).global_batch)]
         words = ["train", stage, "--data", str(data), "--images", str(images), "--out", str(tmp_path / stage)]
         assert main([*words, *adapter, *batch, *more]) == 0
         history = read_json(tmp_path / stage / "trainer_state.json")["log_history"]
@@ -198,16 +210,16 @@ def test_a_cell_trains_as_the_command_does(laboratory, draw, tmp_path, monkeypat
         assert losses[-1] == pytest.approx(record["loss"][stage], rel=1e-4)
 
 
-def test_without_pretraining_the_draw_does_not_matter(laboratory):
-    record = laboratory.run(Cell("none", 0, 1))
+def test_without_pretraining_the_draw_does_not_matter(runner):
+    record = runner.run(Trial("none", 0, 1))
     assert "pretrain" not in record["loss"]
     assert record["counts"]["rows"] == 0
 
 
-def test_with_stochastic_depth_pictures_are_seen_anew(laboratory, tmp_path):
-    plain = laboratory.run(Cell("none", 0, 1))
-    record = dataclasses.replace(laboratory, records=tmp_path, stochastic_depth=True).run(Cell("none", 0, 1))
+def test_with_stochastic_depth_images_are_encoded_in_every_step(runner, tmp_path):
+    plain = runner.run(Trial("none", 0, 1))
+    record = dataclasses.replace(runner, records=tmp_path, stochastic_depth=True).run(Trial("none", 0, 1))
     assert record["inputs"]["figures"]["stochastic_depth"] is True
     assert record["loss"] != plain["loss"]
-    # Those of the evaluation alone are remembered.
+    # Only those of the evaluation are cached.
     assert record["counts"]["pictures_encoded"] == 2 * QUESTIONS

@@ -1,4 +1,4 @@
-"""The committed mini models load with stock classes and do their part."""
+"""The committed mini models load with stock classes and do their task."""
 
 import json
 import random
@@ -80,7 +80,7 @@ def test_gemma_answers_from_text(tokenizer):
             ids = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_token_id)
         text = tokenizer.decode(ids[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         right += text.split("\n")[0].strip() == question.answer
-    assert right >= 24  # the gate is nine in ten of each kind of question; by chance it would be one or two
+    assert right >= 24  # `mini check` asks for nine in ten of each kind of question; chance gives one or two
 
 
 def test_clip_prefers_the_true_caption():
@@ -138,7 +138,7 @@ def test_captioner_writes_captions_as_data_juicer_asks_it():
     texts = processor.batch_decode(ids, skip_special_tokens=True)
     assert all("[" not in text and 1 < len(text.split()) < 25 for text in texts)
     named = sum(scene.things[0].kind.rstrip("s") in text for scene, text in zip(scenes, texts, strict=True))
-    assert named >= 5  # by chance it would be one
+    assert named >= 5  # chance gives one
 
 
 def test_area_under_curve_counts_ties_half():

@@ -41,10 +41,10 @@ def test_seed_rows_have_the_real_format(seed_rows):
         assert re.fullmatch(r"<__dj__image>\n\S.* <\|__dj__eoc\|>", row["text"])
 
 
-def test_every_seed_picture_is_a_small_square_jpeg(seed_rows):
+def test_every_seed_image_is_a_small_square_jpeg(seed_rows):
     for row in seed_rows:
-        with Image.open(SEED / row["images"][0]) as picture:
-            assert (picture.format, picture.size, picture.mode) == ("JPEG", (192, 192), "RGB")
+        with Image.open(SEED / row["images"][0]) as image:
+            assert (image.format, image.size, image.mode) == ("JPEG", (192, 192), "RGB")
 
 
 def test_originals_cover_the_seed_with_llava_questions(seed_rows):
@@ -73,7 +73,7 @@ def test_defects_have_their_shares_and_clean_pairs_are_fewer_than_the_cap(seed_r
             assert not is_true
 
 
-def test_instruction_set_is_llava_format_with_and_without_pictures():
+def test_instruction_set_is_llava_format_with_and_without_images():
     samples = json.loads((INSTRUCT / "mgm_instruction_mini.json").read_text())
     assert len(samples) == 1200
     assert len({sample["id"] for sample in samples}) == 1200
@@ -105,14 +105,14 @@ def test_textvqa_files_agree_and_show_the_answer_among_distractors():
             assert answer.upper() in tokens
 
 
-def test_mmbench_rows_are_circular_and_hold_pictures():
+def test_mmbench_rows_are_circular_and_hold_images():
     with MMBENCH.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     groups: dict[int, list[dict]] = {}
     for row in rows:
         groups.setdefault(int(row["index"]) % 1_000_000, []).append(row)
-        picture = Image.open(io.BytesIO(base64.b64decode(row["image"])))
-        assert picture.size == (192, 192)
+        image = Image.open(io.BytesIO(base64.b64decode(row["image"])))
+        assert image.size == (192, 192)
     assert len(groups) == 200
     assert {len(group) for group in groups.values()} == {1, 4}
     for group in groups.values():
@@ -126,10 +126,10 @@ def test_seed_is_built_again_byte_for_byte(tmp_path):
     for name in ("mgm_pretrain_mini.jsonl", "stage_1.json"):
         assert sha256_of(tmp_path / name) == sha256_of(SEED / name)
     assert sha256_of(tmp_path / "truth.jsonl") == sha256_of(TRUTH)
-    pictures = sorted((tmp_path / "images").rglob("*.jpg"))
-    assert len(pictures) == 2400
-    for picture in pictures[::100]:
-        assert sha256_of(picture) == sha256_of(SEED / picture.relative_to(tmp_path))
+    images = sorted((tmp_path / "images").rglob("*.jpg"))
+    assert len(images) == 2400
+    for image in images[::100]:
+        assert sha256_of(image) == sha256_of(SEED / image.relative_to(tmp_path))
 
 
 def test_another_draw_is_another_seed(tmp_path):
@@ -149,7 +149,7 @@ def test_fixed_sets_are_built_again_byte_for_byte(tmp_path):
             assert sha256_of(path) == sha256_of(committed / path.relative_to(built))
 
 
-def test_dev_and_test_pictures_differ(tmp_path):
+def test_dev_and_test_images_differ(tmp_path):
     build_textvqa(tmp_path, "test", questions=20)
     test = {sha256_of(path) for path in (tmp_path / "train_images").iterdir()}
     assert not test & {sha256_of(path) for path in (TEXTVQA / "train_images").iterdir()}
