@@ -1,1 +1,1 @@
-"""The kit's downloads: what there is, where it comes from, how it arrives whole."""
+"""The kit's downloads: the list of resources, their transfer, verification and installation."""

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it stopped, started over where that cannot be trusted, whole or not there."""
+"""One file over HTTP: resumed where it stopped, restarted if that is unsafe, and named only when it is complete."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from toolkit.errors import UserError
 from toolkit.files import write_json
 
 TIMEOUTS = (10, 60)  # seconds to connect, and between two blocks
-BLOCK = 1 << 16  # of what a broken connection had delivered, less than this is lost
-NOT_REACHED = 3  # attempts at a server that has not answered once: offline should not take minutes to notice
-LONGEST_PAUSE = 60.0  # seconds
-WORTH_WAITING = (408, 425, 429, 500, 502, 503, 504)
+BLOCK = 1 << 16  # bytes; a broken connection loses less than one block
+UNREACHED_ATTEMPTS = 3  # for a server that has never answered, so that being offline is noticed in seconds
+MAX_PAUSE = 60.0  # seconds
+RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 
 
 class SourceError(Exception):
-    """A source did not deliver; the text says why, in a few words."""
+    """A source did not deliver; the text gives the reason in a few words."""
 
 
-class _Again(Exception):
-    """This attempt failed; another one may not."""
+class _Retry(Exception):
+    """This attempt failed; another one may succeed."""
 
     def __init__(self, reason: str, pause: float = 0):
         super().__init__(reason)
@@ -39,7 +39,7 @@ class _Again(Exception):
 
 
 class Partial:
-    """What has come of a file, `NAME.part`, and what the server said of it, `NAME.part.json`."""
+    """The received part of a file, `NAME.part`, and the server's data on it, `NAME.part.json`."""
 
     def __init__(self, target: Path):
         self.path = target.with_name(target.name + ".part")
@@ -57,33 +57,33 @@ class Partial:
         return {}
 
     def begin(self, notes: dict) -> None:
-        """Forget what came before. The notes are written last: bytes without notes are never continued."""
+        """Discard earlier bytes and notes. The notes are written last: bytes without notes are never resumed."""
         self.clear()
         self.path.touch()
         write_json(self._notes, notes)
 
     def clear(self) -> None:
-        """Throw both files away."""
+        """Delete both files."""
         self._notes.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
     def finish(self, target: Path) -> None:
-        """The bytes are whole: give them their name."""
+        """Give the complete file its name."""
         os.replace(self.path, target)
         self._notes.unlink(missing_ok=True)
 
 
 def fetch(url: str, target: Path, attempts: int, report: Callable[[int, int | None], None]) -> None:
-    """Fetch `url` to `target`, unless that is there already. Proxies come from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+    """Fetch `url` to `target`, unless that exists already. Proxies come from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 
     Args:
         url: http or https.
-        target: where the whole file goes; beside it grow `NAME.part` and its notes.
-        attempts: how often in a row it may fail without a new byte.
-        report: called with (bytes so far, total bytes or None where the server does not say).
+        target: path of the complete file; `NAME.part` and its notes lie next to it.
+        attempts: failures in a row without a new byte that end it.
+        report: called with (bytes so far, total bytes or None if the server gives none).
 
     Raises:
-        SourceError: the server refuses, cannot be reached, or sends something else than the file.
+        SourceError: the server refuses, cannot be reached, or does not send the file.
         UserError: the disk is too small for it.
 
     Source: RFC 9110, sections 13.1.5 (If-Range), 14.2 (Range) and 15.3.7 (206).
@@ -104,23 +104,23 @@ def fetch(url: str, target: Path, attempts: int, report: Callable[[int, int | No
                 problem, pause = reason_of(error), 0.0
                 if isinstance(error, ValueError):  # an unusable URL: InvalidURL, MissingSchema ...
                     raise SourceError(problem) from None
-            except _Again as again:
-                problem, pause, reached = str(again), again.pause, True
-            # Only bytes nobody had before count as getting on: a server that never gets past the middle ends this.
+            except _Retry as retry:
+                problem, pause, reached = str(retry), retry.pause, True
+            # Only bytes never received before reset the count, else a server that always breaks off would never end.
             failures = 0 if partial.size > furthest else failures + 1
             reached, furthest = reached or failures == 0, max(furthest, partial.size)
-            if failures >= (attempts if reached else min(attempts, NOT_REACHED)):
+            if failures >= (attempts if reached else min(attempts, UNREACHED_ATTEMPTS)):
                 raise SourceError(f"{problem}; gave up after attempt {failures}")
-            time.sleep(pause or min(LONGEST_PAUSE, 0.25 * 2**failures) * random.uniform(0.5, 1))
+            time.sleep(pause or min(MAX_PAUSE, 0.25 * 2**failures) * random.uniform(0.5, 1))
     partial.finish(target)
 
 
 def _transfer(session: requests.Session, url: str, partial: Partial, report: Callable[[int, int | None], None]) -> None:
-    """One request. Returns when the file is whole; raises _Again, SourceError or a RequestException."""
+    """One request. Returns when the file is complete; raises _Retry, SourceError or a RequestException."""
     notes, size = partial.notes(), partial.size
     known = bool(size) and notes.get("url") == url
     if known and size == notes["total"]:
-        return  # a run was killed between the last byte and the name
+        return  # a run was killed between the last byte and the rename
     headers = {"Accept-Encoding": "identity"}
     if known and notes["validator"]:
         headers |= {"Range": f"bytes={size}-", "If-Range": notes["validator"]}
@@ -138,29 +138,29 @@ def _transfer(session: requests.Session, url: str, partial: Partial, report: Cal
     if notes["total"] is not None and size != notes["total"]:
         if size > notes["total"]:
             partial.clear()
-        raise _Again(f"{size:,} of {notes['total']:,} bytes came")
+        raise _Retry(f"{size:,} of {notes['total']:,} bytes received")
     if notes["md5"] and _md5(partial.path) != notes["md5"]:
         partial.clear()
-        raise _Again("the bytes do not match the server's MD5")
+        raise _Retry("the bytes do not match the server's MD5")
 
 
 def _continues(response: requests.Response, partial: Partial, notes: dict, size: int, asked: bool) -> bool:
-    """Whether the answer goes on from `size`; False for one that starts from the first byte."""
+    """Whether the response continues at `size`; False if it starts at the first byte."""
     status = response.status_code
-    if status in WORTH_WAITING:
+    if status in RETRY_STATUSES:
         after = response.headers.get("Retry-After", "")
-        pause = min(LONGEST_PAUSE, float(after)) if after.isdecimal() else 0
-        raise _Again(f"HTTP {status} {response.reason}", pause)
+        pause = min(MAX_PAUSE, float(after)) if after.isdecimal() else 0
+        raise _Retry(f"HTTP {status} {response.reason}", pause)
     if asked and status in (206, 416):
-        said = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if status == 206 and said and int(said[1]) == size and int(said[2]) == notes["total"]:
+        content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if status == 206 and content_range and [int(n) for n in content_range.groups()] == [size, notes["total"]]:
             return True
         partial.clear()
-        raise _Again(f"the server answered the request to go on from byte {size:,} with something else")
+        raise _Retry(f"the server did not continue at byte {size:,}")
     if status != 200:
         raise SourceError(f"HTTP {status} {response.reason}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise SourceError("a web page came in place of the file (the login page of a network or proxy?)")
+        raise SourceError("the response is a web page, not the file (the login page of a network or proxy?)")
     return False
 
 
@@ -180,7 +180,7 @@ def _require_space(path: Path, size: int, total: int | None) -> None:
     free = shutil.disk_usage(path.parent).free
     if total is not None and total - size > free:
         raise UserError(
-            f"{path.parent}: {free / 1e9:.1f} GB free, {(total - size) / 1e9:.1f} GB still to come of {path.stem}; "
+            f"{path.parent}: {free / 1e9:.1f} GB free, {(total - size) / 1e9:.1f} GB still to fetch of {path.stem}; "
             "make room and run the same command again"
         )
 

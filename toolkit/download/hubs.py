@@ -1,4 +1,4 @@
-"""Resources that come from a model hub, through the hub's own client."""
+"""Resources on a model hub, fetched with the hub's own client."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from toolkit.download.manifest import Source
 from toolkit.download.progress import Task
 from toolkit.files import sha256_of
 
-# What the clients leave in a folder for themselves.
+# Files of the clients' own that they leave in a folder.
 LEFTOVERS = (".cache", "._____temp", ".msc", ".mdl", ".mv", ".git", ".gitattributes")
 
 
 def prepare_clients() -> None:
-    """Keep the hubs' clients from drawing bars over ours, and from giving up early. Call before they are imported."""
+    """Turn off the hub clients' own progress bars and raise their time limit. Call before they are imported."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # ModelScope's ends a file after an hour, however well it comes: 10 GB at 2 MB/s take longer.
+    # ModelScope's ends a file's transfer after an hour at any speed: 10 GB at 2 MB/s take longer.
     os.environ.setdefault("MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT", str(7 * 24 * 3600))
 
 
 def fetch_repository(source: Source, folder: Path, task: Task) -> None:
-    """Fetch the wanted files of a repository into `folder`; what an earlier run left there is continued.
+    """Fetch the wanted files of a repository into `folder`; an earlier run's files there are resumed.
 
     Mirrors and accounts are the clients' own: HF_ENDPOINT, HF_TOKEN, MODELSCOPE_ENDPOINT, MODELSCOPE_API_TOKEN.
 
     Raises:
-        SourceError: no such repository, no permission, not reached, or wrong bytes.
+        SourceError: no such repository, no permission, unreachable, or wrong bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    task.watched = folder
+    task.watch(folder)
     try:
         {"huggingface": _from_huggingface, "modelscope": _from_modelscope}[source.home](source, folder, task)
     finally:
@@ -49,7 +49,7 @@ def fetch_repository(source: Source, folder: Path, task: Task) -> None:
 
 
 def _from_huggingface(source: Source, folder: Path, task: Task) -> None:
-    # Both clients take seconds to import.
+    # Importing either client takes seconds.
     import requests
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
@@ -75,7 +75,7 @@ def _from_huggingface(source: Source, folder: Path, task: Task) -> None:
     for file in wanted:
         if file.lfs and sha256_of(folder / file.rfilename) != file.lfs.sha256:
             (folder / file.rfilename).unlink()
-            raise SourceError(f"{file.rfilename}: wrong bytes (not the hub's sha256); run again to fetch it anew")
+            raise SourceError(f"{file.rfilename}: its sha256 is not the hub's; run the same command again")
 
 
 def _from_modelscope(source: Source, folder: Path, task: Task) -> None:
@@ -83,7 +83,7 @@ def _from_modelscope(source: Source, folder: Path, task: Task) -> None:
     from modelscope.hub.snapshot_download import snapshot_download
     from modelscope_hub.errors import HubError
 
-    # Its retries are warnings; what comes of them is our line.
+    # Its retries are logged as warnings; our error gives the outcome.
     logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
     try:
         snapshot_download(

@@ -1,4 +1,4 @@
-"""The list of everything the kit downloads: `resources.yaml`, whose comments say what each key means."""
+"""The list of everything the kit downloads: `resources.yaml`, whose comments explain each key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.errors import UserError
 from toolkit.presets import build
 
 MANIFEST = Path(__file__).resolve().parent / "resources.yaml"
-# Another place with the organisers' files, such as a mirror of one's own.
+# Another base URL of the organisers' files, such as a mirror.
 BASE_URL_VARIABLE = "BETTER_SYNTH_URL"
 
 Home = Literal["modelscope", "huggingface", "organisers", "authors"]
@@ -29,10 +29,10 @@ HUBS = ("modelscope", "huggingface")
 class RemoteFile:
     """A file fetched over HTTP.
 
-    Args:
-        url: whole, or relative to the organisers' base URL.
-        unpack: for an archive, the folder inside it whose content goes to the destination; empty for a plain file.
-        inside: for what goes into a folder of the destination, that folder.
+        Args:
+    url: absolute, or relative to the organisers' base URL.
+            unpack: for an archive, the folder inside it whose content goes to the destination; empty for a plain file.
+            inside: folder of the destination that the file or content goes to.
     """
 
     url: str
@@ -68,8 +68,8 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """A file of rows and the folder where the pictures it names must lie, both inside the destination."""
+class NamedImages:
+    """A file of rows and the folder of the images that it names, both inside the destination."""
 
     rows: str
     folder: str = "."
@@ -77,7 +77,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Resource:
-    """One thing to download, placed whole or not at all."""
+    """One thing to download, installed completely or not at all."""
 
     name: str
     about: str
@@ -87,24 +87,25 @@ class Resource:
     unpacked_gb: float
     sources: list[Source]
     expect: list[Expectation]
-    pictures: list[Pictures] = field(default_factory=list)
-    old_place: str = ""
+    images: list[NamedImages] = field(default_factory=list)
+    old_destination: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what is expected, and where: what was verified under other rules counts no longer."""
+        """Hash of destination and expectations: a resource verified under other rules has to be verified again."""
         entry = dataclasses.asdict(self)
-        rules = {key: entry[key] for key in ("name", "destination", "expect", "pictures")}
+        rules = {key: entry[key] for key in ("name", "destination", "expect")}
+        rules["pictures"] = entry["images"]  # the key's name in the hashes of existing records
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes on disk while it is being installed: what is fetched and what comes out of archives."""
+        """Bytes on disk during installation: fetched files and unpacked ones."""
         return int((self.fetch_gb + self.unpacked_gb) * 1e9)
 
 
 def load_manifest(path: Path = MANIFEST) -> list[Resource]:
-    """Read a manifest, relative URLs made whole.
+    """Read a manifest and make its URLs absolute.
 
     Raises:
         UserError: the file is missing; a key is unknown, missing or mistyped; a source lacks its repository or files.
@@ -119,7 +120,9 @@ def load_manifest(path: Path = MANIFEST) -> list[Resource]:
         for source in resource.sources:
             if not (source.repository if source.home in HUBS else source.files):
                 raise UserError(f"{path}: {name}: source {source.home} needs {_needs(source.home)}")
-        resources.append(dataclasses.replace(resource, sources=[_whole(source, base) for source in resource.sources]))
+        resources.append(
+            dataclasses.replace(resource, sources=[_absolute(source, base) for source in resource.sources])
+        )
     return resources
 
 
@@ -148,6 +151,6 @@ def _needs(home: str) -> str:
     return "a repository" if home in HUBS else "files"
 
 
-def _whole(source: Source, base: str) -> Source:
+def _absolute(source: Source, base: str) -> Source:
     files = [dataclasses.replace(file, url=file.url if "://" in file.url else base + file.url) for file in source.files]
     return dataclasses.replace(source, files=files)

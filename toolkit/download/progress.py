@@ -1,4 +1,4 @@
-"""How a download gets on: one line on a terminal that is rewritten, one line every ten seconds elsewhere."""
+"""Download progress: on a terminal one bar that is redrawn, elsewhere a plain line every ten seconds."""
 
 from __future__ import annotations
 
@@ -13,38 +13,73 @@ from pathlib import Path
 
 from toolkit.download.verify import files_below
 
-WINDOW = 15.0  # seconds the speed is measured over
+SPEED_WINDOW = 15.0  # seconds
+BAR = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}B  {rate_fmt}  {remaining} left{postfix}"
+LINE = "{n_fmt}B of about {total_fmt}B  {rate_fmt}  {remaining} left{postfix}"
 
 
 class Task:
-    """One resource under way. Whoever works on it sets `phase`, `done` and `total` (bytes).
+    """Progress of one resource. The code that installs it sets `phase`, `done` and `total` (bytes).
 
     Args:
         name: of the resource.
-        total: bytes to fetch, as the manifest guesses until the source says.
+        total: bytes to fetch, estimated by the manifest until the source gives its own figure.
     """
 
     def __init__(self, name: str, total: int):
-        self.name, self.phase, self.total, self.done = name, "waiting", total, 0
-        # A hub's client reports nothing: what its folder has grown to is what has come.
+        self.name, self.phase, self.total = name, "waiting", total
+        self.done = self.resumed = 0
+        # A hub's client reports nothing: the size of its folder is what has arrived.
         self.watched: Path | None = None
+
+    def resume(self, done: int) -> None:
+        """Count bytes that an earlier run left: they are done, and no part of this run's speed."""
+        self.resumed += done - self.done
+        self.done = done
+
+    def watch(self, folder: Path) -> None:
+        """Measure the size of a folder from now on; what it holds already is resumed."""
+        self.resume(_size_of(folder))
+        self.watched = folder
 
     def measure(self) -> int:
         """Bytes so far."""
         if self.watched:
-            # Its files come and go while they are counted.
+            # The client's files come and go while they are counted.
             with contextlib.suppress(OSError):
-                self.done = sum(size for _, size in files_below(self.watched))
+                self.done = _size_of(self.watched)
         return self.done
 
 
+class Transfer:
+    """Adds the bytes of one file to a task; those present at its first report are an earlier run's.
+
+    Args:
+        task: of the resource that the file belongs to.
+    """
+
+    def __init__(self, task: Task):
+        self._task, self._before = task, task.done
+        self._started = False
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Report (bytes so far, total bytes or None if unknown), as `fetch` does."""
+        if self._started:
+            self._task.done = self._before + done
+        else:
+            self._task.resume(self._before + done)
+            self._started = True
+        if total:
+            self._task.total = self._before + total
+
+
 class Progress:
-    """Tasks under way, and the lines about them."""
+    """Prints the progress of several tasks together."""
 
     def __init__(self) -> None:
         self._tasks: list[Task] = []
         self._terminal = sys.stderr.isatty()
-        self._points: deque[tuple[float, int]] = deque()
+        self._points: deque[tuple[float, int]] = deque()  # (seconds, bytes that this run has received)
         self._stop = threading.Event()
         self._lock = threading.Lock()
 
@@ -71,34 +106,39 @@ class Progress:
             if self._terminal:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
 
-    def line(self, now: float) -> str:
-        """What has come, how fast, how long it will take, who is at it.
+    def line(self, now: float, columns: int | None = None) -> str:
+        """Bytes, speed, remaining time and the active tasks.
 
         Args:
             now: seconds of a steady clock; calls must not go back in time.
+            columns: of the terminal, for a bar of that width; None for plain text.
         """
+        # tqdm reads TQDM_DISABLE when it is imported; hubs.prepare_clients sets it for the clients before that.
+        from tqdm import tqdm
+
         done = sum(task.measure() for task in self._tasks)
         total = max(done, sum(max(task.total, task.done) for task in self._tasks))
-        self._points.append((now, done))
-        while now - self._points[0][0] > WINDOW:
+        self._points.append((now, done - sum(task.resumed for task in self._tasks)))
+        while now - self._points[0][0] > SPEED_WINDOW:
             self._points.popleft()
-        (first, before), seconds = self._points[0], now - self._points[0][0]
-        # What an earlier run left, or a start from the beginning, is no speed.
-        speed = max(0, done - before) / seconds if seconds > 0 and first < now else 0
-        left = f"{_duration((total - done) / speed)} left" if speed else "-- left"
+        # Over a window, unlike tqdm's own average, which keeps the last speed while nothing arrives.
+        (first, before), (last, received) = self._points[0], self._points[-1]
+        speed = max(0, received - before) / (last - first) if last > first else 0
         active = ", ".join(f"{task.name} {task.phase}" for task in self._tasks if task.phase not in ("waiting", "done"))
-        return f"{done / 1e9:.2f} of about {total / 1e9:.2f} GB  {speed / 1e6:.1f} MB/s  {left}  {active}"
+        return tqdm.format_meter(
+            done, total, elapsed=0, ncols=columns, unit="B", unit_scale=True, rate=speed, postfix=active,
+            bar_format=LINE if columns is None else BAR,
+        )  # fmt: skip
 
     def _report(self) -> None:
         while not self._stop.wait(0.5 if self._terminal else 10):
-            text = self.line(time.monotonic())
             if self._terminal:
-                text = "\r\033[K" + text[: shutil.get_terminal_size().columns - 1]
+                text = "\r\033[K" + self.line(time.monotonic(), shutil.get_terminal_size().columns - 1)
+            else:
+                text = self.line(time.monotonic()) + "\n"
             with self._lock:
-                print(text, end="" if self._terminal else "\n", file=sys.stderr, flush=True)
+                print(text, end="", file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
-    return f"{int(seconds // 60)} min" if seconds >= 60 else f"{int(seconds)} s"
+def _size_of(folder: Path) -> int:
+    return sum(size for _, size in files_below(folder))

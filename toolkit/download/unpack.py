@@ -1,4 +1,4 @@
-"""Archives that come from strangers: unpacked within limits, or refused with nothing written outside the target."""
+"""Untrusted archives: unpacked within limits, or refused with nothing written outside the target."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 BLOCK = 1 << 20
-MOST_MEMBERS = 2_000_000
-# Of a tar's extended headers and long names, which tarfile reads into memory whole.
-LONGEST_HEADER = 1 << 20
+MAX_MEMBERS = 2_000_000
+# Bytes of a tar's extended header or long name, which tarfile reads into memory at once.
+MAX_HEADER = 1 << 20
 EXTENDED_HEADERS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -28,19 +28,19 @@ EXTENDED_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-# What the libraries raise over bytes that are not theirs: besides errors of their own a ValueError for a name that is
-# not UTF-8, an IndexError for an empty one, a RuntimeError for a password or a compression that they do not have.
-SPOILT = (
+# Errors of the libraries on damaged bytes: besides their own a ValueError for a name that is not UTF-8, an IndexError
+# for an empty one, a RuntimeError for a password or an unsupported compression.
+DAMAGE_ERRORS = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, ValueError, IndexError, RuntimeError,
 )  # fmt: skip
 
 
 class RefusedArchive(Exception):
-    """The archive holds what it should not, or not what it should; fetching it again will not help."""
+    """The archive has forbidden members or lacks expected ones; fetching it again will not help."""
 
 
 class DamagedArchive(Exception):
-    """The archive is cut short or has wrong bytes in it."""
+    """The archive is truncated or has wrong bytes."""
 
 
 @dataclass(frozen=True)
@@ -52,46 +52,46 @@ class Member:
 
 
 def unpack(archive: Path, folder: str, target: Path, limit: int) -> int:
-    """Write what lies in one folder of an archive into `target`.
+    """Write the content of one folder of an archive into `target`.
 
     Only folders and plain files are written, with names below `target` and ordinary permissions; the whole archive is
-    read to its end mark and checksums even where little of it is wanted.
+    read to its end mark and checksums even if little of it is wanted.
 
     Args:
         archive: .zip, or a gzip-compressed tar by any other name.
-        folder: whose content is wanted, such as `eval_stage_1/textvqa`.
+        folder: the wanted folder, such as `eval_stage_1/textvqa`.
         target: existing folder.
-        limit: bytes that may come out of the archive in all.
+        limit: bytes that may be unpacked in total.
 
     Returns:
-        How many files were written.
+        Number of files written.
 
     Raises:
-        RefusedArchive: absolute names, `..`, links, devices, two members in one place, too many bytes or members; no
+        RefusedArchive: absolute names, `..`, links, devices, two members with one path, too many bytes or members; no
             such folder in it.
-        DamagedArchive: cut short, wrong checksums, or no archive at all.
+        DamagedArchive: truncated, wrong checksums, or no archive at all.
     """
     wanted = PurePosixPath(folder).parts
     files, seen, tops = 0, 0, set()
     members = _zip_members(archive, limit) if archive.suffix == ".zip" else _tar_members(archive, limit)
     for member in members:
         seen += 1
-        if seen > MOST_MEMBERS:
-            raise RefusedArchive(f"more than {MOST_MEMBERS:,} members")
+        if seen > MAX_MEMBERS:
+            raise RefusedArchive(f"more than {MAX_MEMBERS:,} members")
         parts = member.path.parts
         tops.update(parts[:1])
         if parts[: len(wanted)] != wanted:
             continue
-        place = target.joinpath(*parts[len(wanted) :])
+        path = target.joinpath(*parts[len(wanted) :])
         try:
             if member.content is None:
-                place.mkdir(parents=True, exist_ok=True)
+                path.mkdir(parents=True, exist_ok=True)
                 continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("xb") as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
                 shutil.copyfileobj(_Content(member.content), file, BLOCK)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            raise RefusedArchive(f"two members in one place: {member.path}") from None
+            raise RefusedArchive(f"two members with one path: {member.path}") from None
         files += 1
     if not files:
         raise RefusedArchive(f"no files in {folder}/; it holds {', '.join(sorted(tops)[:8]) or 'nothing'}")
@@ -112,10 +112,10 @@ def safe_path(name: str) -> PurePosixPath:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Let what goes wrong because of the archive's bytes be a DamagedArchive, and a failing disk what it is."""
+    """Turn errors that the archive's bytes cause into DamagedArchive; errors of the disk stay as they are."""
     try:
         yield
-    except SPOILT as error:
+    except DAMAGE_ERRORS as error:
         raise DamagedArchive(str(error)) from None
     except OSError as error:  # without a number from gzip and bzip2; EINVAL is a seek to nowhere
         if error.errno not in (None, errno.EINVAL):
@@ -124,7 +124,7 @@ def _reading() -> Iterator[None]:
 
 
 class _Content:
-    """A member's content, for reading apart from writing: errors of the disk written to are none of the archive's."""
+    """A member's content, whose read errors are the archive's; errors of the disk written to are not."""
 
     def __init__(self, content: IO[bytes]):
         self._content = content
@@ -135,7 +135,7 @@ class _Content:
 
 
 class _Bounded:
-    """The stream that comes out of gzip, with an end to how much may come."""
+    """The decompressed stream of gzip, up to a limit of bytes."""
 
     def __init__(self, file: gzip.GzipFile, limit: int):
         self._file, self._left = file, limit
@@ -149,10 +149,10 @@ class _Bounded:
 
 
 class _ShortHeaders(tarfile.TarInfo):
-    """A member whose extended headers are short; `_proc_member` is tarfile's documented place for such a rule."""
+    """A member whose extended headers are short; `_proc_member` is tarfile's documented hook for such a rule."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in EXTENDED_HEADERS and self.size > LONGEST_HEADER:
+        if self.type in EXTENDED_HEADERS and self.size > MAX_HEADER:
             raise RefusedArchive(f"an extended header of {self.size:,} bytes")
         return super()._proc_member(archive)
 
@@ -171,22 +171,22 @@ def _tar_members(path: Path, limit: int) -> Iterator[Member]:
                 yield Member(name, tar.extractfile(header))
             else:
                 raise RefusedArchive(f"{_kind(header)} {header.name[:80]!r}")
-            tar.members.clear()  # tarfile remembers every member: hundreds of megabytes for a seed
+            tar.members.clear()  # tarfile keeps every member: hundreds of megabytes for a seed
         _require_end(tar.fileobj)
 
 
 def _require_end(stream: IO[bytes]) -> None:
-    """Read past a tar's end mark: tarfile also stops, in silence, where a header is cut short or spoilt.
+    """Read past a tar's end mark: tarfile also stops, without an error, at a truncated or damaged header.
 
     Reading on to the end makes gzip check its checksum.
     """
     zeros = 0
     while block := stream.read(BLOCK):
         if block.count(0) != len(block):
-            raise DamagedArchive("a member's header is spoilt")
+            raise DamagedArchive("a member's header is damaged")
         zeros += len(block)
     if zeros < tarfile.BLOCKSIZE:
-        raise DamagedArchive("the end mark is missing: it was cut short")
+        raise DamagedArchive("the end mark is missing: it is truncated")
 
 
 def _kind(header: tarfile.TarInfo) -> str:

@@ -1,4 +1,4 @@
-"""Is a resource whole? What `resources.yaml` expects of it, read from the files themselves."""
+"""Verification of a resource: the files themselves against the expectations in `resources.yaml`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.dataset.arrays import read_array
-from toolkit.download.manifest import Expectation, Pictures, Resource
+from toolkit.download.manifest import Expectation, NamedImages, Resource
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl, sha256_of
 
-# How torch.save began its files before they were zip archives: a pickled number, the format's mark.
+# Start of torch.save's files before they were zip archives: a pickled magic number.
 LEGACY_TORCH = b"\x80\x02\x8a\x0a"
 
 
 def faults_of(resource: Resource, folder: Path) -> list[str]:
-    """What is missing or wrong in a folder that should hold the resource; empty where it is sound."""
+    """Faults of a folder that should hold the resource; empty if there are none."""
     if not folder.is_dir():
         return [f"{folder} is not there"]
     return [fault for expectation in resource.expect for fault in _faults(expectation, folder)]
 
 
 def warnings_of(resource: Resource, folder: Path) -> list[str]:
-    """What a user should know of a resource that is otherwise sound: pictures that its rows name and it lacks."""
-    return [warning for pictures in resource.pictures for warning in _missing_pictures(pictures, folder)]
+    """Warnings on a resource without faults: images that its rows name and that are missing."""
+    return [warning for images in resource.images for warning in _missing_images(images, folder)]
 
 
 def expected_files(resource: Resource, folder: Path) -> list[Path]:
-    """The single files that the manifest asks for by name or pattern, as found, sorted."""
+    """The existing files that the manifest names directly or by pattern, sorted."""
     found = {path for expectation in resource.expect for path in _matches(expectation, folder) if path.is_file()}
     return sorted(found)
 
@@ -75,7 +75,7 @@ def _file_faults(expectation: Expectation, path: Path) -> Iterator[str]:
 
 
 def _unsound(path: Path, size: int) -> str:
-    """Why a file cannot be whole, judged by its format; empty where nothing speaks against it."""
+    """Why a file's format shows that it is incomplete; empty if it does not."""
     if not size:
         return "empty"
     try:
@@ -104,14 +104,14 @@ def _unsound_safetensors(path: Path, size: int) -> str:
         except (struct.error, ValueError, AttributeError, KeyError, TypeError):
             return "not a safetensors file"
     whole = 8 + length + max(ends, default=0)
-    return "" if size == whole else f"cut short or spoilt: {size:,} bytes, its header promises {whole:,}"
+    return "" if size == whole else f"truncated or damaged: {size:,} bytes, {whole:,} by its header"
 
 
 def _unsound_torch(path: Path) -> str:
     with path.open("rb") as file:
         legacy = file.read(4) == LEGACY_TORCH
-    # A zip's directory stands at its end: without it the file was cut short. The old format tells nothing.
-    return "" if legacy or zipfile.is_zipfile(path) else "no weights of torch, or cut short"
+    # A zip's directory is at its end: without it the file is truncated. The legacy format has no such mark.
+    return "" if legacy or zipfile.is_zipfile(path) else "not a torch file, or truncated"
 
 
 def _entries(path: Path) -> Iterator[Any]:
@@ -121,7 +121,7 @@ def _entries(path: Path) -> Iterator[Any]:
         return
     with path.open("rb") as file:
         array = file.read(64).lstrip()[:1] == b"["
-    # Tokenizers and the like may hold arrays of other things than objects, but are small.
+    # Tokenizers and similar files may hold arrays of values other than objects, but are small.
     if array and path.stat().st_size > 1 << 20:
         yield from (entry for _, entry in read_array(path))
     else:
@@ -134,14 +134,14 @@ def _count_lines(path: Path) -> int:
         return sum(bool(line.strip()) for line in file)
 
 
-def _missing_pictures(pictures: Pictures, folder: Path) -> Iterator[str]:
+def _missing_images(images: NamedImages, folder: Path) -> Iterator[str]:
     named, missing, first = 0, 0, ""
-    for row in _entries(folder / pictures.rows):
-        images = row.get("images", row.get("image", []))
-        for image in [images] if isinstance(images, str) else images:
+    for row in _entries(folder / images.rows):
+        names = row.get("images", row.get("image", []))
+        for name in [names] if isinstance(names, str) else names:
             named += 1
-            if not (folder / pictures.folder / image).is_file():
+            if not (folder / images.folder / name).is_file():
                 missing += 1
-                first = first or image
+                first = first or name
     if missing:
-        yield f"{missing:,} of the {named:,} pictures that {pictures.rows} names are not there, the first is {first}"
+        yield f"{missing:,} of the {named:,} images that {images.rows} names are missing, the first is {first}"

@@ -19,7 +19,7 @@ import yaml
 from tests.toolkit.download.server import FaultyServer, tar_gz
 from toolkit.files import REPOSITORY
 
-PICTURES = {f"images/{number % 10:03d}/{number:05d}.jpg": os.urandom(200 + number % 7) for number in range(600)}
+IMAGES = {f"images/{number % 10:03d}/{number:05d}.jpg": os.urandom(200 + number % 7) for number in range(600)}
 
 
 def safetensors(size: int) -> bytes:
@@ -49,7 +49,7 @@ def server() -> Iterator[FaultyServer]:
 class World:
     """A root to download into, a manifest, and the server that it names.
 
-    The resources: `seed` (archive with 600 pictures, rows, questions), `tower` (archive), and `textvqa` and `mmbench`
+    The resources: `seed` (archive with 600 images, rows, questions), `tower` (archive), and `textvqa` and `mmbench`
     out of one archive.
     """
 
@@ -58,11 +58,11 @@ class World:
     entries: dict[str, dict] = field(default_factory=dict)
 
     def command(self, *words: str) -> list[str]:
-        """A download's words; the manifest is written anew."""
+        """A download's words; the manifest is written again."""
         manifest = self.root.parent / f"{self.root.name}.yaml"
         manifest.write_text(yaml.safe_dump({"organisers": self.server.url, "resources": self.entries}))
-        places = ["--root", str(self.root), "--manifest", str(manifest), "--attempts", "3"]
-        return [sys.executable, "-m", "toolkit", "download", *places, *words]
+        options = ["--root", str(self.root), "--manifest", str(manifest), "--attempts", "3"]
+        return [sys.executable, "-m", "toolkit", "download", *options, *words]
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess:
         """Download as a user would."""
@@ -102,15 +102,15 @@ def environment_of(**changes: str) -> dict[str, str]:
 
 @pytest.fixture
 def world(tmp_path: Path, server: FaultyServer) -> World:
-    """Everything is served whole and fast until a test says otherwise."""
-    rows = [{"id": name, "images": [name], "text": f"<__dj__image>\n{name} <|__dj__eoc|>"} for name in PICTURES]
-    questions = [{"id": name, "image": name, "conversations": []} for name in PICTURES]
+    """Everything is served complete and fast unless a test changes it."""
+    rows = [{"id": name, "images": [name], "text": f"<__dj__image>\n{name} <|__dj__eoc|>"} for name in IMAGES]
+    questions = [{"id": name, "image": name, "conversations": []} for name in IMAGES]
     server.files |= {
-        "/seed.tar.gz": tar_gz({f"seed/{name}": content for name, content in PICTURES.items()}),
+        "/seed.tar.gz": tar_gz({f"seed/{name}": content for name, content in IMAGES.items()}),
         "/seed.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
         "/questions.json": json.dumps(questions).encode(),
         "/tower.tar.gz": tar_gz({"tower/config.json": b"{}", "tower/model.safetensors": safetensors(300_000)}),
-        "/eval.tar.gz": tar_gz({"eval/textvqa/q.jsonl": b'{"image": "1.jpg"}\n', "eval/textvqa/pictures/1.jpg": b"1",
+        "/eval.tar.gz": tar_gz({"eval/textvqa/q.jsonl": b'{"image": "1.jpg"}\n', "eval/textvqa/images/1.jpg": b"1",
                                 "eval/mmbench/m.tsv": b"a\tb\n"}),
     }  # fmt: skip
     common = {"about": "a test", "kits": ["full"], "fetch_gb": 0.001, "unpacked_gb": 0.001}
@@ -127,7 +127,7 @@ def world(tmp_path: Path, server: FaultyServer) -> World:
             ],
             "expect": [{"path": ["images"], "files": 600}, {"path": ["seed.jsonl"], "lines": 600},
                        {"path": ["questions.json"]}],
-            "pictures": [{"rows": "seed.jsonl"}],
+            "images": [{"rows": "seed.jsonl"}],
         },
         "tower": {
             "destination": "models/tower",
@@ -136,10 +136,10 @@ def world(tmp_path: Path, server: FaultyServer) -> World:
         },
         "textvqa": {
             "destination": "eval/textvqa",
-            "old_place": "old/textvqa",
+            "old_destination": "old/textvqa",
             "sources": [{"home": "organisers", "files": [archive("eval", "eval/textvqa")]}],
             "expect": [{"path": ["q.jsonl"], "lines": 1}],
-            "pictures": [{"rows": "q.jsonl", "folder": "pictures"}],
+            "images": [{"rows": "q.jsonl", "folder": "images"}],
         },
         "mmbench": {
             "destination": "eval/mmbench",

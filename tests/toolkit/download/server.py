@@ -24,7 +24,7 @@ class _Server(ThreadingHTTPServer):
 class FaultyServer:
     """Serves `files` (path -> bytes).
 
-    `faults[path]` lists words for its next answers, one text an answer, `always[path]` words for all of them: `drop`
+    `faults[path]` lists words for its next answers, one text per answer, `always[path]` words for all of them: `drop`
     (close after half of what should come), `ignore-range`, `wrong-range`, `wrong` (other bytes under the same tag),
     `untagged`, `no-length` (the connection's end ends the file), `web-page`, `busy`.
     """
@@ -34,7 +34,7 @@ class FaultyServer:
         self.faults: dict[str, list[str]] = defaultdict(list)
         self.always: dict[str, str] = {}
         self.headers: dict[str, dict[str, str]] = defaultdict(dict)
-        self.pause = 0.0  # seconds a block
+        self.pause = 0.0  # seconds per block
         self.stopped = threading.Event()
         self.requests: list[tuple[str, str]] = []  # (path, Range)
         handler = type("Handler", (_Handler,), {"owner": self})
@@ -111,8 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "drop" in fault:
             part = part[: len(part) // 2]
         try:
-            for place in range(0, len(part), 1 << 15):
-                self.wfile.write(part[place : place + (1 << 15)])
+            for start in range(0, len(part), 1 << 15):
+                self.wfile.write(part[start : start + (1 << 15)])
                 self.owner.stopped.wait(self.owner.pause)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.toolkit.download.conftest import PICTURES, environment_of
+from tests.toolkit.download.conftest import IMAGES, environment_of
 from tests.toolkit.download.server import tar_gz
 from toolkit.files import REPOSITORY
 
@@ -23,8 +23,8 @@ def test_everything_arrives_and_a_second_run_says_so_at_once(world):
     assert done.returncode == 0, done.stderr
     assert "Complete: 4 resources" in done.stdout
     files = world.files()
-    assert {name.removeprefix("input/seed/") for name in files if name.startswith("input/seed/")} == {*PICTURES, *SEED}
-    assert all(files[f"input/seed/{name}"] == content for name, content in PICTURES.items())
+    assert {name.removeprefix("input/seed/") for name in files if name.startswith("input/seed/")} == {*IMAGES, *SEED}
+    assert all(files[f"input/seed/{name}"] == content for name, content in IMAGES.items())
     assert set(files) >= {"eval/textvqa/q.jsonl", "eval/mmbench/m.tsv", "models/tower/config.json"}
     assert not [name for name in files if "incoming" in name or name.endswith((".part", ".gz", ".part.json"))]
 
@@ -56,7 +56,7 @@ def test_killed_at_20_random_points_and_run_again_gives_the_same_files(world, tm
         process = subprocess.Popen(
             other.command(), cwd=REPOSITORY, env=environment_of(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # In shares of a whole run, however quick the machine: start, transfers, unpacking and placing are all met.
+        # At shares of a whole run, so that on any machine start, transfers, unpacking and installation are all met.
         time.sleep(draw.uniform(0.05, 0.95) * undisturbed)
         process.kill()
         killed = process.wait() < 0
@@ -76,7 +76,7 @@ def test_faults_on_the_way_change_nothing(world):
     world.server.faults["/eval.tar.gz"] = ["drop no-length"]
     done = world.run()
     assert done.returncode == 0, done.stderr
-    assert all((world.root / "input/seed" / name).read_bytes() == content for name, content in PICTURES.items())
+    assert all((world.root / "input/seed" / name).read_bytes() == content for name, content in IMAGES.items())
 
 
 @pytest.mark.parametrize("spoil", ["wrong", "cut", "page"])
@@ -121,7 +121,7 @@ def test_weights_that_were_cut_before_they_were_packed_are_refused(world):
     world.server.files["/tower.tar.gz"] = tar_gz(with_cut)
     done = world.run("--only", "tower")
     assert done.returncode == 1
-    assert "model.safetensors: cut short or spoilt" in done.stderr
+    assert "model.safetensors: truncated or damaged" in done.stderr
 
 
 def test_the_next_source_is_used_when_one_fails(world):
@@ -144,7 +144,7 @@ def test_refused_means_one_line_that_says_what_to_do(world):
     assert "put its files into models/tower/" in line
 
 
-def test_what_a_hand_put_there_is_used(world):
+def test_files_put_there_by_hand_are_used(world):
     downloads = world.root / "input/.downloads"
     downloads.mkdir(parents=True)
     (downloads / "tower.tar.gz").write_bytes(world.server.files.pop("/tower.tar.gz"))
@@ -157,11 +157,11 @@ def test_what_a_hand_put_there_is_used(world):
     assert (world.root / "models/tower/config.json").exists()
 
 
-def test_the_original_kits_place_is_found(world):
+def test_the_original_kits_folder_is_found(world):
     old = world.root / "old/textvqa"
-    (old / "pictures").mkdir(parents=True)
+    (old / "images").mkdir(parents=True)
     (old / "q.jsonl").write_text('{"image": "1.jpg"}\n')
-    (old / "pictures/1.jpg").write_text("1")
+    (old / "images/1.jpg").write_text("1")
     done = world.run("--only", "textvqa")
     assert done.returncode == 0, done.stderr
     assert world.server.requests == []
@@ -179,12 +179,12 @@ def test_a_folder_that_is_there_keeps_what_else_lies_in_it(world):
     assert sorted(path.name for path in folder.iterdir()) == ["images", "mine.txt", "questions.json", "seed.jsonl"]
 
 
-def test_missing_pictures_are_a_warning(world):
-    files = {f"seed/{name}": content for name, content in list(PICTURES.items())[1:]}
+def test_missing_images_are_a_warning(world):
+    files = {f"seed/{name}": content for name, content in list(IMAGES.items())[1:]}
     world.server.files["/seed.tar.gz"] = tar_gz({**files, "seed/images/other.jpg": b"x"})
     done = world.run("--only", "seed")
     assert done.returncode == 0
-    assert "warning: seed: 1 of the 600 pictures that seed.jsonl names are not there" in done.stderr
+    assert "warning: seed: 1 of the 600 images that seed.jsonl names are missing" in done.stderr
 
 
 def test_verify_sees_what_changed_since(world):
@@ -199,7 +199,7 @@ def test_verify_sees_what_changed_since(world):
     done = world.run("--verify")
     assert done.returncode == 1
     states = dict(line.split(": ", 1) for line in done.stdout.splitlines())
-    assert "not those that were verified" in states["tower"]
+    assert "differ from those verified" in states["tower"]
     assert "there are 602 files" in states["seed"]
     assert "m.tsv: 0 files" in states["mmbench"]
     assert states["textvqa"] == "sound"
@@ -286,12 +286,12 @@ def test_a_damaged_archive_that_two_resources_share_is_replaced_for_both(world):
         assert {"eval/textvqa/q.jsonl", "eval/mmbench/m.tsv"} <= set(other.files())
 
 
-def test_what_was_placed_but_not_recorded_is_recorded_whole(world):
+def test_what_was_installed_but_not_recorded_is_recorded_completely(world):
     """As a run leaves it that is killed in between."""
     assert world.run().returncode == 0
     expected = world.files()
     for record in list((world.root / "input/.downloads/records").iterdir()):
-        # What atomic_write leaves behind when it is killed before the rename.
+        # What atomic_write leaves when it is killed before the rename.
         record.rename(record.with_name(f".{record.name}.k1ll3d"))
     (world.root / "input/.downloads/.seed.tar.gz.part.json.k1ll3d").touch()
     assert world.run().returncode == 0

@@ -34,7 +34,7 @@ def hub(request, world):
             for name, data in FILES.items()
         ]  # fmt: skip
         listing = json.dumps({"id": "org/tower", "sha": COMMIT, "siblings": siblings}).encode()
-        places = ["/api/models/org/tower", f"/api/models/org/tower/revision/{COMMIT}"]
+        paths = ["/api/models/org/tower", f"/api/models/org/tower/revision/{COMMIT}"]
         prefix = f"/org/tower/resolve/{COMMIT}/"
     else:
         entries = [
@@ -42,8 +42,8 @@ def hub(request, world):
             for name, data in FILES.items()
         ]
         listing = json.dumps({"Code": 200, "Success": True, "Data": {"Files": entries}}).encode()
-        places, prefix = ["/api/v1/models/org/tower/repo/files"], "/api/v1/models/org/tower/repo/"
-    server.files |= dict.fromkeys(places, listing)
+        paths, prefix = ["/api/v1/models/org/tower/repo/files"], "/api/v1/models/org/tower/repo/"
+    server.files |= dict.fromkeys(paths, listing)
     for name, data in FILES.items():
         server.files[prefix + name] = data
         server.headers[prefix + name]["X-Repo-Commit"] = COMMIT
@@ -70,7 +70,7 @@ def fetch(world, *words):
     return world.run("--only", "tower", *words, **clients, **own)
 
 
-def placed(world):
+def installed(world):
     return {name.removeprefix("models/tower/"): data for name, data in world.files().items() if "tower" in name}
 
 
@@ -78,7 +78,7 @@ def test_the_wanted_files_arrive_and_nothing_else(hub):
     world, _ = hub
     done = fetch(world)
     assert done.returncode == 0, done.stderr
-    found = placed(world)
+    found = installed(world)
     record = json.loads((world.root / RECORD).read_text())
     del found[RECORD]
     assert found == {name: data for name, data in FILES.items() if name != "model.gguf"}
@@ -93,10 +93,10 @@ def test_a_dropped_connection_is_gone_over(hub):
     world, prefix = hub
     world.server.faults[prefix + "model.safetensors"] = ["", "drop"] if "resolve" in prefix else ["drop"]
     done = fetch(world)
-    if done.returncode:  # a client that gives up at once goes on in the next run
+    if done.returncode:  # a client that gives up at once resumes in the next run
         done = fetch(world)
     assert done.returncode == 0, done.stderr
-    assert placed(world)["model.safetensors"] == FILES["model.safetensors"]
+    assert installed(world)["model.safetensors"] == FILES["model.safetensors"]
 
 
 def test_wrong_bytes_are_refused(hub):
@@ -109,7 +109,7 @@ def test_wrong_bytes_are_refused(hub):
     assert not (world.root / "models/tower").exists()
     del world.server.always[prefix + "model.safetensors"]
     assert fetch(world).returncode == 0
-    assert placed(world)["model.safetensors"] == FILES["model.safetensors"]
+    assert installed(world)["model.safetensors"] == FILES["model.safetensors"]
 
 
 def test_no_such_repository(hub):

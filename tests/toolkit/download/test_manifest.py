@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from toolkit.download.manifest import HUBS, MANIFEST, load_manifest
+from toolkit.download.manifest import HUBS, MANIFEST, Expectation, NamedImages, Resource, load_manifest
 from toolkit.files import REPOSITORY
 from toolkit.presets import load_preset
 
@@ -47,8 +47,8 @@ def test_the_organisers_files_are_all_there():
 def test_sources_stand_in_their_order():
     order = ["modelscope", "huggingface", "organisers", "authors"]
     for resource in RESOURCES.values():
-        places = [order.index(source.home) for source in resource.sources]
-        assert places == sorted(places), resource.name
+        positions = [order.index(source.home) for source in resource.sources]
+        assert positions == sorted(positions), resource.name
 
 
 def test_one_name_is_one_file():
@@ -82,3 +82,10 @@ def test_every_key_is_explained():
     used = {key for entry in entries for key in entry}
     used |= {key for entry in entries for part in (*entry["sources"], *entry["expect"]) for key in part}
     assert used - explained - {"files", "path"} == set()
+
+
+def test_a_resource_has_the_fingerprint_of_existing_records():
+    """Another one would make every user's installed resources unverified."""
+    images = [NamedImages("seed.jsonl")]
+    resource = Resource("seed", "a test", ["full"], "input/seed", 1, 0, [], [Expectation(["seed.jsonl"])], images)
+    assert resource.fingerprint == "fdab866533a2f86441a17446b5bf327c89f1d589320d829cfbf33249cae6cc4c"

@@ -108,13 +108,13 @@ def test_bombs(work, name):
     assert sum(map(len, found(work / "target").values())) <= LIMIT
 
 
-def test_a_bomb_behind_the_end_mark(work):
+def test_a_bomb_after_the_end_mark(work):
     with pytest.raises(RefusedArchive, match="far more"):
         run(work, tar_gz(FILES) + gzip.compress(bytes(20_000_000)))
 
 
 def test_too_many_members(work, monkeypatch):
-    monkeypatch.setattr("toolkit.download.unpack.MOST_MEMBERS", 2)
+    monkeypatch.setattr("toolkit.download.unpack.MAX_MEMBERS", 2)
     with pytest.raises(RefusedArchive, match="members"):
         run(work, tar_gz(FILES))
 
@@ -149,12 +149,12 @@ def test_flipped_bits_are_noticed_or_change_nothing(work):
     files = {f"top/{number}": random.Random(number).randbytes(500) for number in range(8)}
     data, draw, noticed = tar_gz(files), random.Random(0), 0
     for _ in range(60):
-        spoilt = bytearray(data)
-        spoilt[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        damaged = bytearray(data)
+        damaged[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         for stray in (work / "target").iterdir():
             stray.unlink()
         try:
-            run(work, bytes(spoilt))
+            run(work, bytes(damaged))
         except (DamagedArchive, RefusedArchive):
             noticed += 1
         else:  # a bit that gzip does not use
@@ -171,19 +171,19 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_spoilt_zip_fails_by_name_whatever_the_byte(work, method):
+def test_a_damaged_zip_fails_by_name_whatever_the_byte(work, method):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", METHODS[method]) as archive:
-        archive.writestr("top/bild ä.txt", "a picture " * 9)
+        archive.writestr("top/bild ä.txt", "an image " * 9)
     noticed = 0
-    for place in range(len(buffer.getvalue())):
+    for index in range(len(buffer.getvalue())):
         for change in (0x80, 0xFF, 0x01):
-            spoilt = bytearray(buffer.getvalue())
-            spoilt[place] ^= change
+            damaged = bytearray(buffer.getvalue())
+            damaged[index] ^= change
             for stray in (work / "target").rglob("*.*"):
                 stray.unlink()
             try:
-                run(work, bytes(spoilt), "x.zip")
+                run(work, bytes(damaged), "x.zip")
             except (DamagedArchive, RefusedArchive):
                 noticed += 1
     assert noticed > len(buffer.getvalue())  # dates and the like may change unnoticed
