@@ -135,8 +135,8 @@ def table(records: dict[str, list[Record]], main: Sequence[str]) -> list[str]:
 
 
 def _arm_table(records: dict[str, list[Record]], raw: list[Record]) -> list[str]:
-    heads = ["arm", "cells", "rows (distinct)", "TextVQA (sd)", "MMBench (sd)", "both (sd)"]
-    heads += ["TextVQA - raw", "MMBench - raw", "both - raw", "s a cell (CPU)"]
+    heads = ["arm", "trials", "rows (distinct)", "TextVQA (sd)", "MMBench (sd)", "both (sd)"]
+    heads += ["TextVQA - raw", "MMBench - raw", "both - raw", "s per trial (CPU)"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm, found in records.items():
         columns = [arm, str(len(found)), f"{found[0]['counts']['rows']} ({found[0]['counts']['distinct_rows']})"]
