@@ -1,4 +1,4 @@
-"""10k_quick_baseline.ipynb: runs from a clean checkout on the mini world; its committed outputs are of such a run."""
+"""10k_quick_baseline.ipynb: runs from a clean checkout on the mini world; its committed outputs come from such a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTEBOOK = "10k_quick_baseline.ipynb"
 LARGEST_BYTES = 1_000_000
 
 
-def pictures(notebook: nbformat.NotebookNode) -> int:
+def plots(notebook: nbformat.NotebookNode) -> int:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
@@ -35,7 +35,7 @@ def test_runs_from_a_clean_checkout(tmp_path: Path) -> None:
     client = nbclient.NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(folder)}})
     client.execute()
     nbformat.write(notebook, tmp_path / NOTEBOOK)
-    assert pictures(notebook) == 8
+    assert plots(notebook) == 8
     assert "a whole online submission" in printed(notebook)
     assert (folder / "submit.zip").is_file()
 
@@ -46,10 +46,10 @@ def test_committed_outputs_are_whole_and_small() -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
-    assert pictures(notebook) == 8
+    assert plots(notebook) == 8
     assert "a whole online submission" in printed(notebook)
     assert path.stat().st_size < LARGEST_BYTES
-    # Where it was run is nobody's business: every path shown starts at the workspace.
+    # No path of the machine it ran on: every path shown starts at the workspace.
     assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users)/\S*", printed(notebook))
 
 
@@ -62,7 +62,7 @@ def first_cells() -> list[str]:
 
 
 def test_a_failing_command_stops_the_notebook() -> None:
-    """`run` prints what the command said, and the next cell is not reached."""
+    """`run` prints the command's output, and the next cell does not run."""
     notebook = nbformat.read(REPOSITORY / NOTEBOOK, as_version=4)
     cells = [*first_cells(), "run('echo spoken; exit 3')", "print('went on')"]
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
