@@ -1,4 +1,4 @@
-"""10k_quick_baseline.ipynb: runs from a clean checkout on the mini world; its committed outputs come from such a run."""
+"""10k_quick_baseline.ipynb: runs from a clean checkout on the mini world; its committed outputs are of such a run."""
 
 from __future__ import annotations
 
