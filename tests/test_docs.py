@@ -101,12 +101,18 @@ def test_what_exists_is_found() -> None:
     assert missing(text, REPOSITORY) == []
 
 
-def test_each_answer_to_where_do_i_change_is_one_path() -> None:
-    """The table answers at least twenty questions, each with one file or folder."""
+def test_where_do_i_change_gives_one_path_and_what_to_look_for() -> None:
+    """The table answers at least twenty questions, each with one file or folder that has the names to look for."""
     section = CONTRIBUTING.read_text(encoding="utf-8").partition("## Where do I change")[2].partition("\n## ")[0]
     rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")][2:]
     assert len(rows) >= 20
-    assert {row[0]: len(SPAN.findall(row[1])) for row in rows if len(SPAN.findall(row[1])) != 1} == {}
+    wrong = []
+    for question, answer, names in rows:
+        (path,) = SPAN.findall(answer)
+        files = [REPOSITORY / path] if path[-1] != "/" else sorted((REPOSITORY / path).glob("*.*"))
+        text = "".join(file.read_text(encoding="utf-8") for file in files)
+        wrong += [(question, name) for name in SPAN.findall(names) if name not in text and name not in NAMES]
+    assert wrong == []
 
 
 def test_the_mini_worlds_table_is_that_of_its_records(capsys: pytest.CaptureFixture[str]) -> None:
