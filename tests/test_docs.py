@@ -1,4 +1,4 @@
-"""The documents: paths, tests, commands and links they name exist; the mini world's table is that of its records."""
+"""The documents: every path, test, command and link that they name exists."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_readme import BASH_BLOCK
-from toolkit.__main__ import COMMANDS, main
+from toolkit.__main__ import COMMANDS
 from toolkit.files import REPOSITORY
 
-MINI_WORLD = REPOSITORY / "docs" / "mini_world.md"
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
 DOCUMENTS = sorted(
     [
@@ -23,6 +21,7 @@ DOCUMENTS = sorted(
         *(REPOSITORY / "docs").glob("*.md"),
     ]
 )
+BASH_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -113,14 +112,6 @@ def test_where_do_i_change_gives_one_path_and_what_to_look_for() -> None:
         text = "".join(file.read_text(encoding="utf-8") for file in files)
         wrong += [(question, name) for name in SPAN.findall(names) if name not in text and name not in NAMES]
     assert wrong == []
-
-
-def test_the_mini_worlds_table_is_that_of_its_records(capsys: pytest.CaptureFixture[str]) -> None:
-    (command,) = set(re.findall(r"^python -m toolkit (mini report .*--no-run)$", MINI_WORLD.read_text(), re.MULTILINE))
-    assert main(command.split()) == 0
-    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(table) > 30
-    assert [line for line in table if line not in MINI_WORLD.read_text().splitlines()] == []
 
 
 def test_bash_blocks_name_scripts_that_exist() -> None:
