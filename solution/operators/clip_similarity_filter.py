@@ -1,6 +1,5 @@
 """Keep rows whose caption fits its picture, by CLIP similarity, in batches."""
 
-import math
 from typing import Annotated
 
 from data_juicer.ops.base_op import OPERATORS, Filter
@@ -48,7 +47,7 @@ class ClipSimilarityFilter(Filter):
         captions = [caption_of(text) for text in samples[self.text_key]]
         scores, failures = self.scorer.score(samples[self.image_key], captions, rank)
         for stats, score in zip(samples[Fields.stats], scores, strict=True):
-            stats["clip_similarity"] = None if math.isnan(score) else score
+            stats["clip_similarity"] = score
         add_texts(samples, FAILURE, failures)
         return samples
 

@@ -1,6 +1,5 @@
 """Give poorly matching pairs a new caption, and keep it only where it fits the picture better."""
 
-import math
 from pathlib import PurePath
 from typing import Annotated
 
@@ -78,12 +77,13 @@ class ConditionalRecaptionMapper(Mapper):
         poor = [
             row
             for row, score in enumerate(scores)
-            if not math.isnan(score) and self.min_score <= score < self.below and len(images[row]) == 1
+            if score is not None and self.min_score <= score < self.below and len(images[row]) == 1
         ]
         new_captions = self._new_captions(samples, poor, failures, rank)
         new_scores, _ = self.scorer.score([images[row] for row in new_captions], list(new_captions.values()), rank)
         for (row, caption), score in zip(new_captions.items(), new_scores, strict=True):
-            if score > scores[row] + self.min_gain and score >= self.min_new_score:
+            is_readable = score is not None  # the image may be gone since
+            if is_readable and score > scores[row] + self.min_gain and score >= self.min_new_score:
                 texts[row] = with_caption(texts[row], caption)
                 notes[row] = recaptioned(score, scores[row])
         add_texts(samples, FAILURE, failures)

@@ -1,6 +1,5 @@
 """Rank painted pictures: do they show the caption (CLIPScore), and are they built like the original (SSIM)?"""
 
-import math
 from typing import Annotated
 
 from data_juicer.ops.base_op import OPERATORS, Filter
@@ -56,7 +55,7 @@ class SyntheticScoreFilter(Filter):
         scores, failures = self.scorer.score(images, [caption_of(text) for text in samples[self.text_key]], rank)
         for row, stats in enumerate(samples[Fields.stats]):
             stats["synthetic_score"] = None
-            if not math.isnan(scores[row]):
+            if scores[row] is not None:
                 try:
                     ssim = 1.0
                     if originals[row]:

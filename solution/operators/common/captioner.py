@@ -1,7 +1,7 @@
 """Captions for pictures from an image-to-text model, the same whatever the batch they were made in."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -10,9 +10,10 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from .captions import caption_of
-from .images import ImageError, open_images
+from .images import open_images
 from .loader import device_for, dtype_for, load_model
-from .score_store import ScoreStore, revision_of, score_folder, score_key
+from .score_cache import values_per_row
+from .score_store import ScoreStore, revision_of, score_folder
 
 _LONGEST = 1024  # px; models that read a picture at its own size are shown none larger than this
 
@@ -58,25 +59,18 @@ class Captioner:
 
         ``row_keys`` name the rows: with a temperature, chance hangs on seed and key alone.
         """
-        captions, failures = [""] * len(paths), [""] * len(paths)
-        keys: dict[int, bytes] = {}
-        for place, (path, row_key) in enumerate(zip(paths, row_keys, strict=True)):
-            try:
-                keys[place] = score_key([path], row_key if self.temperature else "")
-            except ImageError as bad:
-                failures[place] = str(bad)
-        known = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
-        opened = open_images(((place, paths[place]) for place, text in known.items() if text is None), failures)
-        while batch := list(islice(opened, self.model_batch)):
-            # A short batch is filled up: kernels round differently for other sizes, and a near tie would flip.
-            filled = batch + batch[-1:] * (self.model_batch - len(batch))
-            texts = self._generate([picture for _, picture in filled], [row_keys[place] for place, _ in filled], rank)
-            new = {place: text for (place, _), text in zip(batch, texts, strict=False)}
-            self.store.add([keys[place] for place in new], list(new.values()))
-            known |= new
-        for place, text in known.items():
-            captions[place] = text or ""
-        return captions, failures
+
+        def compute(rows: list[int], failures: list[str]) -> Iterator[dict[int, str]]:
+            opened = open_images(((row, paths[row]) for row in rows), failures)
+            while batch := list(islice(opened, self.model_batch)):
+                # A short batch is filled up: kernels round differently for other sizes, and a near tie would flip.
+                filled = batch + batch[-1:] * (self.model_batch - len(batch))
+                texts = self._generate([image for _, image in filled], [row_keys[row] for row, _ in filled], rank)
+                yield {row: text for (row, _), text in zip(batch, texts, strict=False)}
+
+        texts = [[key if self.temperature else ""] for key in row_keys]
+        captions, failures = values_per_row(self.store, [[path] for path in paths], texts, compute)
+        return [caption or "" for caption in captions], failures
 
     @torch.inference_mode()
     def _generate(self, pictures: list[Image.Image], row_keys: list[str], rank: int | None) -> list[str]:

@@ -1,6 +1,5 @@
 """Image-text similarity of many rows at once with a CLIP model in transformers' format."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +10,9 @@ from data_juicer.utils.model_utils import get_model, prepare_model
 
 from .clip_towers import Towers, towers_of
 from .images import ImageError, open_image
-from .score_store import ScoreStore, picture_digest, revision_of, score_folder, score_key
+from .score_cache import blocks_of, values_per_row
+from .score_store import ScoreStore, picture_digest, revision_of, score_folder
 
-_BLOCK = 256  # rows between two writes to the store: what a killed run computes again
 _REMEMBERED = 4096  # picture features kept in memory, for the second caption of a picture: 8 MB at 512 numbers
 # Tokens in a forward pass of captions, on a GPU or not; a caption is padded to the next of the lengths, else the limit.
 _TEXT_PASS = {False: 240, True: 6000}
@@ -43,39 +42,25 @@ class ClipScorer:
 
     def score(
         self, images: Sequence[Sequence[str]], captions: Sequence[str], rank: int | None = None
-    ) -> tuple[list[float], list[str]]:
-        """Similarity of each row's caption with its pictures.
+    ) -> tuple[list[float | None], list[str]]:
+        """Similarity of each row's caption with its images.
 
-        ``images`` holds each row's picture paths. Returns one score a row (logits / 100 as Data-Juicer's own filter has
-        it, which is the cosine for CLIP's usual scale of 100; mean over a row's pictures) and one failure text a row:
-        empty for a good row, else the score is NaN.
+        ``images`` holds each row's image paths. Returns one score per row (logits / 100 as Data-Juicer's own filter has
+        it, which is the cosine for CLIP's usual scale of 100; mean over a row's images) and one failure per row: empty
+        for a good row, else the score is None.
         """
-        failures = [""] * len(captions)
-        keys: dict[int, bytes] = {}
-        for row, (paths, caption) in enumerate(zip(images, captions, strict=True)):
-            try:
-                if not paths:
-                    raise ImageError("the row has no image")
-                keys[row] = score_key(paths, caption)
-            except ImageError as bad:
-                failures[row] = str(bad)
-        known = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
-        unknown = [row for row, score in known.items() if score is None]
-        scores = [known.get(row) if known.get(row) is not None else math.nan for row in range(len(captions))]
-        # All captions before the first block: the more there are, the fewer passes must be filled up.
-        texts = self._text_features([captions[row] for row in unknown], rank) if unknown else {}
-        for start in range(0, len(unknown), _BLOCK):
-            block = unknown[start : start + _BLOCK]
-            bad = self._remember_pictures([path for row in block for path in images[row]], rank)
-            good = []
-            for row in block:
-                failures[row] = next((bad[path] for path in images[row] if path in bad), "")
-                if not failures[row]:
-                    good.append(row)
-            for row, score in zip(good, self._compare(good, images, captions, texts, rank), strict=True):
-                scores[row] = score
-            self.store.add([keys[row] for row in good], [scores[row] for row in good])
-        return scores, failures
+
+        def compute(rows: list[int], failures: list[str]) -> Iterator[dict[int, float]]:
+            # All captions before the first block: the more there are, the fewer passes must be filled up.
+            texts = self._text_features([captions[row] for row in rows], rank)
+            for block in blocks_of(rows):
+                bad = self._remember_pictures([path for row in block for path in images[row]], rank)
+                for row in block:
+                    failures[row] = next((bad[path] for path in images[row] if path in bad), "")
+                good = [row for row in block if not failures[row]]
+                yield dict(zip(good, self._compare(good, images, captions, texts, rank), strict=True))
+
+        return values_per_row(self.store, images, [[caption] for caption in captions], compute)
 
     def _towers(self, rank: int | None) -> tuple[Towers, Any]:
         """(towers, processor) of the model on this process's device."""

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from math import fsum
@@ -13,12 +13,11 @@ from data_juicer.utils.constant import Fields
 from PIL import Image
 
 from .captions import caption_of
-from .images import ImageError, open_images
+from .images import open_images
 from .loader import device_for
 from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
-from .score_store import ScoreStore, revision_of, score_folder, score_key
-
-_BLOCK = 256  # rows between two writes to the store: what a killed run computes again
+from .score_cache import blocks_of, values_per_row
+from .score_store import ScoreStore, revision_of, score_folder
 
 
 class ModelScoreFilter(Filter):
@@ -70,23 +69,15 @@ class ModelScoreFilter(Filter):
         """Write the score (None for a failed row) to each row's stats."""
         captions = [caption_of(text) for text in samples[self.text_key]]
         images = samples[self.image_key]
-        failures = [""] * len(images)
-        keys: dict[int, bytes] = {}
-        for row, paths in enumerate(images):
-            try:
-                if not paths:
-                    raise ImageError("the row has no image")
-                keys[row] = score_key(paths, *([captions[row]] if self.reads_caption else []))
-            except ImageError as bad:
-                failures[row] = str(bad)
-        scores = dict(zip(keys, self.store.get(list(keys.values())), strict=True))
-        unknown = [row for row, score in scores.items() if score is None]
-        for start in range(0, len(unknown), _BLOCK):
-            new = self._judge_rows(unknown[start : start + _BLOCK], images, captions, failures, rank)
-            self.store.add([keys[row] for row in new], list(new.values()))
-            scores |= new
-        for row, stats in enumerate(samples[Fields.stats]):
-            stats[self.stat] = scores.get(row)
+        texts = [[caption] if self.reads_caption else [] for caption in captions]
+
+        def compute(rows: list[int], failures: list[str]) -> Iterator[dict[int, float]]:
+            for block in blocks_of(rows):
+                yield self._score_rows(block, images, captions, failures, rank)
+
+        scores, failures = values_per_row(self.store, images, texts, compute)
+        for stats, score in zip(samples[Fields.stats], scores, strict=True):
+            stats[self.stat] = score
         add_texts(samples, FAILURE, failures)
         return samples
 
@@ -95,7 +86,7 @@ class ModelScoreFilter(Filter):
         scores = [stats[self.stat] for stats in samples[Fields.stats]]
         return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
 
-    def _judge_rows(
+    def _score_rows(
         self,
         rows: Sequence[int],
         images: Sequence[Sequence[str]],

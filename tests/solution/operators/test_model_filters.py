@@ -217,9 +217,9 @@ def test_scores_do_not_depend_on_the_company(rows, folders, name, tmp_path, monk
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(rows, folders, tmp_path, monkeypatch):
-    from solution.operators.common import model_score_filter
+    from solution.operators.common import score_cache
 
-    monkeypatch.setattr(model_score_filter, "_BLOCK", 4)
+    monkeypatch.setattr(score_cache, "_BLOCK", 4)
     data = rows(CAPTIONS * 3)
     name, model = "picture_nsfw_filter", model_of("picture_nsfw_filter", folders)
     whole = build(name, **model, model_batch=3).run(data, reduce=False)[STATS]

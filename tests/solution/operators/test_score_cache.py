@@ -8,9 +8,11 @@ import pytest
 
 import solution.operators  # noqa: F401  registers ours
 from solution.operators.common.captioner import Captioner
-from solution.operators.common.score_store import revision_of
+from solution.operators.common.score_cache import values_per_row
+from solution.operators.common.score_store import ScoreStore, revision_of, score_key
 from solution.runner.data_juicer import OPERATORS, NestedDataset
 from tests.solution import model_folders
+from tests.solution.conftest import picture
 
 
 @pytest.fixture
@@ -74,3 +76,40 @@ def test_captions_keep_the_keys_of_before(data, captioner_folder, score_folder, 
     captioner = Captioner(model, "a", 4, temperature, seed=3, model_batch=2, on_gpu=False)
     captioner.caption([images[0] for images in data["images"]], ["row 0", "row 1"])
     assert stored(score_folder) == (f"caption 1 {revision_of(model)} ('a', 4, {chance}, torch.float32)", keys)
+
+
+def test_unknown_rows_alone_are_computed_and_failures_named_per_row(tmp_path, score_folder):
+    for name in ("good", "cut short", "known"):
+        picture(len(name)).save(tmp_path / name, format="PNG")
+    images = [[str(tmp_path / name)] for name in ("good", "missing", "cut short", "known")] + [[], None]
+    store, asked = ScoreStore(score_folder, "model"), []
+    store.add([score_key(images[3], "text")], [4.0])
+
+    def compute(rows, failures):
+        asked.extend(rows)
+        failures[2] = "cut short"
+        yield {0: 1.0}
+
+    values, failures = values_per_row(store, images, [["text"]] * 6, compute)
+    assert asked == [0, 2]
+    assert values == [1.0, None, None, 4.0, None, None]
+    no_image = "the row has no image"
+    assert failures == ["", f"image {images[1][0]} is missing", "cut short", "", no_image, no_image]
+    assert values_per_row(store, images[:1], [["text"]], None) == ([1.0], [""])
+
+
+def test_each_block_is_on_disk_before_the_next_is_computed(tmp_path, score_folder):
+    images = [[str(tmp_path / f"{number}.png")] for number in range(3)]
+    for number, (path,) in enumerate(images):
+        picture(number).save(path)
+
+    def killed(rows, failures):
+        yield {0: "a dog", 1: ""}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        values_per_row(ScoreStore(score_folder, "model", str), images, [[]] * 3, killed)
+    again = ScoreStore(score_folder, "model", str)
+    values, failures = values_per_row(again, images, [[]] * 3, lambda rows, _: iter([{row: "new"} for row in rows]))
+    assert values == ["a dog", "", "new"]
+    assert failures == [""] * 3
