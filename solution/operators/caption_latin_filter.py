@@ -5,7 +5,7 @@ from typing import Annotated
 from data_juicer.ops.base_op import OPERATORS
 from pydantic import Field
 
-from .common.caption_statistics import CaptionStatisticFilter
+from .common.caption_statistic_filter import CaptionStatisticFilter
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 

@@ -3,7 +3,7 @@
 from data_juicer.ops.base_op import OPERATORS
 from pydantic import NonNegativeInt
 
-from .common.caption_statistics import CaptionStatisticFilter
+from .common.caption_statistic_filter import CaptionStatisticFilter
 
 
 @OPERATORS.register_module("caption_words_filter")
