@@ -14,11 +14,10 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from .common.captions import caption_of
 from .common.generator import Painter
 from .common.reasons import GENERATED
-from .common.rows import MODEL_ROWS, NOTE, Batch, count_rows
+from .common.rows import MODEL_ROWS, NOTE, ORIGINAL, Batch, count_rows
 from .common.score_store import revision_of
 
 FOLDER = "synthetic_images"  # beside processed_data.jsonl, as the contract of the rows has it
-ORIGINAL = "original_images"  # column: the pictures that a painted row had before
 
 
 @OPERATORS.register_module("picture_painter_mapper")

@@ -9,9 +9,8 @@ from pydantic import Field, PositiveInt
 from .common.captions import caption_of
 from .common.clip import ClipScorer
 from .common.images import ImageError, open_image
-from .common.rows import FAILURE, MODEL_ROWS, Batch, add_texts, count_rows
+from .common.rows import FAILURE, MODEL_ROWS, ORIGINAL, Batch, add_texts, count_rows
 from .common.ssim import structural_similarity
-from .picture_painter_mapper import ORIGINAL
 
 
 @OPERATORS.register_module("synthetic_score_filter")

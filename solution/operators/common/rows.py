@@ -11,6 +11,7 @@ from typing import Any
 
 FAILURE = "__failure__"
 NOTE = "__note__"
+ORIGINAL = "original_images"  # column: the images that a row had before `picture_painter_mapper`
 MODEL_ROWS = 1000  # rows a call for operators with a model: Data-Juicer gives them 10, which fill no forward pass
 PART = 10_000  # rows that are in memory at once where a whole data set is gone through
 
