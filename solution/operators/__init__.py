@@ -1,4 +1,4 @@
-"""Our Data-Juicer operators, each in a file of its name.
+"""Our Data-Juicer operators, each in the file of its name.
 
 `process.py` registers only those that a recipe names, as the libraries of a model take seconds to load. Loaded any
 other way (Data-Juicer's `custom_operator_paths: [solution/operators]`), the package registers them all.
@@ -13,7 +13,7 @@ NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if
 
 
 def register(names: Iterable[str] = NAMES) -> None:
-    """Import the files of these operators, which registers them; names that are none of ours are passed over."""
+    """Import the files of these operators, which registers them; names that are not ours are ignored."""
     for name in names:
         if name in NAMES:
             import_module(f".{name}", __name__)

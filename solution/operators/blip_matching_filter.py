@@ -1,4 +1,4 @@
-"""Keep rows whose caption matches its picture in the eyes of BLIP's image-text matching head, in batches."""
+"""Keep rows whose caption matches its image by BLIP's image-text matching head, in batches."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from .common.loader import load_model
 from .common.model_score_filter import ModelScoreFilter
 
-_SHORT = 64  # tokens; a caption has at most as many as characters, and two special ones
+_SHORT = 64  # tokens; a caption has at most one per character, and two special ones
 Score = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -19,7 +19,7 @@ Score = Annotated[float, Field(ge=0, le=1)]
 class BlipMatchingFilter(ModelScoreFilter):
     """Same scores as Data-Juicer's image_text_matching_filter (probability of "match", 0 to 1).
 
-    In float32 on every device: recipes cut at .998, where bfloat16's steps are as wide as the rest of the scale.
+    In float32 on every device: recipes use thresholds such as .998, where a bfloat16 step spans the rest of the scale.
     """
 
     stat = "blip_matching"
@@ -44,16 +44,16 @@ class BlipMatchingFilter(ModelScoreFilter):
         super().__init__(hf_blip, min_score, max_score, model_batch, *args, **kwargs)
 
     def group(self, caption: str) -> int:
-        """Short captions apart from long ones: padding all to BLIP's longest text would cost more than the picture."""
+        """Separates short captions from long ones: padding all to BLIP's longest text costs more than the image."""
         return int(len(caption) > _SHORT - 2)
 
     @torch.inference_mode()
-    def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
-        """The probability that picture and caption match, one a pair."""
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
+        """The probability that image and caption match, one per pair."""
         model, processor = load_model(self.model, device, self.dtype(device), "BlipForImageTextRetrieval")
         longest = model.config.text_config.max_position_embeddings
         inputs = processor(
-            images=list(pictures),
+            images=list(images),
             text=list(captions),
             return_tensors="pt",
             padding="max_length",

@@ -1,4 +1,4 @@
-"""Take web left-overs out of captions: mark-up, links, file names, agency boiler-plate."""
+"""Remove web leftovers from captions: mark-up, links, file names, stock agencies' boilerplate."""
 
 import html
 import re
@@ -9,8 +9,8 @@ from data_juicer.ops.base_op import OPERATORS, Mapper
 from .common.captions import caption_of, with_caption
 from .common.rows import FAILURE, Batch, add_texts
 
-# Each is removed wherever it stands; phrases were read off web captions, not off one data set.
-_LEFT_OVERS = (
+# Each is removed anywhere in a caption; the phrases come from web captions in general, not from one data set.
+_LEFTOVERS = (
     r"<[a-z/][^<>]{0,80}>",
     r"\b(?:https?://|www\.)\S+",
     r"\b\S+@\S+\.[a-z]{2,}\b",
@@ -31,17 +31,17 @@ _MARKS = str.maketrans("", "", "™®")  # Unicode's compatible form of ™ woul
 
 @OPERATORS.register_module("caption_cleanup_mapper")
 class CaptionCleanupMapper(Mapper):
-    """Unicode and white space in one form, mark-up and boiler-plate out; the tokens around captions stay."""
+    """Normalises Unicode and white space, removes mark-up and boilerplate; the tokens around captions stay."""
 
     _batched_op = True
 
     def __init__(self, remove: list[str] | None = None, *args, **kwargs) -> None:
         """Clean every caption.
 
-        :param remove: more regular expressions (case does not count) to take out of captions
+        :param remove: further regular expressions (case is ignored) to remove from captions
         """
         super().__init__(*args, **kwargs)
-        self.left_overs = re.compile("|".join(f"(?:{pattern})" for pattern in (*_LEFT_OVERS, *(remove or ()))), re.I)
+        self.leftovers = re.compile("|".join(f"(?:{pattern})" for pattern in (*_LEFTOVERS, *(remove or ()))), re.I)
 
     def process_batched(self, samples: Batch) -> Batch:
         """Clean the captions in place."""
@@ -56,10 +56,10 @@ class CaptionCleanupMapper(Mapper):
         return samples
 
     def clean(self, caption: str) -> str:
-        """The caption without left-overs, possibly empty; a clean one comes back unchanged."""
+        """The caption without leftovers, possibly empty; a clean one is returned unchanged."""
         plain = " ".join(unicodedata.normalize("NFKC", html.unescape(caption).translate(_MARKS)).split())
-        rest = self.left_overs.sub(" ", plain)
+        rest = self.leftovers.sub(" ", plain)
         if rest == plain:
             return plain
-        # What a removed phrase leaves behind: doubled spaces, a space before a comma, loose separators at the ends.
+        # What a removed phrase leaves: doubled spaces, a space before a comma, loose separators at the ends.
         return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(rest.split())).strip(" |-–—:;,/_*#~")

@@ -21,7 +21,7 @@ from .common.rows import parts_of
 
 @OPERATORS.register_module("caption_deduplicator")
 class CaptionDeduplicator(Deduplicator):
-    """Keeps the first `max_copies` rows of each caption; with min_overlap < 1 near copies count as copies too.
+    """Keeps the first `max_copies` rows of each caption; with min_overlap < 1 near copies count as copies.
 
     Captions are compared as lower-case words. The overlap of two captions is the Jaccard index of their word sets; the
     search is exact (prefix filtering: two sets with overlap >= t share one of their rarest n - ceil(t n) + 1 words).
@@ -36,10 +36,10 @@ class CaptionDeduplicator(Deduplicator):
         *args,
         **kwargs,
     ) -> None:
-        """Drop what repeats.
+        """Drop repeated captions.
 
         :param max_copies: rows to keep of one caption (the first ones in order)
-        :param min_overlap: word overlap, 0 to 1, from which two captions count as one; 1 compares whole captions only
+        :param min_overlap: lowest word overlap, 0 to 1, of captions that count as one; 1 compares whole captions only
         """
         super().__init__(*args, **kwargs)
         self.max_copies = max_copies
@@ -58,7 +58,7 @@ class CaptionDeduplicator(Deduplicator):
             for part in parts_of(dataset, self.text_key)
         ]
         coded = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
-        captions = coded.dictionary  # different ones, in order
+        captions = coded.dictionary  # distinct ones, in order
         groups = self._near_groups(captions) if self.min_overlap < 1 else np.arange(len(captions))
         seen = np.zeros(len(captions), np.int64)
         kept = []
@@ -71,15 +71,15 @@ class CaptionDeduplicator(Deduplicator):
         return dataset.select(kept), {}
 
     def _near_groups(self, captions: pa.StringArray) -> np.ndarray:
-        """Each caption's group, the first caption that it overlaps and that leads one: int32 [captions].
+        """Each caption's group, named by its leader, the first kept caption that it overlaps: int32 [captions].
 
-        ``captions`` are all different.
+        ``captions`` are distinct.
         """
         starts, words, count = _word_sets(captions)
-        # For each word two chains of leaders, those whose rarest word it is and those that have it among their further
-        # rare ones, in order: first, last, and behind an entry the next one. Sets would take a kilobyte a leader.
+        # Each word has two linked lists of leaders, in order: those whose rarest word it is, and those that have it
+        # among their other rare words. Sets would take a kilobyte per leader.
         first, last = np.full((2, 2, count), -1, np.int32)
-        entries, behind = array("i"), array("i")
+        entries, following = array("i"), array("i")  # leaders, and the number of the next entry of the list
         groups = np.arange(len(captions), dtype=np.int32)
         for caption in range(len(captions)):
             own = words[starts[caption] : starts[caption + 1]].tolist()
@@ -87,70 +87,73 @@ class CaptionDeduplicator(Deduplicator):
             word_set = set(own)
             candidates = (
                 entries[entry]
-                for place, word in enumerate(rarest)
+                for index, word in enumerate(rarest)
                 for entry in merge(
-                    *(_chain(first[kind, word], behind) for kind in _worth(len(own), place, self.min_overlap))
+                    *(
+                        _chain(first[kind, word], following)
+                        for kind in _useful_chains(len(own), index, self.min_overlap)
+                    )
                 )
             )
             for leader in candidates:
                 other = words[starts[leader] : starts[leader + 1]]
-                # Sets of very different size cannot overlap enough: most candidates end here.
+                # Sets of very different size cannot overlap enough: most candidates fail here.
                 most = min(len(other), len(own)) / max(len(other), len(own))
                 if most >= self.min_overlap and self._overlap(word_set, other.tolist()) >= self.min_overlap:
                     groups[caption] = leader
                     break
             else:
-                for place, word in enumerate(rarest):
-                    kind = min(place, 1)
+                for index, word in enumerate(rarest):
+                    kind = min(index, 1)
                     if first[kind, word] < 0:
                         first[kind, word] = len(entries)
                     else:
-                        behind[last[kind, word]] = len(entries)
+                        following[last[kind, word]] = len(entries)
                     last[kind, word] = len(entries)
                     entries.append(caption)
-                    behind.append(-1)
+                    following.append(-1)
         return groups
 
     @staticmethod
     def _overlap(one: set[int], other: list[int]) -> float:
-        """Jaccard index of a word set and the different words of another one."""
+        """Jaccard index of a word set and another caption's distinct words."""
         shared = sum(word in one for word in other)
         return shared / (len(one) + len(other) - shared)
 
 
 @lru_cache(maxsize=4096)
-def _worth(size: int, place: int, overlap: float) -> tuple[int, ...]:
-    """Which chains of a word can hold a caption that overlaps enough: 0 (its rarest word), 1 (one of its further ones).
+def _useful_chains(size: int, index: int, overlap: float) -> tuple[int, ...]:
+    """Which chains of a word can hold a caption that overlaps enough: 0 (its rarest word), 1 (one of its others).
 
-    The word stands at ``place`` among ``size`` words, and is the rarest one that both share (a pair that shares a rarer
-    one has met before): at most the words from it on are shared. Common words are rarely worth a look then.
+    The word has this ``index`` among the caption's ``size`` words, and is the rarest one that both captions share (a
+    rarer one was tried before): only the words from it on can be shared. Chains of common words are rarely useful.
     """
     return tuple(
         kind
         for kind in (0, 1)
         if any(
-            (shared := min(size - place, other - kind)) / (size + other - shared) >= overlap
+            (shared := min(size - index, other - kind)) / (size + other - shared) >= overlap
             for other in range(kind + 1, math.ceil(size / overlap) + 2)
         )
     )
 
 
-def _chain(entry: int, behind: Sequence[int]) -> Iterator[int]:
+def _chain(entry: int, following: Sequence[int]) -> Iterator[int]:
     """The entries of a chain, from its first one (-1: none)."""
     while entry >= 0:
         yield entry
-        entry = behind[entry]
+        entry = following[entry]
 
 
 def _word_sets(captions: pa.StringArray) -> tuple[np.ndarray, np.ndarray, int]:
-    """(starts [captions + 1], words, number of different words): caption i has words[starts[i]:starts[i + 1]].
+    """(starts [captions + 1], words, number of distinct words): caption i has words[starts[i]:starts[i + 1]].
 
-    Words are numbers, the rarest one 0, equally rare ones by alphabet; those of a caption are different and rise.
+    Words are numbers, the rarest one 0, equally rare ones by alphabet; those of a caption are distinct and ascend.
     """
     split = pc.split_pattern(captions, " ")
     coded = split.flatten().dictionary_encode()
     count = len(coded.dictionary)
-    # Each word once a caption, as caption * count + word; changed in place, as this is the most that is in memory.
+    # Each word once per caption, as caption * count + word; changed in place, as this is the largest array.
     pairs = np.repeat(np.arange(len(captions)), pc.list_value_length(split))
     pairs *= count
     pairs += coded.indices.to_numpy()

@@ -8,7 +8,7 @@ from .common.caption_statistic_filter import CaptionStatisticFilter
 
 @OPERATORS.register_module("caption_words_filter")
 class CaptionWordsFilter(CaptionStatisticFilter):
-    """Words are what white space separates; the image and end tokens are not counted."""
+    """Words are separated by white space; the image and end tokens are not counted."""
 
     stat = "caption_words"
 

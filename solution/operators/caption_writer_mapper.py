@@ -1,4 +1,4 @@
-"""Write one or several captions for every picture, beside or in place of the one it has."""
+"""Write one or several captions for every image, beside or instead of the one it has."""
 
 from pathlib import PurePath
 from typing import Any
@@ -14,10 +14,10 @@ from .common.rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
 
 @OPERATORS.register_module("caption_writer_mapper")
 class CaptionWriterMapper(Mapper):
-    """Each usable new caption becomes a row of its own, which keeps the id and counts itself in `caption_index`.
+    """Each usable new caption becomes a row of its own, with the same id and its number in `caption_index`.
 
-    A caption is usable when its length is within the limits and no row of the picture has it yet. A row for which none
-    is usable stays as it is. Rows with several pictures are left alone; an unreadable picture fails its row.
+    A caption is usable when its length is within the limits and no row of the image has it yet. A row without a usable
+    caption stays as it is. Rows with several images are left alone; an unreadable image fails its row.
     """
 
     _accelerator = "cuda"
@@ -41,21 +41,21 @@ class CaptionWriterMapper(Mapper):
         """Write captions.
 
         :param hf_captioner: folder (or hub name) of an image-to-text or chat model with its processor
-        :param captions: captions to write for a picture
-        :param prompts: what the first, second ... caption is asked for, over and over; none if empty
+        :param captions: captions to write for an image
+        :param prompts: prompts of the first, second ... caption, in rotation; none if empty
         :param keep_original: whether the row with its old caption stays too
         :param min_words: a new caption with fewer words is not used
         :param max_words: a new caption with more words is not used
         :param max_new_tokens: longest caption, in the model's tokens
         :param temperature: 0 takes the likeliest caption, above 0 draws one (same row and seed, same caption)
-        :param seed: moves the drawn captions
-        :param model_batch: pictures in one forward pass
+        :param seed: changes the drawn captions
+        :param model_batch: images in one forward pass
         """
         super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
         prompts = prompts or [""]
         if captions > len(prompts) and not temperature:
             raise ValueError(
-                f"captions: {captions} of one picture need a temperature above 0 or as many prompts to differ"
+                f"captions: {captions} of one image need a temperature above 0 or as many prompts to differ"
             )
         self.min_words = min_words
         self.max_words = max_words
@@ -74,7 +74,7 @@ class CaptionWriterMapper(Mapper):
         ]
 
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
-        """A batch with the new rows, each behind the row it comes from."""
+        """A batch with the new rows, each after the row it comes from."""
         written, failures = self._written(samples, rank)
         add_texts(samples, FAILURE, failures)
         if "caption_index" not in samples:
@@ -89,7 +89,7 @@ class CaptionWriterMapper(Mapper):
         return result
 
     def _rows(self, old: dict[str, Any], captions: list[str]) -> list[dict[str, Any]]:
-        """What comes in place of a row."""
+        """The rows that replace one row."""
         text = old[self.text_key]
         fitting = [caption for caption in captions if self.min_words <= len(caption.split()) <= self.max_words]
         new = [
@@ -102,7 +102,7 @@ class CaptionWriterMapper(Mapper):
         return [old, *rows] if self.keep_original or not rows else rows
 
     def _written(self, samples: Batch, rank: int | None) -> tuple[dict[int, list[str]], list[str]]:
-        """Row -> its new captions in order, and one failure text a row."""
+        """Row -> its new captions in order, and one failure per row."""
         images, ids = samples[self.image_key], samples.get("id")
         failures = ["" if paths else "the row has no image" for paths in images]
         single = [row for row, paths in enumerate(images) if len(paths or ()) == 1]
@@ -113,8 +113,8 @@ class CaptionWriterMapper(Mapper):
                 f"{ids[row] if ids else ''}/{PurePath(path).name}/{index}"
                 for row, path in zip(single, paths, strict=True)
             ]
-            captions, faults = captioner.caption(paths, keys, rank)
-            for row, caption, fault in zip(single, captions, faults, strict=True):
+            captions, reasons = captioner.caption(paths, keys, rank)
+            for row, caption, reason in zip(single, captions, reasons, strict=True):
                 written[row].append(caption)
-                failures[row] = failures[row] or fault
+                failures[row] = failures[row] or reason
         return written, failures

@@ -1,4 +1,4 @@
-"""Keep rows whose caption fits its picture, by CLIP similarity, in batches."""
+"""Keep rows whose caption fits its image, by CLIP similarity, in batches."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from .common.rows import FAILURE, MODEL_ROWS, Batch, add_texts
 class ClipSimilarityFilter(Filter):
     """Same scores as Data-Juicer's image_text_similarity_filter, computed in batches, without gradients, and only once.
 
-    A row whose picture cannot be read fails alone, with its reason; its neighbours in the batch are scored.
+    A row whose image cannot be read fails alone, with its reason; its neighbours in the batch are scored.
     """
 
     _accelerator = "cuda"
@@ -52,6 +52,6 @@ class ClipSimilarityFilter(Filter):
         return samples
 
     def process_batched(self, samples: Batch) -> list[bool]:
-        """One True (keep) or False a row."""
+        """True (keep) or False per row."""
         scores = [stats["clip_similarity"] for stats in samples[Fields.stats]]
         return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]

@@ -1,4 +1,4 @@
-"""Bring a data set down to a size without losing any kind of it: the best rows of every cluster."""
+"""Reduce a data set to a size without losing any kind of row: the best rows of every cluster."""
 
 from collections import Counter
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 
 from .common.captions import caption_of
 from .common.images import open_images
-from .common.kmeans import cluster, shares
+from .common.kmeans import kmeans, shares
 from .common.loader import device_for, load_model
 from .common.reasons import not_best_of_cluster
 from .common.rows import FAILURE, Batch
@@ -18,10 +18,10 @@ from .common.score_threshold_selector import scores_of
 
 @OPERATORS.register_module("cluster_balanced_selector")
 class ClusterBalancedSelector(Selector):
-    """Groups rows by k-means on CLIP's embedding of caption or picture, and keeps each cluster's share of `cap`.
+    """Groups rows by k-means on CLIP's embedding of caption or image, and keeps each cluster's share of `cap`.
 
-    Inside a cluster the best rows by `score_key` stay; equal ones in order. A row with an unreadable picture fails.
-    Embeddings are held in half precision: 1 kB a row at CLIP ViT-B's 512 numbers.
+    Inside a cluster the best rows by `score_key` stay; equal ones in order. A row with an unreadable image fails.
+    Embeddings are held in half precision: 1 kB per row at CLIP ViT-B's 512 numbers.
     """
 
     _accelerator = "cuda"
@@ -45,7 +45,7 @@ class ClusterBalancedSelector(Selector):
         :param clusters: number of groups; there must be as many rows
         :param cap: rows to keep; with fewer rows all stay
         :param score_key: the score in the stats that says which rows are best (highest first)
-        :param seed: moves the clusters
+        :param seed: changes the clusters
         :param model_batch: rows in one forward pass
         """
         super().__init__(*args, **kwargs)
@@ -67,26 +67,26 @@ class ClusterBalancedSelector(Selector):
         failures = [""] * len(dataset)
         rows, features = self._features(dataset, failures)
         device = device_for(self.use_cuda(), None)
-        groups = cluster(features.to(device), self.clusters, self.seed).tolist()
-        room = dict(enumerate(shares([Counter(groups)[number] for number in range(self.clusters)], self.cap)))
+        groups = kmeans(features.to(device), self.clusters, self.seed).tolist()
+        remaining = dict(enumerate(shares([Counter(groups)[number] for number in range(self.clusters)], self.cap)))
         kept = {row for row, failure in enumerate(failures) if failure}
-        for place in sorted(range(len(rows)), key=lambda place: -scores[rows[place]]):
-            row, group = rows[place], groups[place]
-            if room[group]:
-                room[group] -= 1
+        for index in sorted(range(len(rows)), key=lambda index: -scores[rows[index]]):
+            row, group = rows[index], groups[index]
+            if remaining[group]:
+                remaining[group] -= 1
                 kept.add(row)
             else:
                 self.dropped_because[row] = not_best_of_cluster(self.score_key, group)
         chosen = sorted(kept)
         result = dataset.select(chosen)
-        if FAILURE in result.column_names:  # of an earlier operator, where Data-Juicer's own command runs the recipe
+        if FAILURE in result.column_names:  # of an earlier operator, when Data-Juicer's own command runs the recipe
             result = result.remove_columns(FAILURE)
         return result.add_column(FAILURE, [failures[row] for row in chosen])
 
     def _features(self, dataset: Any, failures: list[str]) -> tuple[list[int], torch.Tensor]:
-        """(rows, their embeddings [rows, width], unit vectors in half precision); bad pictures go to ``failures``."""
+        """(rows, their embeddings [rows, width], unit vectors in half precision); bad images go to ``failures``."""
         model, processor = load_model(self.hf_clip, device_for(self.use_cuda(), None), torch.float32, "CLIPModel")
-        inputs_of = self._caption_inputs if self.embed == "caption" else self._picture_inputs
+        inputs_of = self._caption_inputs if self.embed == "caption" else self._image_inputs
         embed = model.get_text_features if self.embed == "caption" else model.get_image_features
         rows, parts = [], []
         for start in range(0, len(dataset), self.model_batch):
@@ -98,18 +98,18 @@ class ClusterBalancedSelector(Selector):
                 rows += batch_rows
                 parts.append(torch.nn.functional.normalize(features, dim=-1).half().cpu())
         if not parts:
-            raise ValueError("no row has a picture that can be read")
+            raise ValueError("no row has an image that can be read")
         return rows, torch.cat(parts)
 
     def _caption_inputs(self, part: Batch, start: int, processor: Any, failures: list[str]) -> tuple[list[int], Any]:
-        """(rows, token ids) of the captions of ``part``, which begins at row ``start``."""
+        """(rows, token ids) of the captions of ``part``, which starts at row ``start``."""
         captions = [caption_of(text) for text in part[self.text_key]]
         tokens = processor(text=captions, return_tensors="pt", padding=True, truncation=True)
         return list(range(start, start + len(captions))), tokens
 
-    def _picture_inputs(self, part: Batch, start: int, processor: Any, failures: list[str]) -> tuple[list[int], Any]:
-        """(rows, pixels) of the pictures that can be read; why others cannot goes to ``failures``."""
-        paths = [(start + place, own[0] if own else "") for place, own in enumerate(part[self.image_key])]
+    def _image_inputs(self, part: Batch, start: int, processor: Any, failures: list[str]) -> tuple[list[int], Any]:
+        """(rows, pixels) of the images that can be read; the reasons of others go to ``failures``."""
+        paths = [(start + index, own[0] if own else "") for index, own in enumerate(part[self.image_key])]
         opened = list(open_images(paths, failures))
-        pixels = processor(images=[picture for _, picture in opened], return_tensors="pt") if opened else None
+        pixels = processor(images=[image for _, image in opened], return_tensors="pt") if opened else None
         return [row for row, _ in opened], pixels

@@ -1,4 +1,4 @@
-"""Give poorly matching pairs a new caption, and keep it only where it fits the picture better."""
+"""Give poorly matching pairs a new caption, and keep it only where it fits the image better."""
 
 from pathlib import PurePath
 from typing import Annotated
@@ -40,19 +40,19 @@ class ConditionalRecaptionMapper(Mapper):
     ) -> None:
         """Keep a new caption where it scores more than min_gain above the old one.
 
-        :param hf_clip: folder (or hub name) of a CLIPModel with its processor: the judge
+        :param hf_clip: folder (or hub name) of a CLIPModel with its processor, which scores the captions
         :param hf_captioner: folder (or hub name) of an image-to-text model with its processor
         :param min_score: rows under this similarity are left alone
         :param below: rows at or above this similarity are left alone
-        :param min_gain: how much better (similarity) the new caption must be
+        :param min_gain: by how much the new caption's similarity must exceed the old one's
         :param min_new_score: lowest similarity that a new caption must have
         :param min_words: a new caption with fewer words is not used
         :param max_words: a new caption with more words is not used
         :param prompt: text the captioner continues; empty for none
         :param max_new_tokens: longest new caption, in the captioner's tokens
         :param temperature: 0 takes the likeliest caption, above 0 draws one (same row and seed, same caption)
-        :param seed: moves the drawn captions
-        :param model_batch: pictures in one forward pass of the captioner
+        :param seed: changes the drawn captions
+        :param model_batch: images in one forward pass of the captioner
         """
         super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
         if min_score >= below:
@@ -69,7 +69,7 @@ class ConditionalRecaptionMapper(Mapper):
         )
 
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
-        """Replace captions in place; rows with several pictures are left alone, unreadable pictures fail theirs."""
+        """Replace captions in place; rows with several images are left alone, an unreadable image fails its row."""
         texts, images = samples[self.text_key], samples[self.image_key]
         captions = [caption_of(text) for text in texts]
         scores, failures = self.scorer.score(images, captions, rank)
@@ -94,9 +94,9 @@ class ConditionalRecaptionMapper(Mapper):
         """Row -> usable new caption, for the rows ``poor``."""
         images, ids = samples[self.image_key], samples.get("id")
         keys = [f"{ids[row] if ids else ''}/{PurePath(images[row][0]).name}" for row in poor]
-        captions, faults = self.captioner.caption([images[row][0] for row in poor], keys, rank)
-        for row, fault in zip(poor, faults, strict=True):
-            failures[row] = failures[row] or fault
+        captions, reasons = self.captioner.caption([images[row][0] for row in poor], keys, rank)
+        for row, reason in zip(poor, reasons, strict=True):
+            failures[row] = failures[row] or reason
         return {
             row: caption
             for row, caption in zip(poor, captions, strict=True)

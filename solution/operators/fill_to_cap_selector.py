@@ -12,8 +12,8 @@ from .common.score_threshold_selector import scores_of
 class FillToCapSelector(Selector):
     """Ranks rows by a score of the stats and keeps or copies the best ones up to `cap` rows.
 
-    Copies follow the original rows, best first, round after round; each names itself by `copy_index` (1, 2 ...), which
-    original rows leave empty.
+    Copies follow the original rows, best first, round after round; `copy_index` numbers the copies of a row (1, 2 ...)
+    and is empty for original rows.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class FillToCapSelector(Selector):
 
         :param cap: rows to end with
         :param score_key: the score in the stats that says which rows are best (highest first)
-        :param max_copies: how often one row may stand in the result, the original counted
+        :param max_copies: how often one row may occur in the result, the original included
         """
         super().__init__(*args, **kwargs)
         self.cap = cap
@@ -37,10 +37,10 @@ class FillToCapSelector(Selector):
         self.dropped_because: dict[int, str] = {}
 
     def process(self, dataset):
-        """Dataset with stats -> dataset of at most `cap` rows, in order, copies behind."""
+        """Dataset with stats -> dataset of at most `cap` rows, in order, copies at the end."""
         self.dropped_because = {}
         scores = scores_of(dataset, self.score_key)
-        ranked = np.argsort(-scores, kind="stable")  # equal ones in order
+        ranked = np.argsort(-scores, kind="stable")  # ties in order
         best = ranked[: self.cap]
         reason = not_best(self.cap, self.score_key)
         self.dropped_because = dict.fromkeys(ranked[self.cap :].tolist(), reason)

@@ -13,7 +13,7 @@ Percentile = Annotated[float, Field(ge=0, le=100)]
 
 @OPERATORS.register_module("percentile_selector")
 class PercentileSelector(ScoreThresholdSelector):
-    """Limits that fit the data at hand: `min_percentile: 70` keeps the best 30 %, whatever the model's scale."""
+    """Thresholds that follow from the data: `min_percentile: 70` keeps the best 30 %, whatever the model's scale."""
 
     def __init__(
         self,
@@ -26,14 +26,14 @@ class PercentileSelector(ScoreThresholdSelector):
         """Keep rows from the min_percentile-th to the max_percentile-th percentile.
 
         :param score_key: the score in the stats that is compared
-        :param min_percentile: rows below this percentile go, 0 to 100
-        :param max_percentile: rows above this percentile go, 0 to 100
+        :param min_percentile: rows below this percentile are dropped, 0 to 100
+        :param max_percentile: rows above this percentile are dropped, 0 to 100
         """
         super().__init__(score_key, *args, **kwargs)
         self.min_percentile = min_percentile
         self.max_percentile = max_percentile
 
-    def limits(self, scores: np.ndarray) -> tuple[float, float]:
+    def thresholds(self, scores: np.ndarray) -> tuple[float, float]:
         """The two percentiles, interpolated between neighbouring scores."""
         low, high = np.percentile(scores, [self.min_percentile, self.max_percentile])
         return float(low), float(high)

@@ -1,4 +1,4 @@
-"""Keep rows whose picture shows the things that its caption names."""
+"""Keep rows whose image shows the things that its caption names."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,8 +20,8 @@ Box = Sequence[float]  # left, top, right, bottom in px
 class PhraseGroundingFilter(ModelScoreFilter):
     """The share of a caption's noun phrases that OWL-ViT finds: Data-Juicer's phrase_grounding_recall_filter, batched.
 
-    As many boxes as there are phrases are looked at, the surest first; a box finds its phrase unless it covers nearly
-    the whole picture or lies over one that counted already. A caption without noun phrases scores 1.
+    As many boxes as there are phrases are examined, the surest first; a box finds its phrase unless it covers nearly
+    the whole image or overlaps one that was counted before. A caption without noun phrases scores 1.
     """
 
     stat = "phrase_grounding_recall"
@@ -44,7 +44,7 @@ class PhraseGroundingFilter(ModelScoreFilter):
         :param min_score: lowest share to keep, 0 to 1
         :param max_score: highest share to keep, 0 to 1
         :param box_overlap: a box that overlaps a counted one more than this (intersection over union) is not counted
-        :param box_area: a box that covers more than this share of the picture is not counted
+        :param box_area: a box that covers more than this share of the image is not counted
         :param model_batch: rows in one forward pass
         """
         super().__init__(hf_owlvit, min_score, max_score, model_batch, *args, **kwargs)
@@ -57,20 +57,20 @@ class PhraseGroundingFilter(ModelScoreFilter):
         return self.box_overlap, self.box_area
 
     def group(self, caption: str) -> int:
-        """Captions with as many phrases: all of a forward pass's rows are asked for the same number of things."""
+        """The number of phrases: all rows of a forward pass are asked for the same number of things."""
         return len(noun_phrases(caption))
 
     @torch.inference_mode()
-    def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
-        """The share of phrases found, one a picture."""
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
+        """The share of phrases found, one per image."""
         phrases = [noun_phrases(caption) for caption in captions]
         count = len(phrases[0])
         if not count:
-            return [1.0] * len(pictures)
+            return [1.0] * len(images)
         model, processor = load_model(self.model, device, self.dtype(device), "OwlViTForObjectDetection")
         inputs = processor(
             text=[list(own) for own in phrases],
-            images=list(pictures),
+            images=list(images),
             return_tensors="pt",
             padding="max_length",
             max_length=model.config.text_config.max_position_embeddings,
@@ -78,15 +78,15 @@ class PhraseGroundingFilter(ModelScoreFilter):
         ).to(device)
         outputs = model(**inputs)  # logits [rows, patches, phrases], pred_boxes [rows, patches, 4]
         recalls = []
-        for logits, boxes, picture in zip(outputs.logits, outputs.pred_boxes, pictures, strict=True):
+        for logits, boxes, image in zip(outputs.logits, outputs.pred_boxes, images, strict=True):
             scores, labels = logits.sigmoid().max(dim=-1)
             surest = scores.argsort(descending=True, stable=True)[:count]
-            corners = _pixel_boxes(boxes[surest], picture.size)
-            recalls.append(self._found(labels[surest].tolist(), corners, picture.width * picture.height) / count)
+            corners = _pixel_boxes(boxes[surest], image.size)
+            recalls.append(self._found(labels[surest].tolist(), corners, image.width * image.height) / count)
         return recalls
 
     def _found(self, labels: list[int], boxes: list[Box], area: int) -> int:
-        """How many phrases the boxes find, the surest box first; ``area`` of the picture in px."""
+        """How many phrases the boxes find, the surest box first; ``area`` of the image in px."""
         counted: dict[int, Box] = {}
         for label, box in zip(labels, boxes, strict=True):
             too_large = (box[2] - box[0]) * (box[3] - box[1]) / area > self.box_area
@@ -97,7 +97,7 @@ class PhraseGroundingFilter(ModelScoreFilter):
 
 
 def _pixel_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> list[Box]:
-    """Boxes [N, 4] as centre, width, height in shares of the picture -> corners in px; ``size`` is width, height."""
+    """Boxes [N, 4] as centre, width, height in shares of the image -> corners in px; ``size`` is width, height."""
     centre, extent = boxes[:, :2], boxes[:, 2:]
     scale = torch.tensor([*size, *size], device=boxes.device)
     return (torch.cat([centre - extent / 2, centre + extent / 2], dim=1) * scale).tolist()

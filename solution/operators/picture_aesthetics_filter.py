@@ -1,4 +1,4 @@
-"""Keep rows whose picture people would call beautiful."""
+"""Keep rows whose image people would call beautiful."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,7 +17,7 @@ Score = Annotated[float, Field(ge=0, le=1)]
 
 @OPERATORS.register_module("picture_aesthetics_filter")
 class PictureAestheticsFilter(ModelScoreFilter):
-    """Same scores as Data-Juicer's image_aesthetics_filter (0 to 1), without the package that one needs.
+    """Same scores as Data-Juicer's image_aesthetics_filter (0 to 1), without the package that filter needs.
 
     The folder may have any name: which of LAION's heads it holds is read from its weights.
     """
@@ -33,12 +33,12 @@ class PictureAestheticsFilter(ModelScoreFilter):
         *args,
         **kwargs,
     ) -> None:
-        """Keep pictures with min_score <= score <= max_score.
+        """Keep images with min_score <= score <= max_score.
 
         :param hf_scorer_model: folder (or hub name) of an aesthetics predictor, version 1 or 2, with its processor
         :param min_score: lowest score to keep, 0 to 1
         :param max_score: highest score to keep, 0 to 1
-        :param model_batch: pictures in one forward pass
+        :param model_batch: images in one forward pass
         """
         super().__init__(hf_scorer_model, min_score, max_score, model_batch, *args, **kwargs)
 
@@ -47,8 +47,8 @@ class PictureAestheticsFilter(ModelScoreFilter):
         return dtype_for(device)
 
     @torch.inference_mode()
-    def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
-        """One score a picture: the predictor's 0 to 10, divided by 10."""
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
+        """One score per image: the predictor's 0 to 10, divided by 10."""
         predictor, processor = load_aesthetics(self.model, device, self.dtype(device))
-        pixels = processor(images=list(pictures), return_tensors="pt").pixel_values.to(device)
+        pixels = processor(images=list(images), return_tensors="pt").pixel_values.to(device)
         return (predictor(pixels) / 10).tolist()

@@ -1,4 +1,4 @@
-"""Drop rows whose picture looks like an earlier row's picture."""
+"""Drop rows whose image looks like an earlier row's image."""
 
 from array import array
 from collections import defaultdict
@@ -16,8 +16,8 @@ from .common.reasons import repeats_image
 from .common.rows import FAILURE, Batch, add_texts, parts_of
 
 SIDE = 16  # hash of 16 x 16 = 256 bits
-_BLOCK = 4096  # rows whose bits are looked at at once
-_SAMPLED = 64  # px: the picture is resized to 64 x 64 before its cosine transform
+_BLOCK = 4096  # rows whose bits are compared at once
+_SAMPLED = 64  # px: the image is resized to 64 x 64 before its cosine transform
 
 
 def _cosine_rows(count: int, length: int) -> np.ndarray:
@@ -29,30 +29,30 @@ def _cosine_rows(count: int, length: int) -> np.ndarray:
 _COSINES = _cosine_rows(SIDE, _SAMPLED)  # [16, 64]
 
 
-def perceptual_hash(picture: Image.Image) -> bytes:
-    """256 bits (32 bytes) from the signs of a picture's low frequencies against their median.
+def perceptual_hash(image: Image.Image) -> bytes:
+    """256 bits (32 bytes) from the signs of an image's low frequencies against their median.
 
-    Rescaled, recompressed or slightly blurred copies differ in a few bits, unrelated pictures in about half of them.
+    Rescaled, recompressed or slightly blurred copies differ in a few bits, unrelated images in about half of them.
     """
-    grey = np.asarray(picture.convert("L").resize((_SAMPLED, _SAMPLED), Image.Resampling.BILINEAR), dtype=np.float64)
+    grey = np.asarray(image.convert("L").resize((_SAMPLED, _SAMPLED), Image.Resampling.BILINEAR), dtype=np.float64)
     low = _COSINES @ grey @ _COSINES.T  # [16, 16]
     return np.packbits(low > np.median(low)).tobytes()
 
 
 @OPERATORS.register_module("picture_deduplicator")
 class PictureDeduplicator(Deduplicator):
-    """Keeps the first of rows whose pictures' hashes differ in at most `max_distance` of 256 bits.
+    """Keeps the first of rows whose images' hashes differ in at most `max_distance` of 256 bits.
 
     The search is exact: two hashes within d bits agree in at least one of d + 1 slices. Rows of one id (extra captions
-    of a picture) are no copies of each other. A row with an unreadable picture fails.
+    of an image) are not copies of each other. A row with an unreadable image fails.
     """
 
     _batched_op = True
 
     def __init__(self, max_distance: Annotated[int, Field(ge=0, le=63)] = 10, *args, **kwargs) -> None:
-        """Drop what looks the same.
+        """Drop rows whose images look the same.
 
-        :param max_distance: bits of 256 in which copies may differ, 0 (same hash) to 63; above 30 the search grows slow
+        :param max_distance: bits of 256 in which copies may differ, 0 (same hash) to 63; above 30 the search is slow
         """
         super().__init__(*args, **kwargs)
         self.max_distance = max_distance
@@ -63,7 +63,7 @@ class PictureDeduplicator(Deduplicator):
         hashes, failures = [], []
         for paths in samples[self.image_key]:
             try:
-                hashes.append("".join(perceptual_hash(picture).hex() for picture in open_row_images(paths)))
+                hashes.append("".join(perceptual_hash(image).hex() for image in open_row_images(paths)))
                 failures.append("")
             except ImageError as bad:
                 hashes.append("")
@@ -82,43 +82,43 @@ class PictureDeduplicator(Deduplicator):
         for part in parts_of(dataset, "picture_hash", "id"):
             hashes = part["picture_hash"]
             for length in set(map(len, hashes)) - {0}:
-                places = [place for place, text in enumerate(hashes) if len(text) == length]
-                packed = bytes.fromhex("".join(hashes[place] for place in places))
-                codes[length].append(np.frombuffer(packed, np.uint8).reshape(len(places), -1))
-                rows[length].extend(start + place for place in places)
+                indices = [index for index, text in enumerate(hashes) if len(text) == length]
+                packed = bytes.fromhex("".join(hashes[index] for index in indices))
+                codes[length].append(np.frombuffer(packed, np.uint8).reshape(len(indices), -1))
+                rows[length].extend(start + index for index in indices)
             names.append(pa.array(part.get("id") or map(str, range(start, start + len(hashes)))))
             start += len(hashes)
         ids = pa.chunked_array(names, pa.string())
         numbers = np.concatenate([chunk.indices.to_numpy() for chunk in ids.dictionary_encode().chunks] or [[]])
         for length, parts in codes.items():  # hashes of different length are never alike
             positions = np.array(rows.pop(length))
-            for place, twin in self._repeats(np.concatenate(parts), numbers[positions]):
-                self.dropped_because[int(positions[place])] = repeats_image(ids[positions[twin]].as_py())
+            for copy, original in self._repeats(np.concatenate(parts), numbers[positions]):
+                self.dropped_because[int(positions[copy])] = repeats_image(ids[positions[original]].as_py())
         kept = np.delete(np.arange(len(dataset)), list(self.dropped_because))
         return dataset.select(kept).remove_columns("picture_hash"), {}
 
     def _repeats(self, codes: np.ndarray, ids: np.ndarray) -> Iterator[tuple[int, int]]:
-        """(row, the kept row that it repeats), by place in ``codes`` [rows, bytes]; ``ids`` [rows]."""
-        # Kept rows that share a slice's value are chained: `last` knows the latest one of each value, and its line of
-        # `chain`, which held its values before, now says for each slice which one came before.
+        """(row, the kept row that it repeats), as indices into ``codes`` [rows, bytes]; ``ids`` [rows]."""
+        # Kept rows that share a slice's value form a chain: `last` has the latest one of each value, and its row of
+        # `chain`, which held its slice values before, then gives the previous one for each slice.
         chain = _slice_values(codes, self.max_distance + 1)  # [rows, slices]
         last = np.full(int(chain.max(initial=-1)) + 1, -1, np.int32)
         for row in range(len(codes)):
             values = chain[row].copy()
-            before = last[values]
+            previous = last[values]
             near: set[int] = set()
-            for number in np.flatnonzero(before >= 0).tolist():
-                other = int(before[number])
+            for number in np.flatnonzero(previous >= 0).tolist():
+                other = int(previous[number])
                 while other >= 0:
                     near.add(other)
                     other = int(chain[other, number])
-            twin = self._twin(codes[row], sorted(other for other in near if ids[other] != ids[row]), codes)
-            if twin is None:
-                last[values], chain[row] = row, before
+            original = self._original(codes[row], sorted(other for other in near if ids[other] != ids[row]), codes)
+            if original is None:
+                last[values], chain[row] = row, previous
             else:
-                yield row, twin
+                yield row, original
 
-    def _twin(self, code: np.ndarray, candidates: list[int], codes: np.ndarray) -> int | None:
+    def _original(self, code: np.ndarray, candidates: list[int], codes: np.ndarray) -> int | None:
         """The first of the kept rows `candidates` whose hash is near enough, None without one."""
         if not candidates:
             return None
@@ -127,9 +127,9 @@ class PictureDeduplicator(Deduplicator):
 
 
 def _slice_values(codes: np.ndarray, count: int) -> np.ndarray:
-    """Each hash's bits in ``count`` slices, a number for each: int32 [rows, slices].
+    """Each hash's bits cut in ``count`` slices, a number for each slice: int32 [rows, slices].
 
-    Equal slices have equal numbers, those of different slices differ; others are equal by rare chance only.
+    Equal slices have equal numbers, numbers of different slices differ; others are equal with negligible probability.
     """
     weights = np.random.default_rng(0).integers(1 << 63, size=8 * codes.shape[1], dtype=np.uint64) * 2 + 1
     values = np.empty((len(codes), count), np.int32)

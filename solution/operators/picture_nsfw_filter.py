@@ -1,17 +1,17 @@
-"""Keep rows whose picture is safe for work."""
+"""Keep rows whose image is safe for work."""
 
 from typing import Annotated
 
 from data_juicer.ops.base_op import OPERATORS
 from pydantic import Field, PositiveInt
 
-from .common.image_classifier_filter import PictureClassifierFilter
+from .common.image_classifier_filter import ImageClassifierFilter
 
 Score = Annotated[float, Field(ge=0, le=1)]
 
 
 @OPERATORS.register_module("picture_nsfw_filter")
-class PictureNsfwFilter(PictureClassifierFilter):
+class PictureNsfwFilter(ImageClassifierFilter):
     """Same scores as Data-Juicer's image_nsfw_filter, computed in batches; bfloat16 on a GPU."""
 
     stat = "picture_nsfw"
@@ -25,11 +25,11 @@ class PictureNsfwFilter(PictureClassifierFilter):
         *args,
         **kwargs,
     ) -> None:
-        """Keep pictures with min_score <= probability of an unsafe picture <= max_score.
+        """Keep images with min_score <= probability of an unsafe image <= max_score.
 
-        :param hf_nsfw_model: folder (or hub name) of a two-label image classifier; the second label is the fault
+        :param hf_nsfw_model: folder (or hub name) of a two-label image classifier; the second label is the unsafe one
         :param min_score: lowest probability to keep, 0 to 1
         :param max_score: highest probability to keep, 0 to 1
-        :param model_batch: pictures in one forward pass
+        :param model_batch: images in one forward pass
         """
         super().__init__(hf_nsfw_model, min_score, max_score, model_batch, *args, **kwargs)

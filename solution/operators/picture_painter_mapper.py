@@ -1,4 +1,4 @@
-"""Paint a picture for every caption: synthetic pairs, in place of the original ones or beside them."""
+"""Generate an image for every caption: synthetic pairs, instead of the original ones or beside them."""
 
 import hashlib
 import os
@@ -12,21 +12,21 @@ from PIL import Image
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from .common.captions import caption_of
-from .common.generator import Painter
+from .common.generator import ImageGenerator
 from .common.reasons import GENERATED
 from .common.rows import MODEL_ROWS, NOTE, ORIGINAL, Batch, count_rows
 from .common.score_store import revision_of
 
-FOLDER = "synthetic_images"  # beside processed_data.jsonl, as the contract of the rows has it
+FOLDER = "synthetic_images"  # beside processed_data.jsonl, as the row contract requires
 
 
 @OPERATORS.register_module("picture_painter_mapper")
 class PicturePainterMapper(Mapper):
-    """The painted picture goes to `synthetic_images/<id>_<hash>.jpg`; the hash names all that decides its content.
+    """The generated image is `synthetic_images/<id>_<hash>.jpg`; the hash covers all that decides its content.
 
-    A file that is already there is not painted again, so a killed run goes on where it was. The row keeps the id of
-    the row it comes from, and remembers that row's pictures for `synthetic_score_filter`. Where the pipeline's safety
-    check refuses a picture, the row stays as it is.
+    A file that exists is not generated again, so a killed run resumes where it was. The new row has the id of the
+    row it comes from, and names that row's images for `synthetic_score_filter`. Where the pipeline's safety
+    check refuses an image, the row stays as it is.
     """
 
     _accelerator = "cuda"
@@ -45,26 +45,26 @@ class PicturePainterMapper(Mapper):
         *args,
         **kwargs,
     ) -> None:
-        """Paint pictures.
+        """Generate images.
 
         :param hf_painter: folder (or hub name) of a text-to-image pipeline in diffusers' format
-        :param keep_original: whether the row with its own picture stays too
-        :param prompt_suffix: text behind the caption, for the painter only (", photo")
+        :param keep_original: whether the row with its own image stays too
+        :param prompt_suffix: text after the caption, for the pipeline only (", photo")
         :param steps: denoising steps
-        :param guidance: how closely the picture follows the caption; 1 and less switches guidance off
-        :param size: side of the square pictures, px, a multiple of 8
-        :param seed: moves all pictures
-        :param model_batch: pictures in one forward pass
+        :param guidance: how closely the image follows the caption; 1 and less switches guidance off
+        :param size: side of the square images, px, a multiple of 8
+        :param seed: changes all images
+        :param model_batch: images in one forward pass
         """
         super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
         self.keep_original = keep_original
         self.prompt_suffix = prompt_suffix
-        self.painter = Painter(hf_painter, steps, guidance, size, seed, model_batch, self.use_cuda())
+        self.generator = ImageGenerator(hf_painter, steps, guidance, size, seed, model_batch, self.use_cuda())
         self.settings = f"1 {revision_of(hf_painter)} {steps} {guidance} {size} {seed}"
 
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
-        """A batch with the painted rows, each in place of the row it comes from or behind it."""
-        files = self._painted(samples, rank)
+        """A batch with the new rows, each instead of the row it comes from or after it."""
+        files = self._generated(samples, rank)
         for column, empty in ((ORIGINAL, None), (NOTE, "")):
             if column not in samples:
                 samples[column] = [empty] * count_rows(samples)
@@ -74,7 +74,7 @@ class PicturePainterMapper(Mapper):
             rows = [old] if self.keep_original or row not in files else []
             if row in files:
                 new = {self.image_key: [files[row]], ORIGINAL: old[self.image_key], NOTE: GENERATED}
-                if Fields.stats in old:  # scores of the old picture
+                if Fields.stats in old:  # scores of the old image
                     new[Fields.stats] = dict.fromkeys(old[Fields.stats])
                 rows.append(old | new)
             for each in rows:
@@ -82,8 +82,8 @@ class PicturePainterMapper(Mapper):
                     values.append(each[key])
         return result
 
-    def _painted(self, samples: Batch, rank: int | None) -> dict[int, str]:
-        """Row -> file of its painted picture; rows whose text has several pictures or no caption are left alone."""
+    def _generated(self, samples: Batch, rank: int | None) -> dict[int, str]:
+        """Row -> file of its generated image; rows whose text has several images or no caption are left alone."""
         folder = Path(self.work_dir or ".").absolute() / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         ids = samples.get("id") or [""] * count_rows(samples)
@@ -99,17 +99,17 @@ class PicturePainterMapper(Mapper):
                 files[row] = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}_{digest}.jpg"
                 jobs[row] = (caption + self.prompt_suffix, key)
         waiting = [row for row, file in files.items() if not file.exists()]
-        for start in range(0, len(waiting), self.painter.model_batch):
-            part = waiting[start : start + self.painter.model_batch]
-            pictures = self.painter.paint([jobs[row][0] for row in part], [jobs[row][1] for row in part], rank)
-            for row, picture in zip(part, pictures, strict=True):
-                if picture is not None:
-                    _save(picture, files[row])
+        for start in range(0, len(waiting), self.generator.model_batch):
+            part = waiting[start : start + self.generator.model_batch]
+            images = self.generator.generate([jobs[row][0] for row in part], [jobs[row][1] for row in part], rank)
+            for row, image in zip(part, images, strict=True):
+                if image is not None:
+                    _save(image, files[row])
         return {row: str(file) for row, file in files.items() if file.exists()}
 
 
-def _save(picture: Image.Image, file: Path) -> None:
+def _save(image: Image.Image, file: Path) -> None:
     """Write a JPEG, whole or not at all."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    picture.convert("RGB").save(temporary, format="JPEG", quality=95)
+    image.convert("RGB").save(temporary, format="JPEG", quality=95)
     temporary.replace(file)

@@ -1,4 +1,4 @@
-"""Keep rows whose picture is in focus."""
+"""Keep rows whose image is in focus."""
 
 import sys
 
@@ -12,9 +12,9 @@ from .common.images import ImageError, open_row_images
 from .common.rows import FAILURE, Batch, add_texts
 
 
-def sharpness(picture: Image.Image, longest: int = 512) -> float:
-    """Variance of the Laplacian of the grey picture (0 to 255), larger pictures reduced to `longest` px first."""
-    grey = picture.convert("L")
+def sharpness(image: Image.Image, longest: int = 512) -> float:
+    """Variance of the Laplacian of the grey image (0 to 255), larger images reduced to `longest` px first."""
+    grey = image.convert("L")
     grey.thumbnail((longest, longest))
     pixels = np.asarray(grey, dtype=np.float32)
     if min(pixels.shape) < 3:
@@ -26,7 +26,7 @@ def sharpness(picture: Image.Image, longest: int = 512) -> float:
 
 @OPERATORS.register_module("picture_sharpness_filter")
 class PictureSharpnessFilter(Filter):
-    """A blurred picture has a small second derivative everywhere; of a row's pictures the least sharp one counts."""
+    """A blurred image has a small second derivative everywhere; a row is as sharp as its least sharp image."""
 
     _batched_op = True
 
@@ -37,7 +37,7 @@ class PictureSharpnessFilter(Filter):
         *args,
         **kwargs,
     ) -> None:
-        """Keep pictures with min_sharpness <= sharpness <= max_sharpness.
+        """Keep images with min_sharpness <= sharpness <= max_sharpness.
 
         :param min_sharpness: lowest variance of the Laplacian to keep (photos: about 100 is soft, above 500 crisp)
         :param max_sharpness: highest variance to keep (noise has a very high one)
@@ -60,7 +60,7 @@ class PictureSharpnessFilter(Filter):
         return samples
 
     def process_batched(self, samples: Batch) -> list[bool]:
-        """One True (keep) or False a row."""
+        """True (keep) or False per row."""
         scores = [stats["picture_sharpness"] for stats in samples[Fields.stats]]
         return [
             score is not None and self.get_keep_boolean(score, self.min_sharpness, self.max_sharpness)

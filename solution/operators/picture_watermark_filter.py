@@ -1,17 +1,17 @@
-"""Keep rows whose picture bears no watermark."""
+"""Keep rows whose image has no watermark."""
 
 from typing import Annotated
 
 from data_juicer.ops.base_op import OPERATORS
 from pydantic import Field, PositiveInt
 
-from .common.image_classifier_filter import PictureClassifierFilter
+from .common.image_classifier_filter import ImageClassifierFilter
 
 Score = Annotated[float, Field(ge=0, le=1)]
 
 
 @OPERATORS.register_module("picture_watermark_filter")
-class PictureWatermarkFilter(PictureClassifierFilter):
+class PictureWatermarkFilter(ImageClassifierFilter):
     """Same scores as Data-Juicer's image_watermark_filter, computed in batches; bfloat16 on a GPU."""
 
     stat = "picture_watermark"
@@ -25,11 +25,11 @@ class PictureWatermarkFilter(PictureClassifierFilter):
         *args,
         **kwargs,
     ) -> None:
-        """Keep pictures with min_score <= probability of a watermark <= max_score.
+        """Keep images with min_score <= probability of a watermark <= max_score.
 
-        :param hf_watermark_model: folder (or hub name) of a two-label image classifier; the second label is the fault
+        :param hf_watermark_model: folder (or hub name) of a two-label image classifier; its second label: watermark
         :param min_score: lowest probability to keep, 0 to 1
         :param max_score: highest probability to keep, 0 to 1
-        :param model_batch: pictures in one forward pass
+        :param model_batch: images in one forward pass
         """
         super().__init__(hf_watermark_model, min_score, max_score, model_batch, *args, **kwargs)

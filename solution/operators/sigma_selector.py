@@ -24,15 +24,15 @@ class SigmaSelector(ScoreThresholdSelector):
         """Keep rows near the mean.
 
         :param score_key: the score in the stats that is compared
-        :param sigmas_below: standard deviations under the mean that are kept; .inf keeps all
-        :param sigmas_above: standard deviations over the mean that are kept; .inf keeps all
+        :param sigmas_below: standard deviations below the mean that are kept; .inf keeps all
+        :param sigmas_above: standard deviations above the mean that are kept; .inf keeps all
         """
         super().__init__(score_key, *args, **kwargs)
         self.sigmas_below = sigmas_below
         self.sigmas_above = sigmas_above
 
-    def limits(self, scores: np.ndarray) -> tuple[float, float]:
-        """Mean minus and plus so many standard deviations (of the rows as the whole population)."""
+    def thresholds(self, scores: np.ndarray) -> tuple[float, float]:
+        """Mean minus and plus the given numbers of standard deviations (of the rows as the whole population)."""
         mean, deviation = float(scores.mean()), float(scores.std())
         low = -math.inf if math.isinf(self.sigmas_below) else mean - self.sigmas_below * deviation
         high = math.inf if math.isinf(self.sigmas_above) else mean + self.sigmas_above * deviation

@@ -1,4 +1,4 @@
-"""Rank painted pictures: do they show the caption (CLIPScore), and are they built like the original (SSIM)?"""
+"""Rank generated images: do they show the caption (CLIPScore), is their structure that of the original (SSIM)?"""
 
 from typing import Annotated
 
@@ -15,9 +15,9 @@ from .common.ssim import structural_similarity
 
 @OPERATORS.register_module("synthetic_score_filter")
 class SyntheticScoreFilter(Filter):
-    """Score: (1 - ssim_share) x CLIP similarity + ssim_share x SSIM to the original picture, as SynthVLM ranks.
+    """Score: (1 - ssim_share) x CLIP similarity + ssim_share x SSIM to the original image, as SynthVLM ranks.
 
-    A row that was not painted is its own original: SSIM 1. A row with an unreadable picture fails alone.
+    A row without a generated image is its own original: SSIM 1. A row with an unreadable image fails alone.
     """
 
     _accelerator = "cuda"
@@ -66,6 +66,6 @@ class SyntheticScoreFilter(Filter):
         return samples
 
     def process_batched(self, samples: Batch) -> list[bool]:
-        """One True (keep) or False a row."""
+        """True (keep) or False per row."""
         scores = [stats["synthetic_score"] for stats in samples[Fields.stats]]
         return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]

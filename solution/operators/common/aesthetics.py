@@ -1,4 +1,4 @@
-"""LAION's aesthetics predictors: CLIP's picture half with a small head that answers 0 to 10."""
+"""LAION's aesthetics predictors: CLIP's vision tower with a small head that returns 0 to 10."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -9,12 +9,12 @@ from torch import nn
 from transformers import AutoImageProcessor, CLIPImageProcessor, CLIPVisionModelWithProjection
 from transformers.utils import cached_file
 
-# The last weight of each published head -> its linear layers (dropout and activations hold the other positions), and
-# whether a ReLU stands between them. Version 1 has one layer, version 2 five.
+# The last weight of each published head -> its linear layers (dropout and activations have the other indices), and
+# whether a ReLU comes between them. Version 1 has one layer, version 2 five.
 _HEADS = {
     "predictor.weight": (["predictor"], False),
-    "layers.7.weight": ([f"layers.{place}" for place in (0, 2, 4, 6, 7)], False),
-    "layers.11.weight": ([f"layers.{place}" for place in (0, 3, 6, 9, 11)], True),
+    "layers.7.weight": ([f"layers.{index}" for index in (0, 2, 4, 6, 7)], False),
+    "layers.11.weight": ([f"layers.{index}" for index in (0, 3, 6, 9, 11)], True),
 }
 
 
@@ -27,13 +27,13 @@ class AestheticsPredictor(nn.Module):
         self.head = head
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """One score a picture."""
+        """One score per image."""
         features = self.tower(pixel_values.to(self.tower.dtype)).image_embeds.float()  # [N, projection]
         return self.head(nn.functional.normalize(features, dim=-1)).squeeze(-1)
 
 
 def build_head(weights: dict[str, torch.Tensor], name: str) -> nn.Sequential:
-    """The head among a predictor's ``weights``. Raises ValueError, naming the model, where there is none."""
+    """The head among a predictor's ``weights``. Raises ValueError, naming the model, if there is none."""
     mark = next((mark for mark in _HEADS if mark in weights), None)
     if mark is None:
         raise ValueError(f"model {name} is no aesthetics predictor: it has no weight {' or '.join(_HEADS)}")

@@ -10,7 +10,7 @@ from .rows import Batch
 
 
 class CaptionStatisticFilter(Filter):
-    """Keep rows with lowest <= measure(caption) <= highest; subclasses name the stat and hold the two limits."""
+    """Keep rows with lowest <= measure(caption) <= highest; subclasses name the stat and set the two limits."""
 
     _batched_op = True
     stat: str
@@ -27,5 +27,5 @@ class CaptionStatisticFilter(Filter):
         return samples
 
     def process_batched(self, samples: Batch) -> list[bool]:
-        """One True (keep) or False a row."""
+        """True (keep) or False per row."""
         return [self.get_keep_boolean(stats[self.stat], *self.limits) for stats in samples[Fields.stats]]

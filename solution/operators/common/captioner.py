@@ -1,6 +1,5 @@
-"""Captions for pictures from an image-to-text model, the same whatever the batch they were made in."""
+"""Captions for images from an image-to-text model; a caption does not depend on the batch."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -12,19 +11,20 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from .captions import caption_of
 from .images import open_images
 from .loader import device_for, dtype_for, load_model
+from .rows import row_seed
 from .score_cache import values_per_row
 from .score_store import ScoreStore, revision_of, score_folder
 
-_LONGEST = 1024  # px; models that read a picture at its own size are shown none larger than this
+_LONGEST = 1024  # px; for models that read an image at its own size, larger ones are reduced to this
 
 
 class Captioner:
     """One image-to-text model of transformers with its generation settings: BLIP, BLIP-2, or a chat model (LLaVA ...).
 
-    A chat model, one whose processor has a chat template, is asked ``prompt`` as a question about the picture; any
-    other continues it as text. Where a chat model reads pictures at their own sizes, batches are padded, and a near tie
-    between two words can then hang on the neighbours by rounding. In bfloat16 on a GPU. Captions are kept on disk: none
-    is written twice.
+    A chat model, one whose processor has a chat template, is asked ``prompt`` as a question about the image; any
+    other continues it as text. If a chat model reads images at their own sizes, batches are padded, and a near tie
+    between two words can then depend on the other rows by rounding. In bfloat16 on a GPU. Captions are kept on disk:
+    none is generated twice.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Captioner:
 
     @cached_property
     def store(self) -> ScoreStore:
-        """What this model has written before, with these settings."""
-        chance = (self.temperature, self.seed) if self.temperature else ("likeliest",)
-        settings = (self.prompt, self.max_new_tokens, *chance, dtype_for(device_for(self.on_gpu, None)))
+        """Captions that this model generated before, with these settings."""
+        sampling = (self.temperature, self.seed) if self.temperature else ("likeliest",)
+        settings = (self.prompt, self.max_new_tokens, *sampling, dtype_for(device_for(self.on_gpu, None)))
         return ScoreStore(score_folder(), f"caption 1 {revision_of(self.model)} {settings}", str)
 
     def caption(
         self, paths: Sequence[str], row_keys: Sequence[str], rank: int | None = None
     ) -> tuple[list[str], list[str]]:
-        """One caption and one failure text a picture: the failure is empty for a picture that can be read.
+        """One caption and one failure per image: the failure is empty for an image that can be read.
 
-        ``row_keys`` name the rows: with a temperature, chance hangs on seed and key alone.
+        ``row_keys`` name the rows: with a temperature, a caption's random numbers depend on seed and key alone.
         """
 
         def compute(rows: list[int], failures: list[str]) -> Iterator[dict[int, str]]:
@@ -73,7 +73,7 @@ class Captioner:
         return [caption or "" for caption in captions], failures
 
     @torch.inference_mode()
-    def _generate(self, pictures: list[Image.Image], row_keys: list[str], rank: int | None) -> list[str]:
+    def _generate(self, images: list[Image.Image], row_keys: list[str], rank: int | None) -> list[str]:
         device = device_for(self.on_gpu, rank)
         model, processor = load_model(self.model, device, dtype_for(device))
         is_chat = getattr(processor, "chat_template", None) is not None
@@ -82,17 +82,17 @@ class Captioner:
             processor.tokenizer.padding_side = "left"
             question = [{"type": "image"}, {"type": "text", "text": prompt}]
             prompt = processor.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
-            for picture in pictures:
-                picture.thumbnail((_LONGEST, _LONGEST))
+            for image in images:
+                image.thumbnail((_LONGEST, _LONGEST))
         inputs = processor(
-            images=pictures,
-            text=[prompt] * len(pictures) if prompt else None,
+            images=images,
+            text=[prompt] * len(images) if prompt else None,
             return_tensors="pt",
             padding=True,
         ).to(device, model.dtype)
-        chance = LogitsProcessorList([RowChance(row_keys, self.seed, self.temperature)] if self.temperature else [])
+        sampling = LogitsProcessorList([GumbelNoise(row_keys, self.seed, self.temperature)] if self.temperature else [])
         tokens = model.generate(
-            **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1, logits_processor=chance
+            **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1, logits_processor=sampling
         )
         if is_chat:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]  # a chat model repeats the question
@@ -100,24 +100,19 @@ class Captioner:
         return [" ".join(caption_of(text).removeprefix(self.prompt).split()) for text in texts]
 
 
-class RowChance(LogitsProcessor):
-    """Sampling as greedy search over noised scores (the Gumbel-max trick), each row with its own random stream.
+class GumbelNoise(LogitsProcessor):
+    """Sampling as greedy search over noisy scores (the Gumbel-max trick), each row with its own random stream.
 
     ``argmax(scores / temperature + Gumbel noise)`` draws from softmax(scores / temperature); as the noise comes from a
-    generator of the row, the drawn caption does not depend on the other rows of the batch.
+    generator of the row, the caption does not depend on the other rows of the batch.
     """
 
     def __init__(self, row_keys: Sequence[str], seed: int, temperature: float) -> None:
         self.temperature = temperature
-        self.generators = [torch.Generator().manual_seed(_number(seed, key)) for key in row_keys]
+        self.generators = [torch.Generator().manual_seed(row_seed(seed, key)) for key in row_keys]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """``scores`` [rows, vocabulary] -> the noised scores, same shape."""
+        """``scores`` [rows, vocabulary] -> the noisy scores, same shape."""
         uniform = torch.stack([torch.rand(scores.shape[1], generator=generator) for generator in self.generators])
         noise = -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
         return scores / self.temperature + noise.to(scores)
-
-
-def _number(seed: int, key: str) -> int:
-    """A 63-bit number from seed and key, the same in every process (Python's own hash is not)."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\x1f{key}".encode()).digest()[:8], "big") >> 1

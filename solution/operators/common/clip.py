@@ -11,34 +11,34 @@ from data_juicer.utils.model_utils import get_model, prepare_model
 from .clip_towers import Towers, towers_of
 from .images import ImageError, open_image
 from .score_cache import blocks_of, values_per_row
-from .score_store import ScoreStore, picture_digest, revision_of, score_folder
+from .score_store import ScoreStore, image_digest, revision_of, score_folder
 
-_REMEMBERED = 4096  # picture features kept in memory, for the second caption of a picture: 8 MB at 512 numbers
-# Tokens in a forward pass of captions, on a GPU or not; a caption is padded to the next of the lengths, else the limit.
+_CACHED_FEATURES = 4096  # image features kept in memory, for the second caption of an image: 8 MB at width 512
+# Tokens per forward pass of captions, on a GPU or not; a caption is padded to the next length, or to the model's limit.
 _TEXT_PASS = {False: 240, True: 6000}
-_TEXT_LENGTHS = (8, 10, 12, 15, 16, 20, 24, 30, 40, 48, 60)  # each fills a pass with whole captions
+_TEXT_LENGTHS = (8, 10, 12, 15, 16, 20, 24, 30, 40, 48, 60)  # each divides a pass into whole captions
 
 
 class ClipScorer:
     """Scores rows with one CLIP model; ``on_gpu`` says whether Data-Juicer gave the operator a GPU.
 
-    A row's score depends on its pictures and caption alone, to the last bit: every forward pass has the same number of
-    pictures or tokens (filled up with repeats), and a caption's padding follows from its own length. So a row scores
-    the same in any batch, process or restart, and the store can answer for the model.
+    A row's score depends on its images and caption alone, to the last bit: every forward pass has the same number of
+    images or tokens (filled up with repeats), and a caption's padding follows from its own length. So a row has the
+    same score in any batch, process or restart, and a stored score is as good as the model's.
     """
 
     def __init__(self, model: str, model_batch: int | None, on_gpu: bool) -> None:
-        # A core is busy with 8 pictures; more only need memory that its caches do not have.
+        # 8 images keep a core busy; more of them no longer fit into its caches.
         self.model_batch = model_batch or (128 if on_gpu else 8)
         self.on_gpu = on_gpu
         self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model)
         device = "cuda" if on_gpu else "cpu"
         self.store = ScoreStore(score_folder(), f"clip similarity 2, {revision_of(model)}, {device} float32")
-        self._pictures: OrderedDict[bytes, torch.Tensor] = OrderedDict()  # digest -> feature of length 1
+        self._image_features: OrderedDict[bytes, torch.Tensor] = OrderedDict()  # digest -> feature of length 1
 
     def __getstate__(self) -> dict:
-        """What a worker process is sent: no features."""
-        return self.__dict__ | {"_pictures": OrderedDict()}
+        """A worker process is sent no features."""
+        return self.__dict__ | {"_image_features": OrderedDict()}
 
     def score(
         self, images: Sequence[Sequence[str]], captions: Sequence[str], rank: int | None = None
@@ -54,7 +54,7 @@ class ClipScorer:
             # All captions before the first block: the more there are, the fewer passes must be filled up.
             texts = self._text_features([captions[row] for row in rows], rank)
             for block in blocks_of(rows):
-                bad = self._remember_pictures([path for row in block for path in images[row]], rank)
+                bad = self._cache_image_features([path for row in block for path in images[row]], rank)
                 for row in block:
                     failures[row] = next((bad[path] for path in images[row] if path in bad), "")
                 good = [row for row in block if not failures[row]]
@@ -75,24 +75,25 @@ class ClipScorer:
         texts: dict[str, torch.Tensor],
         rank: int | None,
     ) -> list[float]:
-        """The scores of rows whose pictures' features are remembered; ``texts``: caption -> feature."""
+        """The scores of rows whose image features are cached; ``texts``: caption -> feature."""
         scale = self._towers(rank)[0].scale / 100.0
         scores = []
         for row in rows:
-            pictures = torch.stack([self._pictures[picture_digest(path)] for path in images[row]])  # [pictures, width]
-            # In double precision, where the order of the sum cannot be seen in the result.
-            scores.append(scale * (pictures.double() @ texts[captions[row]].double()).mean().item())
+            digests = map(image_digest, images[row])
+            features = torch.stack([self._image_features[digest] for digest in digests])  # [images, width]
+            # In double precision, where the order of the sum does not show in the result.
+            scores.append(scale * (features.double() @ texts[captions[row]].double()).mean().item())
         return scores
 
     @torch.inference_mode()
-    def _remember_pictures(self, paths: Sequence[str], rank: int | None) -> dict[str, str]:
-        """Have the feature of every picture at hand; returns path -> reason for the ones that cannot be read."""
+    def _cache_image_features(self, paths: Sequence[str], rank: int | None) -> dict[str, str]:
+        """Cache the feature of every image; returns path -> reason for those that cannot be read."""
         towers, processor = self._towers(rank)
-        digests = {path: picture_digest(path) for path in dict.fromkeys(paths)}
-        new = {digest: path for path, digest in digests.items() if digest not in self._pictures}
+        digests = {path: image_digest(path) for path in dict.fromkeys(paths)}
+        new = {digest: path for path, digest in digests.items() if digest not in self._image_features}
         for digest in digests.values():
-            if digest in self._pictures:
-                self._pictures.move_to_end(digest)
+            if digest in self._image_features:
+                self._image_features.move_to_end(digest)
         bad: dict[bytes, str] = {}
 
         def load(item: tuple[bytes, str]) -> tuple[bytes, torch.Tensor] | None:
@@ -107,10 +108,10 @@ class ClipScorer:
             loaded = (item for item in _ahead(threads, load, list(new.items()), self.model_batch) if item)
             for batch in _batches(loaded, self.model_batch):
                 pixels = _filled([pixels for _, pixels in batch], self.model_batch).to(towers.device)
-                features = towers.picture_features(pixels)[: len(batch)].cpu()  # [batch, width]
-                self._pictures.update(zip([digest for digest, _ in batch], features.clone(), strict=True))
-        while len(self._pictures) > max(_REMEMBERED, len(digests)):
-            self._pictures.popitem(last=False)
+                features = towers.image_features(pixels)[: len(batch)].cpu()  # [batch, width]
+                self._image_features.update(zip([digest for digest, _ in batch], features.clone(), strict=True))
+        while len(self._image_features) > max(_CACHED_FEATURES, len(digests)):
+            self._image_features.popitem(last=False)
         return {path: bad[digest] for path, digest in digests.items() if digest in bad}
 
     @torch.inference_mode()
@@ -130,7 +131,7 @@ class ClipScorer:
         for length, group in sorted(by_length.items()):
             count = max(_TEXT_PASS[self.on_gpu] // length, 1)
             for batch in _batches(iter(group), count):
-                # Attention looks backwards only: what stands behind a caption's end changes nothing, needs no mask.
+                # Attention is causal: tokens after a caption's end change nothing and need no mask.
                 padded = [(tokens[caption] + [tokens[caption][-1]] * length)[:length] for caption in batch]
                 ids = _filled([torch.tensor(row) for row in padded], count).to(towers.device)
                 features.update(zip(batch, towers.text_features(ids)[: len(batch)].cpu().clone(), strict=True))

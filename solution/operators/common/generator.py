@@ -1,6 +1,5 @@
-"""Pictures for captions from a text-to-image pipeline of diffusers, the same whatever the batch they were made in."""
+"""Images for captions from a text-to-image pipeline of diffusers; an image does not depend on the batch."""
 
-import hashlib
 import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,15 +9,16 @@ import torch
 from PIL import Image
 
 from .loader import device_for, dtype_for
+from .rows import row_seed
 
 
-class Painter:
+class ImageGenerator:
     """One text-to-image pipeline (Stable Diffusion 1.5, XL, 3 ...) with its settings. In bfloat16 on a GPU."""
 
     def __init__(
         self, model: str, steps: int, guidance: float, size: int, seed: int, model_batch: int, on_gpu: bool
     ) -> None:
-        """``size``: side of the square pictures, px. Raises ImportError, saying what to install, without diffusers."""
+        """``size``: side of the square images, px. Raises ImportError, saying what to install, without diffusers."""
         if importlib.util.find_spec("diffusers") is None:
             raise ImportError("needs the package diffusers: pip install -r solution/requirements-synthesis.txt")
         self.model = model
@@ -30,12 +30,12 @@ class Painter:
         self.on_gpu = on_gpu
 
     @torch.inference_mode()
-    def paint(
+    def generate(
         self, captions: Sequence[str], row_keys: Sequence[str], rank: int | None = None
     ) -> list[Image.Image | None]:
-        """One picture a caption, None where the pipeline's safety check refuses it.
+        """One image per caption, None where the pipeline's safety check refuses it.
 
-        ``row_keys`` name the rows: chance hangs on seed and key alone. At most ``model_batch`` captions.
+        ``row_keys`` name the rows: an image's noise depends on seed and key alone. At most ``model_batch`` captions.
         """
         device = device_for(self.on_gpu, rank)
         pipeline = load_pipeline(self.model, device, dtype_for(device))
@@ -49,15 +49,11 @@ class Painter:
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             # On the CPU: the noise is then the same on every device.
-            generator=[torch.Generator().manual_seed(self._seed_of(key)) for key in keys],
+            generator=[torch.Generator().manual_seed(row_seed(self.seed, key)) for key in keys],
         )
         refused = getattr(result, "nsfw_content_detected", None) or [False] * len(keys)
-        pictures = zip(result.images, refused, strict=True)
-        return [None if bad else picture for picture, bad in pictures][: len(captions)]
-
-    def _seed_of(self, key: str) -> int:
-        """A 63-bit number from seed and key, the same in every process."""
-        return int.from_bytes(hashlib.sha256(f"{self.seed}\x1f{key}".encode()).digest()[:8], "big") >> 1
+        images = zip(result.images, refused, strict=True)
+        return [None if bad else image for image, bad in images][: len(captions)]
 
 
 @lru_cache(maxsize=1)

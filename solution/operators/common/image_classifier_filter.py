@@ -1,4 +1,4 @@
-"""The base of filters that ask a picture classifier for the probability of its second label."""
+"""The base of filters that use the probability an image classifier gives its second label."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from .loader import dtype_for, load_model
 from .model_score_filter import ModelScoreFilter
 
 
-class PictureClassifierFilter(ModelScoreFilter):
-    """Keep pictures with min_score <= probability of the second label <= max_score; subclasses name stat and model.
+class ImageClassifierFilter(ModelScoreFilter):
+    """Keep images with min_score <= probability of the second label <= max_score; subclasses name stat and model.
 
-    Of the two labels of the usual detectors the second one is the fault. In bfloat16 on a GPU.
+    The usual detectors have two labels, the second one for what is unwanted. In bfloat16 on a GPU.
     """
 
     def dtype(self, device: str) -> torch.dtype:
@@ -20,8 +20,8 @@ class PictureClassifierFilter(ModelScoreFilter):
         return dtype_for(device)
 
     @torch.inference_mode()
-    def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
-        """The probability of the second label, one a picture."""
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
+        """The probability of the second label, one per image."""
         model, processor = load_model(self.model, device, self.dtype(device))
-        inputs = processor(images=list(pictures), return_tensors="pt").to(device, model.dtype)
+        inputs = processor(images=list(images), return_tensors="pt").to(device, model.dtype)
         return model(**inputs).logits.float().softmax(dim=-1)[:, 1].tolist()

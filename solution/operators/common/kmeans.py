@@ -3,14 +3,14 @@
 import torch
 
 _BLOCK = 65_536  # rows compared with all centres at once
-_SAMPLE = 64  # rows a centre that the centres are fitted on
+_SAMPLE = 64  # rows per centre, on which the centres are fitted
 
 
-def cluster(features: torch.Tensor, count: int, seed: int, rounds: int = 12) -> torch.Tensor:
+def kmeans(features: torch.Tensor, count: int, seed: int, rounds: int = 12) -> torch.Tensor:
     """The cluster (0 to count - 1) of each row of ``features`` [rows, width], rows of length 1 -> int64 [rows].
 
-    Lloyd's algorithm from k-means++ centres, by cosine. Centres are fitted on a drawn sample of 64 rows a cluster, then
-    every row joins its nearest centre. Same rows and seed, same clusters.
+    Lloyd's algorithm from k-means++ centres, by cosine. Centres are fitted on a random sample (64 rows per cluster),
+    then every row joins its nearest centre. Same rows and seed, same clusters.
     Raises ValueError for fewer rows than clusters.
     """
     if len(features) < count:
@@ -20,17 +20,17 @@ def cluster(features: torch.Tensor, count: int, seed: int, rounds: int = 12) -> 
     sample = features[drawn].float()
     centres = _first_centres(sample, count, generator)
     for _ in range(rounds):
-        nearest = assign(sample, centres)
+        nearest = nearest_centres(sample, centres)
         sums = torch.zeros_like(centres).index_add_(0, nearest, sample)
         used = torch.bincount(nearest, minlength=count) > 0
         moved = torch.where(used[:, None], torch.nn.functional.normalize(sums, dim=1), centres)
         if torch.equal(moved, centres):
             break
         centres = moved
-    return assign(features, centres)
+    return nearest_centres(features, centres)
 
 
-def assign(features: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+def nearest_centres(features: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     """The nearest (by cosine) of ``centres`` [clusters, width] for each row of ``features`` [rows, width]."""
     return torch.cat([(block.float() @ centres.T).argmax(dim=1) for block in features.split(_BLOCK)])
 
@@ -41,7 +41,7 @@ def _first_centres(sample: torch.Tensor, count: int, generator: torch.Generator)
     distance = torch.full((len(sample),), torch.inf, device=sample.device)
     for _ in range(count - 1):
         distance = torch.minimum(distance, (2 - 2 * sample @ sample[chosen[-1]]).clamp_min(0))
-        # By the running sum: torch's own drawing by weight stops at 2^24 rows and rounds otherwise on other devices.
+        # By cumulative sum: torch.multinomial takes at most 2^24 rows and rounds differently on other devices.
         total = distance.double().cumsum(0)
         point = torch.rand(1, generator=generator, dtype=torch.float64).to(total) * total[-1]
         chosen.append(min(int(torch.searchsorted(total, point)), len(sample) - 1))

@@ -1,4 +1,4 @@
-"""Model folders in transformers' format, loaded once a process and device, whichever operators share them."""
+"""Model folders in transformers' format, loaded once per process and device, whichever operators share them."""
 
 from functools import lru_cache
 from typing import Any
@@ -8,20 +8,20 @@ import transformers
 
 
 def device_for(on_gpu: bool, rank: int | None) -> str:
-    """The device of a worker: the GPU of its rank, round the GPUs there are; the CPU where ``on_gpu`` is False."""
+    """The device of a worker: the GPUs in turn, by rank; the CPU if ``on_gpu`` is False."""
     return f"cuda:{(rank or 0) % torch.cuda.device_count()}" if on_gpu else "cpu"
 
 
 def dtype_for(device: str) -> torch.dtype:
-    """bfloat16 on GPUs that compute in it, else float32; for models whose result bears the rounding."""
+    """bfloat16 on GPUs that compute in it, else float32; for models whose results tolerate the rounding."""
     return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
 
 
-@lru_cache(maxsize=4)  # a recipe's later models push its first ones out of a GPU's memory
+@lru_cache(maxsize=4)  # a recipe's later models evict its first ones from a GPU's memory
 def load_model(folder: str, device: str, dtype: torch.dtype, kind: str | None = None) -> tuple[Any, Any]:
     """(model, processor) of a folder or hub name.
 
-    ``kind`` is the name of a class of transformers; without it the class that the folder's config.json names.
+    ``kind`` is the name of a class of transformers; by default the class that the folder's config.json names.
     Raises ValueError where transformers has no such class.
     """
     config = transformers.AutoConfig.from_pretrained(folder)
@@ -30,11 +30,13 @@ def load_model(folder: str, device: str, dtype: torch.dtype, kind: str | None = 
     if model_class is None:
         raise ValueError(f"model {folder}: config.json names the class '{name}', which transformers does not have")
     model = model_class.from_pretrained(folder, dtype=dtype).to(device).eval()
-    reader = PictureReader if name == "Qwen2VLForConditionalGeneration" else transformers.AutoProcessor
-    return model, reader.from_pretrained(folder)
+    processor_class = (
+        Qwen2VLProcessorWithoutVideo if name == "Qwen2VLForConditionalGeneration" else transformers.AutoProcessor
+    )
+    return model, processor_class.from_pretrained(folder)
 
 
-class PictureReader(transformers.Qwen2VLProcessor):
+class Qwen2VLProcessorWithoutVideo(transformers.Qwen2VLProcessor):
     """Qwen2-VL's processor without its video half, which needs torchvision: another torch's copy breaks every model."""
 
     attributes = ["image_processor", "tokenizer"]  # noqa: RUF012  the base class declares it so

@@ -1,4 +1,4 @@
-"""The base of filters that judge pictures with a model: many in one forward pass, each pair once and for all."""
+"""The base of filters that score images with a model: many in one forward pass, each pair only once."""
 
 from abc import abstractmethod
 from collections import defaultdict
@@ -21,22 +21,22 @@ from .score_store import ScoreStore, revision_of, score_folder
 
 
 class ModelScoreFilter(Filter):
-    """Keep rows with min_score <= score <= max_score; subclasses name stat and version, and judge pictures.
+    """Keep rows with min_score <= score <= max_score; subclasses name stat and version, and score images.
 
-    The score of a row with several pictures is their mean. A row whose picture cannot be read fails alone. Scores are
-    kept on disk: with the same model, the same pair is never judged again. Every forward pass of a group has
-    the same shape, so a row's company shows in the seventh digit at most; a run that was killed between two blocks
-    goes on with the same blocks, hence the same bits.
+    The score of a row with several images is their mean. A row whose image cannot be read fails alone. Scores are
+    kept on disk: with the same model, the same pair is never scored again. Every forward pass of a group has
+    the same shape, so the other rows of a batch affect the seventh digit at most; a run that was killed between two
+    blocks resumes with the same blocks, hence the same bits.
     """
 
     _accelerator = "cuda"
     _batched_op = True
     stat: str
-    version = 1  # of preprocessing and score; a change of either makes stored scores worthless
+    version = 1  # of preprocessing and score; a change of either invalidates stored scores
     reads_caption = False  # whether the score depends on the caption
 
     def __init__(self, model: str, min_score: float, max_score: float, model_batch: int, *args, **kwargs) -> None:
-        """``model``: folder or hub name; ``model_batch``: pictures in one forward pass."""
+        """``model``: folder or hub name; ``model_batch``: images in one forward pass."""
         super().__init__(*args, **({"batch_size": MODEL_ROWS} | kwargs))
         self.model = model
         self.model_batch = model_batch
@@ -44,20 +44,20 @@ class ModelScoreFilter(Filter):
         self.max_score = max_score
 
     @abstractmethod
-    def judge(self, pictures: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
-        """One score a picture; ``captions`` holds the caption of each picture's row."""
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
+        """One score per image; ``captions`` holds the caption of each image's row."""
 
     def group(self, caption: str) -> int:
-        """Captions of different groups never meet in a forward pass: what decides the pass's shape beside its size."""
+        """Captions of different groups never share a forward pass: whatever decides its shape beside its size."""
         return 0
 
     def dtype(self, device: str) -> torch.dtype:
-        """What the model computes in; float32 unless a subclass knows better."""
+        """The model's precision; float32 unless a subclass says otherwise."""
         return torch.float32
 
     @cached_property
     def store(self) -> ScoreStore:
-        """What this filter's model has judged before."""
+        """Scores that this filter's model has given before."""
         settings = (self.stat, self.version, revision_of(self.model), self.dtype(device_for(self.use_cuda(), None)))
         return ScoreStore(score_folder(), " ".join(map(str, (*settings, *self.settings()))))
 
@@ -82,7 +82,7 @@ class ModelScoreFilter(Filter):
         return samples
 
     def process_batched(self, samples: Batch) -> list[bool]:
-        """One True (keep) or False a row."""
+        """True (keep) or False per row."""
         scores = [stats[self.stat] for stats in samples[Fields.stats]]
         return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
 
@@ -94,7 +94,7 @@ class ModelScoreFilter(Filter):
         failures: list[str],
         rank: int | None,
     ) -> dict[int, float]:
-        """Row -> mean score over its pictures; a row with a bad picture goes to ``failures`` instead."""
+        """Row -> mean score over its images; a row with a bad image goes to ``failures`` instead."""
         device = device_for(self.use_cuda(), rank)
         groups: dict[int, list[tuple[int, str]]] = defaultdict(list)
         for row in rows:
@@ -105,7 +105,7 @@ class ModelScoreFilter(Filter):
             while batch := list(islice(opened, self.model_batch)):
                 # A short batch is filled up: kernels round differently for other sizes.
                 filled = batch + batch[-1:] * (self.model_batch - len(batch))
-                judged = self.judge([picture for _, picture in filled], [captions[row] for row, _ in filled], device)
-                for (row, _), score in zip(batch, judged, strict=False):
+                new = self.score([image for _, image in filled], [captions[row] for row, _ in filled], device)
+                for (row, _), score in zip(batch, new, strict=False):
                     scores[row].append(score)
         return {row: fsum(scores[row]) / len(scores[row]) for row in rows if not failures[row]}

@@ -26,13 +26,13 @@ def require_tagger() -> None:
 
 @lru_cache(maxsize=1 << 16)
 def noun_phrases(caption: str) -> tuple[str, ...]:
-    """The different noun phrases of a caption, in order, lower case, without punctuation.
+    """The distinct noun phrases of a caption, in order, lower case, without punctuation.
 
     A phrase is an optional article, any adjectives and one or more nouns, as GLIP cuts captions for grounding.
     """
     import nltk
 
-    # A full stop inside is set apart here: NLTK's own splitting into sentences needs one more file of data.
+    # A full stop inside is set apart here: NLTK's own sentence splitter needs another data file.
     words = nltk.word_tokenize(re.sub(r"\.(?=\s)", " .", caption.lower()), preserve_line=True)
     letters = "".join(
         "D" if tag == "DT" else "J" if tag.startswith("JJ") else "N" if tag.startswith("NN") else "-"

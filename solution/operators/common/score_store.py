@@ -1,14 +1,14 @@
-"""Model scores kept on disk, so that no model looks twice at the same pair.
+"""Model scores kept on disk, so that no model scores the same pair twice.
 
-One folder a model, its values in Parquet parts. Changing a threshold, adding a filter or running another recipe with
-the same model reads them; so does a run that was killed in the middle of an operator. How an operator uses it:
+One folder per model, its values in Parquet parts. They serve a changed threshold, an added filter or another recipe
+with the same model, and a run that was killed in the middle of an operator. How an operator uses it:
 
     store = ScoreStore(score_folder(), f"clip cosine 1 {revision_of(model)} fp32")
-    keys = [score_key(paths, caption) for ...]      # raises ImageError where a picture cannot be read
+    keys = [score_key(paths, caption) for ...]      # raises ImageError if an image cannot be read
     values = store.get(keys)                        # None where nothing is known
     store.add(missing_keys, new_values)             # kept on disk when the call returns
 
-Only values that do not depend on the batch, the process or the restart belong here: the first one stays for good.
+Only values that do not depend on the batch, the process or the restart belong here: the first one stays.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from .images import ImageError
 
 _KEY = pa.binary(16)
-_MOST_PARTS = 64  # so many small parts become one
-_MOST_RECENT = 32_768  # so many values wait in a dict before they join the sorted ones
+_MOST_PARTS = 64  # this many small parts are merged into one
+_MOST_RECENT = 32_768  # this many values stay in a dict before they are sorted in
 _SAMPLE = 1 << 16  # bytes
 
 
@@ -36,10 +36,10 @@ def score_folder() -> Path:
 
 
 def revision_of(model: str) -> str:
-    """What names a model's content: a hash over its folder's file names, sizes and samples of the content.
+    """A name for a model's content: a hash over its folder's file names, sizes and samples of the content.
 
-    Up to 16 samples of 64 kB a file: quick for gigabytes, the same for a copy, another after finetuning. A model that
-    is no folder is named by the text itself (a hub name, with its revision if the user wrote one).
+    Up to 16 samples of 64 kB per file: quick for gigabytes, the same for a copy, another after finetuning. A model that
+    is not a folder is named by the text itself (a hub name, with its revision if the user wrote one).
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -55,18 +55,18 @@ def revision_of(model: str) -> str:
     return digest.hexdigest()
 
 
-def score_key(pictures: Sequence[str], *texts: str) -> bytes:
-    """16 bytes that name a row's pictures, by content, and texts. Raises ImageError for an unreadable file."""
+def score_key(images: Sequence[str], *texts: str) -> bytes:
+    """16 bytes that name a row's images, by content, and texts. Raises ImageError for an unreadable file."""
     digest = hashlib.blake2b(digest_size=16)
-    for picture in pictures:
-        digest.update(picture_digest(picture))
+    for image in images:
+        digest.update(image_digest(image))
     for text in texts:
         digest.update(hashlib.blake2b(text.encode(), digest_size=16).digest())
     return digest.digest()
 
 
-def picture_digest(path: str) -> bytes:
-    """16 bytes that name a picture's file content. Raises ImageError for an unreadable file."""
+def image_digest(path: str) -> bytes:
+    """16 bytes that name an image's file content. Raises ImageError for an unreadable file."""
     try:
         state = os.stat(path)
         return _digest(path, state.st_size, state.st_mtime_ns)
@@ -78,7 +78,7 @@ def picture_digest(path: str) -> bytes:
 
 @lru_cache(maxsize=8192)
 def _digest(path: str, size: int, changed: int) -> bytes:
-    """The file's hash; size and time of change are there to notice a new file under an old name."""
+    """The file's hash; size and modification time tell a new file of the same name apart."""
     with open(path, "rb") as file:
         return hashlib.blake2b(file.read(), digest_size=16).digest()
 
@@ -86,7 +86,7 @@ def _digest(path: str, size: int, changed: int) -> bytes:
 class ScoreStore:
     """Key (16 bytes) -> number or text, for one model; several processes may read and add at once.
 
-    Every `add` writes a part of its own and renames it, so a killed process loses at most the call it was in. Many
+    Every `add` writes a part of its own and renames it, so a killed process loses at most the current call. Many
     small parts are merged into one as they pile up. In memory a number takes 24 bytes, whatever the number of parts.
     """
 
@@ -102,7 +102,7 @@ class ScoreStore:
         self._own_parts: list[Path] = []
 
     def __reduce__(self) -> tuple:
-        """Another process reads the folder itself instead of being sent what this one has read."""
+        """Another process reads the folder itself instead of being sent this one's values."""
         return ScoreStore, self._arguments
 
     def get(self, keys: Sequence[bytes]) -> list[float | str | None]:
@@ -112,9 +112,9 @@ class ScoreStore:
         found: list[float | str | None] = [None] * len(keys)
         if len(self._keys) and keys:
             wanted = np.array(keys, dtype="S16")
-            places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-            hits = np.flatnonzero(self._keys[places] == wanted)
-            for hit, value in zip(hits.tolist(), self._values.take(pa.array(places[hits])).to_pylist(), strict=True):
+            indices = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+            hits = np.flatnonzero(self._keys[indices] == wanted)
+            for hit, value in zip(hits.tolist(), self._values.take(pa.array(indices[hits])).to_pylist(), strict=True):
                 found[hit] = value
         return [self._recent.get(key, value) for key, value in zip(keys, found, strict=True)]
 
@@ -130,8 +130,8 @@ class ScoreStore:
             self._merge(self._own_parts)
             self._own_parts = []
         if len(self._recent) >= _MOST_RECENT:
-            fresh = pa.table({"key": pa.array(list(self._recent), _KEY), "value": list(self._recent.values())})
-            self._sort_in(pa.concat_tables([self._known(), fresh.cast(self._schema())]))
+            recent = pa.table({"key": pa.array(list(self._recent), _KEY), "value": list(self._recent.values())})
+            self._sort_in(pa.concat_tables([self._known(), recent.cast(self._schema())]))
             self._recent = {}
 
     def _schema(self) -> pa.Schema:
@@ -168,7 +168,7 @@ class ScoreStore:
             raise ValueError(f"score file {part} is damaged ({error}); remove it and run again") from error
 
     def _merge(self, parts: Iterable[Path]) -> None:
-        """Write the parts as one, then remove them; killed between the two, rows stand twice, which does no harm."""
+        """Write the parts as one, then remove them; killed between the two, rows occur twice, which does no harm."""
         try:
             table = pa.concat_tables([self._read(part) for part in parts])
         except FileNotFoundError:  # another process merges them at this moment
@@ -178,7 +178,7 @@ class ScoreStore:
             part.unlink(missing_ok=True)
 
     def _write(self, keys: pa.Array | pa.ChunkedArray, values: pa.Array | pa.ChunkedArray) -> Path:
-        """One more part: whole or absent. The folder says in words whose scores it holds."""
+        """One more part: whole or absent. `model.txt` says in words whose scores the folder holds."""
         name = uuid.uuid4().hex
         part, temporary = self._folder / f"part-{name}.parquet", self._folder / f".{name}.tmp"
         if not self._folder.is_dir():

@@ -1,4 +1,4 @@
-"""The base of selectors whose limits are computed from all rows' scores."""
+"""The base of selectors whose thresholds are computed from all rows' scores."""
 
 import math
 from abc import abstractmethod
@@ -14,9 +14,9 @@ from .rows import count_rows, parts_of
 
 
 def scores_of(dataset: Any, score_key: str) -> np.ndarray:
-    """One score a row, float64 [rows], from the stats; of a list (several pictures, as stock filters keep it) the mean.
+    """One score per row, float64 [rows], from the stats; of a list (several images, as stock filters keep it) the mean.
 
-    Raises ValueError where a row has no such score.
+    Raises ValueError if a row has no such score.
     """
     scores = array("d")
     for part in parts_of(dataset, Fields.stats, "text"):
@@ -42,20 +42,20 @@ class ScoreThresholdSelector(Selector):
         self.dropped_because: dict[int, str] = {}
 
     @abstractmethod
-    def limits(self, scores: np.ndarray) -> tuple[float, float]:
+    def thresholds(self, scores: np.ndarray) -> tuple[float, float]:
         """(lowest, highest) score to keep, for the ``scores`` [rows]."""
 
     @abstractmethod
     def describe(self, side: str) -> str:
-        """The lower or upper ("below", "above") limit in words, for the audit."""
+        """The lower or upper ("below", "above") threshold in words, for the audit."""
 
     def process(self, dataset):
-        """Dataset with stats -> the rows between the limits."""
+        """Dataset with stats -> the rows between the thresholds."""
         self.dropped_because = {}
         if len(dataset) == 0:
             return dataset
         scores = scores_of(dataset, self.score_key)
-        lowest, highest = self.limits(scores)
+        lowest, highest = self.thresholds(scores)
         for position, score in enumerate(scores.tolist()):
             if score < lowest:
                 self.dropped_because[position] = self._reason("below", lowest, score)
@@ -63,5 +63,5 @@ class ScoreThresholdSelector(Selector):
                 self.dropped_because[position] = self._reason("above", highest, score)
         return dataset.select([row for row in range(len(dataset)) if row not in self.dropped_because])
 
-    def _reason(self, side: str, limit: float, score: float) -> str:
-        return outside_threshold(self.score_key, side, f"{self.describe(side)} {limit:.6g}", score)
+    def _reason(self, side: str, threshold: float, score: float) -> str:
+        return outside_threshold(self.score_key, side, f"{self.describe(side)} {threshold:.6g}", score)

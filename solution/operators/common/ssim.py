@@ -1,9 +1,9 @@
-"""Structural similarity of two pictures (Wang, Bovik, Sheikh, Simoncelli: Image Quality Assessment, 2004)."""
+"""Structural similarity of two images (Wang, Bovik, Sheikh, Simoncelli: Image Quality Assessment, 2004)."""
 
 import numpy as np
 from PIL import Image
 
-SIDE = 256  # px; pictures of different sizes are compared at this one
+SIDE = 256  # px; images of different sizes are compared at this one
 _WINDOW, _SIGMA = 11, 1.5  # px; the paper's Gaussian window
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the paper's constants against small denominators
 
@@ -16,10 +16,10 @@ def _weights() -> np.ndarray:
 
 
 def structural_similarity(one: Image.Image, other: Image.Image) -> float:
-    """Mean structural similarity of the grey pictures at 256 x 256 px: 1 for equal ones, near 0 for unrelated ones."""
+    """Mean structural similarity of the grey images at 256 x 256 px: 1 for equal ones, near 0 for unrelated ones."""
     x, y = (
-        np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float64)
-        for picture in (one, other)
+        np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float64)
+        for image in (one, other)
     )
     mean_x, mean_y = _blurred(x), _blurred(y)
     variance_x, variance_y = _blurred(x * x) - mean_x**2, _blurred(y * y) - mean_y**2
@@ -29,7 +29,7 @@ def structural_similarity(one: Image.Image, other: Image.Image) -> float:
 
 
 def _blurred(field: np.ndarray) -> np.ndarray:
-    """Means under the window wherever it fits into the ``field``: [S, S] -> [S - 10, S - 10]."""
+    """Means under the window at each position inside the ``field``: [S, S] -> [S - 10, S - 10]."""
     weights = _weights()
     for axis in (0, 1):
         field = np.lib.stride_tricks.sliding_window_view(field, _WINDOW, axis=axis) @ weights

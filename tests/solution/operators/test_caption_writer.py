@@ -1,4 +1,4 @@
-"""New captions from BLIP-2 and from a chat model: one or several a picture, against plain generation."""
+"""New captions from BLIP-2 and from a chat model: one or several per image, against plain generation."""
 
 import json
 
@@ -39,7 +39,7 @@ def chat(tmp_path_factory) -> str:
 
 
 def write(data, model: str, **parameters):
-    """The data set behind the operator, in this process."""
+    """The data set after the operator, in this process."""
     operator = OPERATORS.modules["caption_writer_mapper"]
     parameters = {"max_new_tokens": 8, "max_words": 99, "model_batch": 2} | parameters
     return operator(hf_captioner=model, auto_op_parallelism=False, num_proc=None, **parameters).run(data)
@@ -51,7 +51,7 @@ def captions_of(dataset) -> list[str]:
 
 @torch.no_grad()
 def plainly_written(data, folder: str, model_class: str, text: str | None, repeats_question: bool) -> list[str]:
-    """One picture at a time, with transformers alone."""
+    """One image at a time, with transformers alone."""
     import transformers
 
     model = getattr(transformers, model_class).from_pretrained(folder).eval()
@@ -115,9 +115,9 @@ def test_several_captions_keep_the_id_and_count_themselves(data, chat):
         assert all(text.startswith("<__dj__image>\n") and text.endswith(" <|__dj__eoc|>") for text in rows["text"])
 
 
-def test_drawn_captions_hang_on_row_and_seed_alone(data, chat, tmp_path, monkeypatch):
+def test_drawn_captions_depend_on_row_and_seed_alone(data, chat, tmp_path, monkeypatch):
     def captions(rows, seed: int) -> dict[str, list[str]]:
-        monkeypatch.setenv("SCORE_STORE", str(tmp_path / f"{len(rows)} {seed}"))  # written anew each time
+        monkeypatch.setenv("SCORE_STORE", str(tmp_path / f"{len(rows)} {seed}"))  # generated again each time
         found = write(rows, chat, captions=2, temperature=1.0, seed=seed)
         return {
             row: [text for name, text in zip(found["id"], found["text"], strict=True) if name == row]
@@ -152,7 +152,7 @@ def test_unusable_captions_leave_the_row_as_it_is(data, chat):
     assert found["__note__"] == [""] * 5
 
 
-def test_a_bad_picture_fails_alone(data, chat):
+def test_a_bad_image_fails_alone(data, chat):
     whole = write(data, chat)
     with open(data[1]["images"][0], "r+b") as file:
         file.truncate(300)
@@ -169,7 +169,7 @@ def test_captions_are_not_written_twice(data, chat, monkeypatch):
     assert write(data, chat, captions=2, temperature=1.0, max_words=98)["text"] == first["text"]
 
 
-def test_created_rows_are_booked(make_seed, make_recipe, run_process, chat):
+def test_created_rows_are_counted(make_seed, make_recipe, run_process, chat):
     seed = make_seed(["a dog", "a cat"])
     step = {"hf_captioner": chat, "captions": 2, "temperature": 1.0, "keep_original": True, "max_new_tokens": 8}
     done = run_process(make_recipe([{"caption_writer_mapper": step | {"max_words": 99}}]), seed)
@@ -182,7 +182,7 @@ def test_created_rows_are_booked(make_seed, make_recipe, run_process, chat):
 def test_two_processes_write_the_same_captions(data, chat, tmp_path, monkeypatch):
     settings = {"captions": 2, "temperature": 1.0}
     alone = write(data, chat, **settings)
-    monkeypatch.setenv("SCORE_STORE", str(tmp_path / "both"))  # written anew
+    monkeypatch.setenv("SCORE_STORE", str(tmp_path / "both"))  # generated again
     operator = OPERATORS.modules["caption_writer_mapper"](
         hf_captioner=chat,
         auto_op_parallelism=False,

@@ -1,4 +1,4 @@
-"""CLIP's towers with less work: transformers' features, the same in any company."""
+"""CLIP's towers with less work: transformers' features, the same in any batch."""
 
 import pytest
 import torch
@@ -31,12 +31,12 @@ def unit(features: torch.Tensor) -> torch.Tensor:
     return features / features.norm(dim=-1, keepdim=True)
 
 
-@pytest.mark.parametrize("pictures", [4, 3])  # the size that the weights are packed for, and another one
-def test_picture_features_equal_transformers(model, pictures):
-    pixels = torch.randn(pictures, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    found = Towers(model, 4, 48).picture_features(pixels)
+@pytest.mark.parametrize("images", [4, 3])  # the size that the weights are packed for, and another one
+def test_image_features_equal_transformers(model, images):
+    pixels = torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    found = Towers(model, 4, 48).image_features(pixels)
     torch.testing.assert_close(found, unit(model.get_image_features(pixels)), atol=1e-6, rtol=0)
-    assert found.std(0).min() > 1e-3  # the tiny model tells pictures apart
+    assert found.std(0).min() > 1e-3  # the tiny model tells images apart
 
 
 @pytest.mark.parametrize("width", [12, 16, 77])
@@ -50,13 +50,13 @@ def test_text_features_equal_transformers(model, width, end):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-def test_company_does_not_show(model):
+def test_the_rest_of_the_batch_does_not_show(model):
     towers = Towers(model, 4, 48)
     pixels, others = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     mixed = torch.stack([others[0], pixels[3], others[1], pixels[0]])
-    alone, company = towers.picture_features(pixels), towers.picture_features(mixed)
-    assert torch.equal(company[1], alone[3])
-    assert torch.equal(company[3], alone[0])
+    alone, mixed_in = towers.image_features(pixels), towers.image_features(mixed)
+    assert torch.equal(mixed_in[1], alone[3])
+    assert torch.equal(mixed_in[3], alone[0])
     ids = captions_of(model, [3, 9, 12, 5], 12)
     assert torch.equal(towers.text_features(ids.flip(0)), towers.text_features(ids).flip(0))
 

@@ -1,4 +1,4 @@
-"""Filters that ask a model, against Data-Juicer's own and plain loops, and alone among bad pictures."""
+"""Filters that ask a model, against Data-Juicer's own and plain loops, and alone among bad images."""
 
 import json
 
@@ -92,7 +92,7 @@ def test_scores_equal_the_stock_filters(rows, folders, ours, stock, stat):
 
 
 def head_of(kind: str) -> torch.nn.Module:
-    """The head of one of LAION's predictors, with weights that tell pictures apart."""
+    """The head of one of LAION's predictors, with weights that tell images apart."""
     torch.manual_seed(6)
     if kind == "v1":
         return torch.nn.Linear(16, 1)
@@ -129,7 +129,7 @@ def test_a_classifier_is_no_aesthetics_predictor(rows, folders, clip_folder):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_bad_picture_fails_alone(rows, folders, name):
+def test_a_bad_image_fails_alone(rows, folders, name):
     data = rows(CAPTIONS)
     whole = build(name, **model_of(name, folders), min_score=0.0).run(data, reduce=False)
     broken = data[2]["images"][0]
@@ -145,11 +145,11 @@ def test_a_bad_picture_fails_alone(rows, folders, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_known_pairs_are_not_judged_again(rows, folders, name, monkeypatch):
+def test_known_pairs_are_not_scored_again(rows, folders, name, monkeypatch):
     data = rows(CAPTIONS)
     first = build(name, **model_of(name, folders)).run(data, reduce=False)[STATS]
     again = build(name, **model_of(name, folders), max_score=0.9)
-    monkeypatch.setattr(type(again), "judge", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr(type(again), "score", lambda *_: pytest.fail("scored again"))
     assert list(again.run(data, reduce=False)[STATS]) == list(first)
 
 
@@ -193,7 +193,7 @@ def test_overlap_equals_counted_pixels():
         assert overlap(*boxes) == pytest.approx((fields[0] & fields[1]).sum() / either if either else 0)
 
 
-def test_several_pictures_count_by_their_mean(rows, folders):
+def test_several_images_count_by_their_mean(rows, folders):
     data = rows(["a dog", "a cat"])
     alone = build("picture_nsfw_filter", hf_nsfw_model=folders["hf_nsfw_model"], max_score=1.0)
     scores = [stats["picture_nsfw"] for stats in alone.run(data, reduce=False)[STATS]]
@@ -204,7 +204,7 @@ def test_several_pictures_count_by_their_mean(rows, folders):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_do_not_depend_on_the_company(rows, folders, name, tmp_path, monkeypatch):
+def test_scores_do_not_depend_on_the_batch(rows, folders, name, tmp_path, monkeypatch):
     captions = [*CAPTIONS, "a very long caption about " + "a red dog and a blue car " * 4]
     data = rows(captions)
     first = build(name, **model_of(name, folders), model_batch=4)
@@ -216,7 +216,7 @@ def test_scores_do_not_depend_on_the_company(rows, folders, name, tmp_path, monk
             assert stats[first.stat] == pytest.approx(expected[row], rel=1e-5)
 
 
-def test_a_killed_run_goes_on_with_the_same_bits(rows, folders, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_with_the_same_bits(rows, folders, tmp_path, monkeypatch):
     from solution.operators.common import score_cache
 
     monkeypatch.setattr(score_cache, "_BLOCK", 4)
@@ -225,15 +225,15 @@ def test_a_killed_run_goes_on_with_the_same_bits(rows, folders, tmp_path, monkey
     whole = build(name, **model, model_batch=3).run(data, reduce=False)[STATS]
     monkeypatch.setenv("SCORE_STORE", str(tmp_path / "other"))
     operator = build(name, **model, model_batch=3)
-    judge, calls = type(operator).judge, []
+    score, calls = type(operator).score, []
 
     def killed(self, *arguments):
         calls.append(1)
         if len(calls) == 6:  # in the third block
             raise KeyboardInterrupt
-        return judge(self, *arguments)
+        return score(self, *arguments)
 
-    monkeypatch.setattr(type(operator), "judge", killed)
+    monkeypatch.setattr(type(operator), "score", killed)
     with pytest.raises(KeyboardInterrupt):
         operator.run(data, reduce=False)
     resumed = build(name, **model, model_batch=3).run(data, reduce=False)[STATS]

@@ -60,7 +60,7 @@ def test_similarity_keeps_what_the_stock_filter_keeps(rows, clip_folder):
     assert 0 < len(ours) < len(data)
 
 
-def test_a_bad_picture_fails_alone_in_its_batch(rows, clip_folder):
+def test_a_bad_image_fails_alone_in_its_batch(rows, clip_folder):
     data = rows(CAPTIONS)
     whole = build("clip_similarity_filter", hf_clip=str(clip_folder), min_score=-1).run(data, reduce=False)
     broken = data[2]["images"][0]
@@ -107,7 +107,7 @@ def test_captions_do_not_depend_on_the_batch(rows, captioner_folder, temperature
     keys = [f"row {number}" for number in range(7)]
 
     def captions(size: int, order: list[int], seed: int = 3) -> dict[int, str]:
-        monkeypatch.setenv("SCORE_STORE", str(tmp_path / f"{size}{order}{seed}"))  # written anew each time
+        monkeypatch.setenv("SCORE_STORE", str(tmp_path / f"{size}{order}{seed}"))  # generated again each time
         captioner = Captioner(str(captioner_folder), "", 8, temperature, seed, size, on_gpu=False)
         texts, failures = captioner.caption([paths[i] for i in order], [keys[i] for i in order])
         assert not any(failures)
@@ -119,11 +119,11 @@ def test_captions_do_not_depend_on_the_batch(rows, captioner_folder, temperature
     assert (captions(4, [0, 1, 2, 3, 4, 5, 6], seed=4) == forwards) == (temperature == 0.0)
 
 
-def test_row_chance_draws_from_the_softmax():
-    from solution.operators.common.captioner import RowChance
+def test_gumbel_noise_draws_from_the_softmax():
+    from solution.operators.common.captioner import GumbelNoise
 
     scores = torch.tensor([[2.0, 1.0, 0.0]]).repeat(4000, 1)
-    drawn = RowChance([str(row) for row in range(4000)], 0, 0.5)(torch.zeros(4000, 1), scores).argmax(dim=1)
+    drawn = GumbelNoise([str(row) for row in range(4000)], 0, 0.5)(torch.zeros(4000, 1), scores).argmax(dim=1)
     expected = torch.softmax(scores[0] / 0.5, dim=0)
     found = torch.bincount(drawn, minlength=3) / 4000
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
@@ -192,7 +192,7 @@ def test_near_captions_equal_a_plain_search(rows):
         assert len(kept) < len(captions)
 
 
-def test_picture_copies_equal_a_plain_search(rows):
+def test_image_copies_equal_a_plain_search(rows):
     from solution.operators.picture_deduplicator import perceptual_hash
 
     data = rows([f"picture {number}" for number in range(12)])
@@ -211,7 +211,7 @@ def test_picture_copies_equal_a_plain_search(rows):
     assert operator.dropped_because == {5: "repeats an image: that of 000", 9: "repeats an image: that of 003"}
 
 
-def test_unrelated_pictures_differ_in_about_half_of_the_bits():
+def test_unrelated_images_differ_in_about_half_of_the_bits():
     from solution.operators.picture_deduplicator import perceptual_hash
 
     bits = [np.unpackbits(np.frombuffer(perceptual_hash(picture(number)), np.uint8)) for number in range(30)]

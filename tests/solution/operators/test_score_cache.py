@@ -8,6 +8,7 @@ import pytest
 
 import solution.operators  # noqa: F401  registers ours
 from solution.operators.common.captioner import Captioner
+from solution.operators.common.rows import row_seed
 from solution.operators.common.score_cache import values_per_row
 from solution.operators.common.score_store import ScoreStore, revision_of, score_key
 from solution.runner.data_juicer import OPERATORS, NestedDataset
@@ -113,3 +114,10 @@ def test_each_block_is_on_disk_before_the_next_is_computed(tmp_path, score_folde
     values, failures = values_per_row(again, images, [[]] * 3, lambda rows, _: iter([{row: "new"} for row in rows]))
     assert values == ["a dog", "", "new"]
     assert failures == [""] * 3
+
+
+@pytest.mark.parametrize(
+    ("seed", "key", "expected"), [(3, "row 0", 2695145205615284829), (0, "图", 357780433559218488)]
+)
+def test_seeds_of_drawn_captions_and_images_stay(seed, key, expected):
+    assert row_seed(seed, key) == expected

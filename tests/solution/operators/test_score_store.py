@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from solution.operators.common.score_store import ScoreStore, picture_digest, revision_of, score_key
+from solution.operators.common.score_store import ScoreStore, image_digest, revision_of, score_key
 from tests.solution.conftest import ROOT, picture
 
 
@@ -52,7 +52,7 @@ def test_more_values_than_wait_in_memory(tmp_path):
     store = ScoreStore(tmp_path, "model")
     keys = [number.to_bytes(16, "little") for number in range(100_000)]  # most end in zero bytes
     for start in range(0, len(keys), 10_000):
-        store.add(keys[start : start + 10_000], [float(start + place) for place in range(10_000)])
+        store.add(keys[start : start + 10_000], [float(start + index) for index in range(10_000)])
     assert store.get(keys) == [float(number) for number in range(100_000)]
     assert store.get([bytes([255] * 16)]) == [None]
 
@@ -102,12 +102,12 @@ def test_a_damaged_part_is_named(tmp_path):
         ScoreStore(tmp_path, "model").get(keys_of([1]))
 
 
-def test_a_changed_picture_has_another_key(tmp_path):
-    path = tmp_path / "picture.png"
+def test_a_changed_image_has_another_key(tmp_path):
+    path = tmp_path / "image.png"
     picture(1).save(path)
-    before = picture_digest(str(path))
+    before = image_digest(str(path))
     picture(2).save(path)
-    assert picture_digest(str(path)) != before
+    assert image_digest(str(path)) != before
 
 
 def test_revision_follows_the_content(tmp_path):

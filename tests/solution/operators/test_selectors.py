@@ -1,4 +1,4 @@
-"""Limits computed from the data and balanced clusters, against numpy and plain loops."""
+"""Thresholds computed from the data and balanced clusters, against numpy and plain loops."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 
 import solution.operators  # noqa: F401  registers ours
 from solution.operators.common.images import open_image
-from solution.operators.common.kmeans import cluster, shares
+from solution.operators.common.kmeans import kmeans, shares
 from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset
 
 
@@ -19,7 +19,7 @@ def build(name: str, **parameters):
 
 @pytest.fixture
 def scored(make_seed):
-    """make(scores, captions) -> rows with pictures and a clip_similarity."""
+    """make(scores, captions) -> rows with images and a clip_similarity."""
 
     def make(scores: list, captions: list[str] | None = None) -> NestedDataset:
         seed = make_seed(captions or [f"row {number}" for number in range(len(scores))])
@@ -47,8 +47,8 @@ def test_percentiles_equal_numpy(scored):
 def test_sigmas_equal_numpy(scored):
     operator = build("sigma_selector", sigmas_below=1.0, sigmas_above=float("inf"))
     found = operator.run(scored(SCORES))
-    limit = np.mean(SCORES) - np.std(SCORES)
-    assert [int(name) for name in found["id"]] == [row for row, score in enumerate(SCORES) if score >= limit]
+    threshold = np.mean(SCORES) - np.std(SCORES)
+    assert [int(name) for name in found["id"]] == [row for row, score in enumerate(SCORES) if score >= threshold]
     assert 0 < len(operator.dropped_because) < 15
     assert all(
         reason.startswith("clip_similarity below mean - 1 sigma") for reason in operator.dropped_because.values()
@@ -73,16 +73,16 @@ def test_clusters_are_the_groups_of_the_data():
     middles = torch.nn.functional.normalize(torch.randn(6, 16, generator=generator), dim=1)
     truth = torch.arange(6).repeat(50)
     rows = torch.nn.functional.normalize(middles[truth] + 0.05 * torch.randn(300, 16, generator=generator), dim=1)
-    found = cluster(rows.half(), 6, seed=1)
+    found = kmeans(rows.half(), 6, seed=1)
     for group in range(6):  # every true group is one cluster, and no two share one
         assert len(set(found[truth == group].tolist())) == 1
     assert len(set(found.tolist())) == 6
-    assert torch.equal(found, cluster(rows.half(), 6, seed=1))
+    assert torch.equal(found, kmeans(rows.half(), 6, seed=1))
 
 
 def test_every_row_is_in_its_nearest_cluster():
     rows = torch.nn.functional.normalize(torch.randn(500, 8, generator=torch.Generator().manual_seed(2)), dim=1)
-    found = cluster(rows, 5, seed=0)
+    found = kmeans(rows, 5, seed=0)
     centres = torch.nn.functional.normalize(
         torch.stack([rows[found == group].mean(dim=0) for group in range(5)]), dim=1
     )
@@ -92,7 +92,7 @@ def test_every_row_is_in_its_nearest_cluster():
 
 def test_more_clusters_than_rows_is_a_fault():
     with pytest.raises(ValueError, match="9 clusters need as many rows, there are 3"):
-        cluster(torch.eye(3), 9, seed=0)
+        kmeans(torch.eye(3), 9, seed=0)
 
 
 @pytest.mark.parametrize(("sizes", "cap"), [([5, 3, 2], 4), ([1, 1, 1], 2), ([10, 0, 7], 9), ([4, 4], 20)])
@@ -121,10 +121,10 @@ def test_the_best_of_each_cluster_stay(scored, clip_folder, embed):
                 caption = row["text"].removeprefix("<__dj__image>\n").removesuffix(" <|__dj__eoc|>")
                 feature = model.get_text_features(**processor(text=[caption], return_tensors="pt"))
             else:
-                picture = open_image(row["images"][0])
-                feature = model.get_image_features(**processor(images=picture, return_tensors="pt"))
+                image = open_image(row["images"][0])
+                feature = model.get_image_features(**processor(images=image, return_tensors="pt"))
         features.append(torch.nn.functional.normalize(feature[0], dim=0))
-    groups = cluster(torch.stack(features).half(), 3, seed=5)
+    groups = kmeans(torch.stack(features).half(), 3, seed=5)
     expected = []
     for group, share in enumerate(shares(torch.bincount(groups, minlength=3).tolist(), 12)):
         members = [row for row in range(30) if groups[row] == group]
@@ -133,7 +133,7 @@ def test_the_best_of_each_cluster_stay(scored, clip_folder, embed):
     assert set(operator.dropped_because) == set(range(30)) - set(expected)
 
 
-def test_a_bad_picture_fails_alone_when_pictures_are_clustered(scored, clip_folder):
+def test_a_bad_image_fails_alone_when_images_are_clustered(scored, clip_folder):
     data = scored(SCORES[:10])
     with open(data[3]["images"][0], "r+b") as file:
         file.truncate(300)
