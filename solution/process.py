@@ -110,7 +110,7 @@ def report(arguments: argparse.Namespace) -> None:
     if not audits and not arguments.recipe:
         raise UserError(f"no audit in {shown(folder)}: run a recipe first (--recipe FILE)")
     audit = folder / f"{Path(arguments.recipe).stem}.parquet" if arguments.recipe else audits[-1]
-    from solution.report.galleries import (
+    from solution.report.report import (
         write_report,  # Data-Juicer and with it torch: seconds that --help does not need
     )
 

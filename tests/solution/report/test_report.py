@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from solution.operators.common import reasons
-from solution.report.galleries import write_report
+from solution.report.report import write_report
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.errors import UserError
 from solution.runner.histogram import histogram
