@@ -8,25 +8,21 @@ The second form makes a page about the last run of a recipe. Does not judge whet
 """
 
 import argparse
-import json
 import os
 import sys
 import time
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # run as a script, this folder is on the path, not the root
 
 from solution.runner.errors import UserError
-from solution.runner.files import ROOT, replaced, sha256_of, shown, stamp_of
+from solution.runner.files import ROOT, shown
 from solution.runner.recipe import Recipe, load_recipe
-
-RESULT = "processed_data.jsonl"
-PACKAGES = ("py-data-juicer", "datasets", "torch", "transformers", "pillow")
+from solution.runner.record import RESULT, TESTED_DATA_JUICER, describe_inputs, is_done, write_record
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def parse_report_arguments(words: list[str]) -> argparse.Namespace:
-    """The command line behind `report`."""
+    """The command line after `report`."""
     parser = argparse.ArgumentParser(prog="process.py report", description="One HTML page about a finished run.")
     parser.add_argument("recipe", nargs="?", help="the recipe's file or name (default: the one that ran last)")
     parser.add_argument("--images", type=Path, help="folder that image paths start from (default: as in the run)")
@@ -79,28 +75,24 @@ def process(arguments: argparse.Namespace) -> None:
             f"already done: {shown(output / RESULT)} is this recipe's result on these inputs; --overwrite runs it again"
         )
         return
+    warn_of_untested_version()
     set_environment(recipe, output.parent / "scores")
-    # Only now what takes seconds: Data-Juicer, torch and the operators.
+    # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
     from solution.runner.run import Run, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
     log_to(audit.with_suffix(".log"))
     with ExitStack() as stack:
-        cluster = None
+        executor = None
         if arguments.executor == "ray":
-            from solution.runner.ray_executor import Cluster
+            from solution.runner.ray_executor import RayExecutor
 
-            cluster = stack.enter_context(Cluster(recipe, str(output), arguments.ray_address))
-        run = Run(recipe, images, output / RESULT, audit, inputs, arguments.on_error, arguments.overwrite, cluster)
+            executor = stack.enter_context(RayExecutor(recipe, str(output), arguments.ray_address))
+        run = Run(recipe, images, output / RESULT, audit, inputs, arguments.on_error, arguments.overwrite, executor)
         counts = run.execute()
-    record = inputs | counts | {
-        "outputs": {RESULT: sha256_of(output / RESULT)},
-        "executor": arguments.executor,
-        "seconds": round(time.monotonic() - started, 1),
-    }  # fmt: skip
-    with replaced(output / "run.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"rows: {shown(output / RESULT)}; every row's fate: {shown(audit)}; record: {shown(output / 'run.json')}")
+    about = {"executor": arguments.executor, "seconds": round(time.monotonic() - started, 1)}
+    record = write_record(output, inputs, counts | about)
+    print(f"rows: {shown(output / RESULT)}; audit of every row: {shown(audit)}; record: {shown(record)}")
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -110,58 +102,29 @@ def report(arguments: argparse.Namespace) -> None:
     if not audits and not arguments.recipe:
         raise UserError(f"no audit in {shown(folder)}: run a recipe first (--recipe FILE)")
     audit = folder / f"{Path(arguments.recipe).stem}.parquet" if arguments.recipe else audits[-1]
-    from solution.report.report import (
-        write_report,  # Data-Juicer and with it torch: seconds that --help does not need
-    )
+    from solution.report.report import write_report  # the image and table libraries take a second
 
     page = audit.with_suffix(".html")
     write_report(audit, arguments.images, page)
     print(f"report: {shown(page)}")
 
 
-def describe_inputs(recipe: Recipe, images: Path, on_error: str) -> dict[str, Any]:
-    """All that decides the result: inputs with their hashes, configuration, versions of code and packages."""
-    code = [
-        *(ROOT / "solution").rglob("*.py"),
-        *(file for path in recipe.operator_paths for file in _python_files(path)),
-    ]
-    return {
-        "inputs": {
-            "recipe": {"path": shown(recipe.path), "sha256": sha256_of(recipe.path)},
-            "dataset": {"path": shown(recipe.dataset), "sha256": sha256_of(recipe.dataset)},
-            "images": shown(images),
-            "models": {name: stamp_of(folder) for name, folder in recipe.models().items()},
-        },
-        "configuration": {"on_error": on_error},
-        "versions": {
-            "python": ".".join(map(str, sys.version_info[:3])),
-            **{package: version(package) for package in PACKAGES},
-            "code": {shown(file): sha256_of(file) for file in sorted(set(code))},
-        },
-    }
-
-
-def _python_files(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
-
-
-def is_done(output: Path, inputs: dict[str, Any]) -> bool:
-    """Whether the folder holds the untouched result of the same inputs."""
-    record_file, result = output / "run.json", output / RESULT
-    if not record_file.is_file() or not result.is_file():
-        return False
-    try:
-        record = json.loads(record_file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return False
-    return {key: record.get(key) for key in inputs} == inputs and record["outputs"][RESULT] == sha256_of(result)
+def warn_of_untested_version() -> None:
+    """One line on stderr under a Data-Juicer that the runner's adapter was not tested with."""
+    found = version("py-data-juicer")
+    if found != TESTED_DATA_JUICER:
+        print(
+            f"note: Data-Juicer {found} is untested here, {TESTED_DATA_JUICER} is tested: "
+            f"pip install py-data-juicer=={TESTED_DATA_JUICER}",
+            file=sys.stderr,
+        )
 
 
 def set_environment(recipe: Recipe, scores: Path) -> None:
     """Where scores are kept; no packages installed by Data-Juicer; a silent model hub where all models are local."""
     os.environ.setdefault("SCORE_STORE", str(scores))
     os.environ |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ |= {"TRANSFORMERS_VERBOSITY": "error"}
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_LEAVE": ""}  # tqdm: a finished bar goes away
     models = [value for _, params in recipe.process for key, value in params.items() if key.startswith("hf_")]
     if models and all(Path(model).is_absolute() for model in models):
         os.environ["HF_HUB_OFFLINE"] = "1"

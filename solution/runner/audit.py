@@ -19,10 +19,10 @@ from solution.runner.files import replaced, shown
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
-        "row": pa.int64(),  # the row's line in the seed, from 1; created rows are numbered on behind the last line
+        "row": pa.int64(),  # the row's line in the seed, from 1; created rows are numbered after the last line
         "parent": pa.int64(),  # the row a created row came from, empty for a seed row
         "state": pa.string(),  # kept, dropped or failed
-        "operator": pa.string(),  # who dropped or failed the row; of a kept row who created, rewrote or last scored it
+        "operator": pa.string(),  # that dropped or failed the row, or that created, rewrote or last scored a kept one
         "score": pa.float64(),
         "threshold": pa.float64(),
         "reason": pa.string(),
@@ -68,7 +68,7 @@ class Step:
 
     @property
     def kept(self) -> int:
-        """Rows that go on to the next operator."""
+        """Rows that the next operator gets."""
         return self.rows_in + self.created - self.dropped - self.failed
 
 
@@ -89,7 +89,7 @@ _GROUP = 1 << 14  # rows that are in memory at once while the audit is written, 
 class Ledger:
     """Every row that a run has seen, in a SQLite file instead of memory, and the steps so far.
 
-    What is booked counts from the next `commit` on: a process that dies before leaves the file as it was.
+    Changes take effect at the next `commit`: a process that dies before leaves the file as it was.
     """
 
     def __init__(self, on_error: str, file: Path | None = None) -> None:
@@ -111,11 +111,11 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             raise UserError(
                 f"{shown(file.parent)} holds an unfinished run that cannot be opened ({error}): wait for the process "
-                "that is at work on it, or remove the folder"
+                "that uses it, or remove the folder"
             ) from error
 
     def commit(self, state: dict[str, Any]) -> None:
-        """Make all that was booked last, together with the steps and the caller's ``state``."""
+        """Make all changes permanent, together with the steps and the caller's ``state``."""
         steps = [vars(step) | {"reasons": dict(step.reasons)} for step in self.steps]
         text = json.dumps(state | {"columns": self.columns, "steps": steps})
         self._rows.execute("DELETE FROM checkpoint")
@@ -124,7 +124,7 @@ class Ledger:
         self._rows.execute("BEGIN IMMEDIATE")
 
     def resume(self) -> dict[str, Any] | None:
-        """Take up the steps of the last commit and return the state given to it; None without one."""
+        """Load the steps of the last commit and return the state given to it; None without one."""
         found = self._rows.execute("SELECT state FROM checkpoint").fetchone()
         if found is None:
             return None
@@ -140,7 +140,7 @@ class Ledger:
         self.steps, self.columns = [], []
 
     def close(self) -> None:
-        """Let go of the file; nothing can be booked or asked behind it."""
+        """Close the file; the ledger cannot be used afterwards."""
         self._rows.close()
 
     def begin(self, name: str, rows_in: int) -> None:
@@ -153,11 +153,11 @@ class Ledger:
         marks = ", ".join("?" * len(SCHEMA))
         self._rows.executemany(f"INSERT INTO rows VALUES ({marks})", map(_VALUES, audits))
 
-    def drop(self, fates: Iterable[tuple[int, str, float | None, float | None]]) -> None:
-        """The current operator decided against rows; a fate is (row, reason, score, threshold)."""
+    def drop(self, verdicts: Iterable[tuple[int, str, float | None, float | None]]) -> None:
+        """The current operator dropped rows; a verdict is (row, reason, score, threshold)."""
         step = self.steps[-1]
         scored, others = [], []
-        for row, reason, score, threshold in fates:
+        for row, reason, score, threshold in verdicts:
             step.dropped += 1
             step.reasons[kind_of(reason)] += 1
             if score is None:
@@ -176,10 +176,10 @@ class Ledger:
         )
         self.steps[-1].failed += 1
         if self.on_error == "stop":
-            raise UserError(f"{self.name_row(row)}: {reason}; mend or remove the row, or go on with --on-error skip")
+            raise UserError(f"{self.name_row(row)}: {reason}; fix or remove the row, or use --on-error skip")
 
     def create(self, parents: Sequence[int], texts: Sequence[str]) -> list[int]:
-        """The current operator made a row with a text out of each parent; returns the new rows' numbers."""
+        """The current operator created a row with a text from each parent; returns the new rows' numbers."""
         (last,) = self._rows.execute("SELECT max(row) FROM rows").fetchone()
         name, numbers = self.steps[-1].name, range(last + 1, last + 1 + len(parents))
         self._rows.executemany(
@@ -214,7 +214,7 @@ class Ledger:
         self.steps[-1].rewritten += len(texts)
 
     def result(self, rows: Iterable[tuple[int, str, str, str]]) -> None:
-        """What of rows goes out: (row, text, image, image_state)."""
+        """What is written of rows: (row, text, image, image_state)."""
         self._rows.executemany(
             "UPDATE rows SET text_after = ?, image = ?, image_state = ? WHERE row = ?",
             ((text, image, state, row) for row, text, image, state in rows),
@@ -270,9 +270,9 @@ class Ledger:
         return [dict(zip(keys, values, strict=True)) for values in found]
 
     def write(self, path: Path, **about: object) -> None:
-        """Write the audit: Parquet, one line a row, in the order of row numbers.
+        """Write the audit: Parquet, one line per row, in the order of row numbers.
 
-        Steps and ``about`` stand in the file's metadata, as JSON under the key `run`.
+        Steps and ``about`` are in the file's metadata, as JSON under the key `run`.
         """
         schema = SCHEMA.with_metadata({"run": json.dumps(about | {"steps": self.counts()})})
         found = self._rows.execute("SELECT * FROM rows ORDER BY row")

@@ -1,4 +1,4 @@
-"""What an unfinished run leaves behind, so that the same command goes on after its last finished operator."""
+"""The checkpoint of an unfinished run: the same command resumes after its last finished operator."""
 
 import hashlib
 import json
@@ -13,15 +13,14 @@ from solution.runner.audit import Ledger
 from solution.runner.data_juicer import NestedDataset
 from solution.runner.tables import open_rows, write_tables
 
-_ROWS = "{}.rows.arrow"  # the rows behind so many operators
+_ROWS = "{}.rows.arrow"  # the rows after that many operators
 
 
-class Progress:
+class Checkpoint:
     """The state after the last finished operator: rows and ledger, in a folder beside the audit.
 
-    Rows are read from their file as they are needed, so that they take no memory. ``identity`` names everything that
-    decides the result besides the operators (data set, models, code, policy); a state counts only for the same identity
-    and the same operators so far.
+    Rows stay on the disk. ``identity`` names everything that decides the result besides the operators (data set,
+    models, code, policy); a state is valid only for the same identity and the same operators so far.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], process: list[Any]) -> None:
@@ -29,15 +28,15 @@ class Progress:
         self.identity = identity
         self.process = process
 
-    def open(self, on_error: str, afresh: bool) -> tuple[int, NestedDataset | None, Ledger]:
+    def open(self, on_error: str, overwrite: bool) -> tuple[int, NestedDataset | None, Ledger]:
         """(finished operators, rows, ledger) of an unfinished run of the same kind; (0, None, an empty one) without.
 
-        ``afresh`` throws away what there is. Raises UserError where another process is at work on the folder.
+        ``overwrite`` removes the state. Raises UserError where another process uses the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(on_error, self.folder / "ledger.sqlite")
         state = ledger.resume()
-        if state is None or afresh or state["key"] != self._key(state["done"]):
+        if state is None or overwrite or state["key"] != self._key(state["done"]):
             ledger.forget()
             self._sweep(None)
             return 0, None, ledger
@@ -47,7 +46,7 @@ class Progress:
     def save(self, done: int, tables: Iterable[pa.Table], ledger: Ledger) -> NestedDataset:
         """Keep the state after the first ``done`` operators; returns the rows as they are read from their file.
 
-        The ledger's commit is what counts: before it, the last state's rows are still there; behind it, the new ones.
+        The ledger's commit decides: until then the last state's rows are still there, after it the new ones.
         """
         rows = self.folder / _ROWS.format(done)
         write_tables(rows, tables)
@@ -56,12 +55,12 @@ class Progress:
         return open_rows(rows)
 
     def clear(self, ledger: Ledger) -> None:
-        """Forget the state of a run that has ended well."""
+        """Remove the state of a finished run."""
         ledger.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _sweep(self, done: int | None) -> None:
-        """Remove all but the ledger and the rows behind ``done`` operators: older rows and what a step left behind."""
+        """Remove all but the ledger and the rows after ``done`` operators: older rows and files of a killed step."""
         needed = None if done is None else self.folder / _ROWS.format(done)
         for file in self.folder.rglob("*"):
             if file.is_file() and file != needed and not file.name.startswith("ledger.sqlite"):

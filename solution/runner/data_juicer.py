@@ -1,41 +1,206 @@
-"""Data-Juicer as this kit uses it: in this process, without ray, and never installing a package.
+"""The adapter to Data-Juicer: every point in which this kit runs it otherwise than `dj-process` does.
 
-Everything in `solution/` beside the operators takes Data-Juicer's names from here, so that the precautions come first.
+`DEVIATIONS` lists the points, each with its reason and with the code of Data-Juicer that it was read against; a test
+fails when that code changes. The other modules of `solution/runner` take Data-Juicer's names from here, so that the
+patches are in effect before anything of it runs.
 """
 
+import ast
 import sys
-from collections.abc import Iterable
-from importlib import import_module
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module, metadata
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn
+from types import MethodType, ModuleType
+from typing import Any
 
 import data_juicer
 from data_juicer.utils.lazy_loader import LazyLoader
+from packaging.requirements import InvalidRequirement, Requirement
 
-
-def _refuse_install(package: str, *_: object) -> NoReturn:
-    """Stands in for Data-Juicer's installer, which has no off switch and also installs from local caches."""
-    raise ImportError(f"needs the package {package}; install it yourself (pip install '{package}') and run again")
-
-
-LazyLoader._install_package = _refuse_install
+from solution.runner.record import TESTED_DATA_JUICER
 
 _FOLDER = Path(data_juicer.__file__).parent
-# Packages whose __init__ imports all that is in them: every executor and with them ray, 200 operators.
-_CROWDED = (
-    "data_juicer.core", "data_juicer.ops.aggregator", "data_juicer.ops.deduplicator", "data_juicer.ops.filter",
-    "data_juicer.ops.grouper", "data_juicer.ops.mapper", "data_juicer.ops.pipeline", "data_juicer.ops.selector",
-)  # fmt: skip
-_waiting: dict[str, ModuleType] = {}  # those of them whose __init__ has not been run
+_OPERATOR_PACKAGES = tuple(
+    f"data_juicer.ops.{kind}"
+    for kind in ("aggregator", "deduplicator", "filter", "grouper", "mapper", "pipeline", "selector")
+)
 
-for _name in _CROWDED:
-    # Its modules can be imported one by one from a package that is there but was not run.
+
+@dataclass(frozen=True)
+class Deviation:
+    """One point in which this kit runs Data-Juicer otherwise than `dj-process` does."""
+
+    target: str  # what of Data-Juicer is concerned
+    how: str  # patch (of its modules and classes), instance (of one operator), parameter, or call (other calls of ours)
+    instead: str  # what happens here
+    reason: str
+    read: Mapping[str, str]  # Data-Juicer's code this relies on: dotted name -> start of its source's sha256
+    version: str = TESTED_DATA_JUICER  # the Data-Juicer that was read
+
+
+DEVIATIONS = (
+    Deviation(
+        "LazyLoader._install_package",
+        "patch",
+        "a missing package is an error that names it and the pip command",
+        "Data-Juicer installs packages during a run, without an off switch, and may replace tested versions",
+        {
+            "data_juicer.utils.lazy_loader.LazyLoader._install_package": "71cf1f30656c",
+            "data_juicer.utils.lazy_loader.LazyLoader._load": "de269e2cc69c",
+            "data_juicer.utils.lazy_loader.LazyLoader.__getattr__": "1c87fdf0ade7",
+            "data_juicer.utils.lazy_loader.LazyLoader.check_packages": "969a6bcc261f",
+        },
+    ),
+    Deviation(
+        "the packages data_juicer.core and data_juicer.ops.*",
+        "patch",
+        "their __init__ runs only where all operators are needed; a name that it imports is imported alone",
+        "each __init__ imports all of its package, ray and 200 operators: 4.8 s and 237 MB at start instead of 2.1 s "
+        "and 173 MB",
+        {"data_juicer.ops": "4968ab483755", "data_juicer.core": "7d67b2cbcb3c"},
+    ),
+    Deviation(
+        "base_op.free_models",
+        "patch",
+        "does nothing while torch is not loaded",
+        "it runs after every operator and imports torch to empty the cache of a GPU",
+        {
+            "data_juicer.utils.model_utils.free_models": "d6d901ccea11",
+            "data_juicer.ops.base_op.Mapper.run": "443bd5d5c5c6",
+        },
+    ),
+    Deviation(
+        "NestedDataset.cleanup_cache_files",
+        "patch",
+        "keeps the files; a checkpoint removes them after the operator",
+        "it removes all other files of the folder, among them those of the parts around a bad row",
+        {
+            "data_juicer.core.data.NestedDataset.cleanup_cache_files": "f22f60ac9871",
+            "data_juicer.core.data.NestedDataset.__init__": "7c5a1bfe0c25",
+            "data_juicer.core.data.NestedDataset.map": "cd2d1c9b6016",
+            "data_juicer.core.data.NestedDataset.filter": "ff2525788e26",
+        },
+    ),
+    Deviation(
+        "Filter.compute_stats_batched, Filter.process_batched",
+        "instance",
+        "filters that inherit these two are called with whole rows and return whole rows",
+        "Data-Juicer keeps nothing but a row's stats (the reason why a row failed is lost) and shows a decision "
+        "nothing else; called row by row instead, a filter costs 0.3 ms more per row",
+        {
+            "data_juicer.ops.base_op.Filter.compute_stats_batched": "91e0c8579a74",
+            "data_juicer.ops.base_op.Filter.process_batched": "844d6168c2d0",
+            "data_juicer.ops.base_op.Filter.__init__": "ffe015891d9e",
+        },
+    ),
+    Deviation(
+        "image_shape_filter, image_aspect_ratio_filter",
+        "instance",
+        "they get images of which only the header was read, through Data-Juicer's `context`",
+        "they ask for width and height, and Data-Juicer decodes every pixel for it",
+        {
+            "data_juicer.utils.mm_utils.load_image": "9cee25e3db21",
+            "data_juicer.utils.mm_utils.load_data_with_context": "3c9318f64d9b",
+            "data_juicer.ops.filter.image_shape_filter.ImageShapeFilter": "c75af4e1347d",
+            "data_juicer.ops.filter.image_aspect_ratio_filter.ImageAspectRatioFilter": "a57d10ef0073",
+        },
+    ),
+    Deviation(
+        "PIL.ImageFile.LOAD_TRUNCATED_IMAGES",
+        "parameter",
+        "off while `operators/common/images.py` opens an image",
+        "Data-Juicer sets it on import; a truncated JPEG then passes with its lower part grey",
+        {"data_juicer": "24cd88825922"},
+    ),
+    Deviation(
+        "OP parameters",
+        "parameter",
+        "skip_op_error: false, auto_op_parallelism: false, num_proc: none unless the recipe's np is above 1, "
+        "batch_mode: true for filters (`pipeline.build_operators`)",
+        "with skip_op_error one bad row silently loses its whole batch; two processes are started per operator, at "
+        "seconds each",
+        {
+            "data_juicer.ops.base_op.catch_map_batches_exception": "4315ceda2f85",
+            "data_juicer.ops.base_op.catch_map_single_exception": "e03a278fbd1b",
+            "data_juicer.ops.base_op.OP.runtime_np": "5dad77fc99c5",
+            "data_juicer.ops.base_op.OP.is_batched_op": "7cb96f920347",
+            "data_juicer.ops.load.load_ops": "1b39639bafc6",
+        },
+    ),
+    Deviation(
+        "Filter.run",
+        "call",
+        "run with reduce=False on a stats column that is there already, then `process` (`pipeline.run_operator`)",
+        "the audit needs the scores of dropped rows; Data-Juicer would add the column row by row",
+        {"data_juicer.ops.base_op.Filter.run": "905afedcd11f", "data_juicer.ops.base_op.OP.run": "8967ab11c213"},
+    ),
+    Deviation(
+        "Deduplicator.run",
+        "call",
+        "batched deduplicators: `compute_hash` in batches, then `process` (`pipeline.run_operator`)",
+        "Data-Juicer passes no batch size and hashes rows one at a time",
+        {
+            "data_juicer.ops.base_op.Deduplicator.run": "88d3cb7aff00",
+            "data_juicer.ops.base_op.Deduplicator.__init__": "d6c1b28517b0",
+        },
+    ),
+)
+
+
+def _refuse_install(_: type[LazyLoader], package: str, pip_args: str | Iterable[str] | None = None) -> None:
+    """Raise ImportError naming the package, unless it is installed (under another name than its module's)."""
+    error = sys.exc_info()[1]  # what the import raised, where it was tried under the module's own name
+    is_installed = _is_installed(package)
+    if isinstance(error, ImportError) and (is_installed or not isinstance(error, ModuleNotFoundError)):
+        raise ImportError(f"the package {package} cannot be imported: {error}") from error
+    if is_installed:
+        return
+    options = " ".join([pip_args] if isinstance(pip_args, str) else pip_args or ())
+    command = f"pip install {options} '{package}'".replace("  ", " ")
+    raise ImportError(f"needs the package {package}; install it ({command} -c constraints.txt) and run again")
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a distribution that meets the requirement is installed."""
+    try:
+        wanted = Requirement(package)
+        return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+    except (InvalidRequirement, metadata.PackageNotFoundError):
+        return False
+
+
+LazyLoader._install_package = classmethod(_refuse_install)
+
+
+def _defer(name: str) -> None:
+    """Put a package in `sys.modules` that imports each name of its __init__ when it is asked for."""
+    folder = _FOLDER.joinpath(*name.split(".")[1:])
+    spec = spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    package = sys.modules[name] = module_from_spec(spec)
+    statements = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
+    module_of = {
+        alias.name: node.module for node in statements if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+
+    def find(attribute: str) -> Any:
+        if attribute not in module_of:
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+        return getattr(import_module(f".{module_of[attribute]}", name), attribute)
+
+    package.__getattr__ = find  # PEP 562: called for names that the package lacks
+
+
+def _run_init(package: ModuleType) -> None:
+    """Run the __init__ of a deferred package."""
+    if vars(package).pop("__getattr__", None):
+        package.__spec__.loader.exec_module(package)
+
+
+for _name in ("data_juicer.core", *_OPERATOR_PACKAGES):
     if _name not in sys.modules:
-        _folder = _FOLDER.joinpath(*_name.split(".")[1:])
-        _spec = spec_from_file_location(_name, _folder / "__init__.py", submodule_search_locations=[str(_folder)])
-        _waiting[_name] = sys.modules[_name] = module_from_spec(_spec)
+        _defer(_name)
 
 from data_juicer.core.data import NestedDataset  # noqa: E402
 from data_juicer.ops import (  # noqa: E402
@@ -53,43 +218,21 @@ from data_juicer.utils.mm_utils import load_image  # noqa: E402
 from PIL import Image  # noqa: E402
 
 
-def _free_models_if_any() -> None:
-    """Stands in for what Data-Juicer calls behind every operator, which loads torch to empty its cache."""
+def _free_models() -> None:
     if "torch" in sys.modules:
         model_utils.free_models()
 
 
 def _keep_files(self: NestedDataset) -> int:
-    """Stands in for what removes all other files of a folder, among them the other halves around a bad row."""
     return 0
 
 
-base_op.free_models = _free_models_if_any
+base_op.free_models = _free_models
 NestedDataset.cleanup_cache_files = _keep_files
 
-_SIZE_ONLY = ("image_shape_filter", "image_aspect_ratio_filter")
+STATS = Fields.stats  # the column in which filters keep a row's scores
+_SIZE_FILTERS = ("image_shape_filter", "image_aspect_ratio_filter")
 _ORIENTATION = 0x0112  # the EXIF entry that says how a camera was held
-
-
-def _each_row(samples: Any) -> list[dict[str, Any]]:
-    """A batch's rows."""
-    columns = {key: samples[key] for key in samples.keys()}  # noqa: SIM118  it is no dict and iterates over values
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _score_each(self: Filter, samples: Any, *args: Any) -> dict[str, list[Any]]:
-    """Stands in for a method that keeps nothing but the stats of a row."""
-    rows = [self.compute_stats_single(row, *args) for row in _each_row(samples)]
-    return {key: [row[key] for row in rows] for key in rows[0]}
-
-
-def _judge_each(self: Filter, samples: Any) -> list[bool]:
-    """Stands in for a method that shows nothing but the stats of a row."""
-    return [self.process_single(row) for row in _each_row(samples)]
-
-
-# So that every filter can be called with many rows at once (`batch_mode`): one by one costs 0.3 ms a row and call.
-Filter.compute_stats_batched, Filter.process_batched = _score_each, _judge_each
 
 
 def register_stock(names: Iterable[str] = ()) -> None:
@@ -97,33 +240,60 @@ def register_stock(names: Iterable[str] = ()) -> None:
 
     Names that are none of Data-Juicer's are passed over.
     """
-    try:
-        for name in names:
-            for file in _FOLDER.glob(f"ops/*/{name}.py"):
-                import_module(f"data_juicer.ops.{file.parent.name}.{name}")
-    except ImportError:  # it takes another operator out of its package
-        names = ()
+    for name in names:
+        for file in _FOLDER.glob(f"ops/*/{name}.py"):
+            import_module(f"data_juicer.ops.{file.parent.name}.{name}")
     if not names:
-        for package in [name for name in _waiting if name != "data_juicer.core"]:
-            module = _waiting.pop(package)
-            module.__spec__.loader.exec_module(module)
+        for package in _OPERATOR_PACKAGES:
+            _run_init(sys.modules[package])
 
 
-def read_headers_only(operator: Any) -> None:
-    """Let a stock filter that asks for width and height alone read a picture's header instead of all its pixels."""
-    if operator._name in _SIZE_ONLY:
-        sys.modules[type(operator).__module__].load_image = _header
+def load_operator(name: str, parameters: dict[str, Any]) -> Any:
+    """Data-Juicer's operator object; a filter is one that keeps whole rows. Raises what the operator raises."""
+    (operator,) = load_ops([{name: parameters}])
+    if isinstance(operator, Filter) and operator.is_batched_op():
+        if type(operator).compute_stats_batched is Filter.compute_stats_batched:
+            operator.compute_stats = MethodType(_score_rows, operator)
+        if type(operator).process_batched is Filter.process_batched:
+            operator.process = MethodType(_judge_rows, operator)
+        if name in _SIZE_FILTERS:
+            operator.compute_stats = MethodType(_score_headers, operator)
+    return operator
+
+
+def _columns(samples: Any) -> dict[str, list[Any]]:
+    """A batch as a plain dict; Data-Juicer's own iterates over values."""
+    return {key: samples[key] for key in samples.keys()}  # noqa: SIM118
+
+
+def _rows(samples: Any) -> list[dict[str, Any]]:
+    columns = _columns(samples)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _score_rows(operator: Filter, samples: Any, *args: Any) -> dict[str, list[Any]]:
+    rows = [operator.compute_stats_single(row, *args) for row in _rows(samples)]
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _judge_rows(operator: Filter, samples: Any) -> list[bool]:
+    return [operator.process_single(row) for row in _rows(samples)]
+
+
+def _score_headers(operator: Filter, samples: Any) -> dict[str, list[Any]]:
+    columns = _columns(samples)
+    columns[Fields.context] = [{path: _header(path) for path in paths or ()} for paths in columns[operator.image_key]]
+    scored = operator.compute_stats_batched(columns, context=True)
+    return {key: values for key, values in scored.items() if key != Fields.context}
 
 
 def _header(path: str) -> Image.Image:
-    """A picture with its size known; one that EXIF turns round is loaded whole, as Data-Juicer turns it."""
-    with Image.open(path) as picture:
-        return picture if picture.getexif().get(_ORIENTATION, 1) == 1 else load_image(path)
+    """An image with its size known; one that EXIF turns round is loaded whole, as Data-Juicer turns it."""
+    with Image.open(path) as image:
+        return image if image.getexif().get(_ORIENTATION, 1) == 1 else load_image(path)
 
-
-STATS = Fields.stats  # the column in which filters keep a row's scores
 
 __all__ = [
-    "OPERATORS", "STATS", "Deduplicator", "Filter", "Mapper", "NestedDataset", "Selector", "load_ops",
-    "read_headers_only", "register_stock",
+    "DEVIATIONS", "OPERATORS", "STATS", "Deduplicator", "Deviation", "Filter", "Mapper", "NestedDataset", "Selector",
+    "load_operator", "register_stock",
 ]  # fmt: skip

@@ -1,5 +1,5 @@
-"""The one exception that stands for a mistake the user can mend."""
+"""The exception for a mistake that the user can fix."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: its text is one line that names the place and the next step."""
+    """A mistake in what the user gave: its text is one line that names file, row or key, and the next step."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 _BINS = 60
-# Limits that nobody set (Data-Juicer's default maximum is the largest float) are no lines in a chart.
+# Thresholds that nobody set (Data-Juicer's default maximum is the largest float) are no lines in a chart.
 _ENDLESS = 1e9
 
 
@@ -14,23 +14,23 @@ def histogram(
     stat: str,
     scores: Sequence[float | None] | np.ndarray,
     is_kept: Sequence[bool] | np.ndarray,
-    limits: Mapping[str, float],
+    thresholds: Mapping[str, float],
 ) -> dict[str, Any] | None:
     """Counts of kept and dropped rows in equal bins from `low` to `high`; None where no row has a score.
 
-    The bins span all but the lowest and highest half percent, and the limits near them; scores outside count in the
-    first or last bin. Returns stat, low, high, kept and dropped (one count a bin), limits.
+    The bins span all but the lowest and highest half percent, and the thresholds near them; scores outside count in the
+    first or last bin. Returns stat, low, high, kept and dropped (one count per bin), limits (the thresholds).
     """
     values = np.asarray(scores, dtype=np.float64)  # None becomes NaN
     known = np.isfinite(values)
     if not known.any():
         return None
     low, high = np.quantile(values[known], [0.005, 0.995])
-    lines = {name: limit for name, limit in limits.items() if abs(limit) < _ENDLESS}
+    lines = {name: threshold for name, threshold in thresholds.items() if abs(threshold) < _ENDLESS}
     spread = high - low
-    for limit in lines.values():
-        if not spread or low - spread <= limit <= high + spread:
-            low, high = min(low, limit), max(high, limit)
+    for threshold in lines.values():
+        if not spread or low - spread <= threshold <= high + spread:
+            low, high = min(low, threshold), max(high, threshold)
     if low == high:
         low, high = low - 0.5, high + 0.5
     kept = np.asarray(is_kept, dtype=bool)

@@ -1,6 +1,6 @@
 """Runs Data-Juicer operators one at a time and tells the ledger what each did to every row.
 
-Whole columns are taken of numbers only; texts and scores are gone through part by part, so that memory stays flat.
+Only columns of numbers are read whole; texts and scores are read part by part, so that memory stays flat.
 """
 
 import math
@@ -27,28 +27,29 @@ from solution.runner.data_juicer import (
     Mapper,
     NestedDataset,
     Selector,
-    load_ops,
-    read_headers_only,
+    load_operator,
     register_stock,
 )
 from solution.runner.errors import UserError
 from solution.runner.histogram import histogram
 from solution.runner.recipe import OWN_OPERATORS, Recipe
 from solution.runner.seed import ROW, WORK_TOKEN
-from solution.runner.tables import numbers_of, open_rows, places_of, tables_of, write_tables
+from solution.runner.tables import numbers_of, open_rows, positions_of, tables_of, write_tables
 
-_HOPELESS = 20  # an operator that raises for so many single rows and passes none is broken, not its rows
+_MAX_FAILURES = 20  # an operator that raises for this many single rows and passes none is broken, not its rows
 
 
 def registry(recipe: Recipe) -> dict[str, type]:
     """All operators by name: Data-Juicer's, ours, and those of the recipe's custom_operator_paths."""
-    # Ours under this one name; Data-Juicer would import them under another.
     names = [name for name, _ in recipe.process]
-    register(names)
-    register_stock(names)
+    try:
+        register(names)
+        register_stock(names)
+    except ImportError as error:
+        raise UserError(f"recipe {recipe.path}: an operator cannot be imported: {one_line(error)}") from error
+    # Ours are registered already; Data-Juicer would import them under another module name.
     theirs = [path for path in recipe.operator_paths if path != OWN_OPERATORS]
     if theirs:
-        register_stock()  # all, as theirs may build on any of them
         from data_juicer.config.config import load_custom_operators
 
         try:
@@ -64,9 +65,9 @@ def registry(recipe: Recipe) -> dict[str, type]:
 
 def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, work_dir: str) -> list[Any]:
     """Data-Juicer's operator objects. Raises UserError, in the operator's words, where it refuses its parameters."""
-    # In this process unless more are asked for: Data-Juicer would start two for each operator, at seconds apiece.
+    # In this process unless more are asked for: Data-Juicer would start two per operator, at seconds each.
     common = {
-        "skip_op_error": False,  # else one bad row silently loses its whole batch; see _by_halves
+        "skip_op_error": False,  # else one bad row silently loses its whole batch; see _isolate_failures
         "auto_op_parallelism": False,
         "num_proc": processes if processes > 1 else None,
         "work_dir": work_dir,
@@ -76,20 +77,19 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
         ((name, params),) = entry.items()
         try:
             batches = {"batch_mode": True} if issubclass(OPERATORS.modules[name], Filter) else {}
-            operators += load_ops([{name: common | batches | params}])
+            operators.append(load_operator(name, common | batches | params))
         except (ValueError, AssertionError, ImportError, OSError) as error:
             raise UserError(f"operator {number} ({name}): {one_line(error)}") from error
-        read_headers_only(operators[-1])
     return operators
 
 
 def run_operator(
     operator: Any, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset] | None = None
 ) -> NestedDataset:
-    """Apply one operator; every row that goes, stays, changes or is made is booked in the ledger.
+    """Apply one operator and record in the ledger each row that it drops, keeps, changes or creates.
 
-    ``run`` takes the place of a row-wise operator's own `run`, to have it elsewhere. Raises UserError where the
-    operator cannot run at all, or fails a row under the policy stop.
+    ``run`` replaces a row-wise operator's own `run`, for another executor. Raises UserError where the operator cannot
+    run at all, or fails a row under the policy stop.
     """
     run = run or operator.run
     started = time.monotonic()
@@ -116,54 +116,54 @@ def _run_filter(
     # With old scores in sight, a filter of the same kind would skip its work, though the caption may have changed.
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
     bare = bare.add_column(STATS, ["{}"] * len(bare), feature=Json())  # Data-Juicer would do so row by row
-    scored = _by_halves(lambda part: run(part, reduce=False), bare, ledger)
+    scored = _isolate_failures(lambda part: run(part, reduce=False), bare, ledger)
     scored = _without_failed(scored, ledger)
     kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)
     kept_rows = numbers_of(kept, ROW)
     is_kept = np.isin(numbers_of(scored, ROW), kept_rows)
-    _book_scores(scored, is_kept, _limits(operator), ledger)
+    _record_scores(scored, is_kept, _thresholds(operator), ledger)
     return _with_earlier_scores(kept, kept_rows, dataset) if len(kept) else kept
 
 
-def _book_scores(scored: NestedDataset, is_kept: np.ndarray, limits: dict[str, float], ledger: Ledger) -> None:
-    """Tell the ledger each row's score and verdict, and the step the distribution of every statistic."""
-    columns: dict[str, np.ndarray] = {}  # statistic -> one number a row
+def _record_scores(scored: NestedDataset, is_kept: np.ndarray, thresholds: dict[str, float], ledger: Ledger) -> None:
+    """Record each row's score and verdict in the ledger, and the distribution of every statistic in its step."""
+    columns: dict[str, np.ndarray] = {}  # statistic -> one number per row
     start = 0
     for part in parts_of(scored, ROW, STATS):
         passed, dropped = [], []
-        for place, (row, stats) in enumerate(zip(part[ROW], part[STATS], strict=True), start=start):
+        for position, (row, stats) in enumerate(zip(part[ROW], part[STATS], strict=True), start=start):
             scores = _numbers(stats)
             for stat, score in scores.items():
                 if stat not in columns:
                     columns[stat] = np.full(len(scored), np.nan)
-                columns[stat][place] = score
-            score, threshold, reason = _verdict(scores, limits)
-            if not is_kept[place]:
+                columns[stat][position] = score
+            score, threshold, reason = _verdict(scores, thresholds)
+            if not is_kept[position]:
                 dropped.append((row, reason, score, threshold))
             elif score is not None:
                 passed.append((row, score, threshold))
         ledger.passed(passed)
         ledger.drop(dropped)
         start += len(part[ROW])
-    charts = (histogram(stat, scores, is_kept, _limits_of(stat, limits)) for stat, scores in columns.items())
+    charts = (histogram(stat, scores, is_kept, _thresholds_of(stat, thresholds)) for stat, scores in columns.items())
     ledger.steps[-1].scores += filter(None, charts)
 
 
 def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: NestedDataset) -> NestedDataset:
     """The rows of ``kept`` with the scores that they had in ``dataset`` beside their new ones."""
-    places = places_of(kept_rows, numbers_of(dataset, ROW)) if STATS in dataset.column_names else None
+    positions = positions_of(kept_rows, numbers_of(dataset, ROW)) if STATS in dataset.column_names else None
 
     def tables() -> Iterator[pa.Table]:
         start = 0
         for table, part in zip(tables_of(kept.remove_columns(STATS)), parts_of(kept, STATS), strict=True):
             scores = part[STATS]
-            if places is not None:
-                earlier = dataset[STATS][places[start : start + len(scores)]]
+            if positions is not None:
+                earlier = dataset[STATS][positions[start : start + len(scores)]]
                 scores = [old | new for old, new in zip(earlier, scores, strict=True)]
             start += len(scores)
             yield table.replace_schema_metadata().append_column(STATS, pa.array(scores))
 
-    # A column of its own type for each score; Data-Juicer's are one JSON text a row, read and written at every step.
+    # A typed column per score; Data-Juicer's stats are one JSON text per row, read and written at every step.
     file = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
     write_tables(file, tables())
     return open_rows(file)
@@ -172,11 +172,11 @@ def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: Ne
 def _run_mapper(
     operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
 ) -> NestedDataset:
-    """Rows may change, go, and multiply; a text that lost its image token is a failed row."""
-    result = _without_failed(_by_halves(run, dataset, ledger), ledger)
-    result = _book_created(result, ledger)
+    """Rows may be changed, removed or multiplied; a text that lost its image token is a failed row."""
+    result = _without_failed(_isolate_failures(run, dataset, ledger), ledger)
+    result = _number_created(result, ledger)
     rows_before, rows = numbers_of(dataset, ROW), numbers_of(result, ROW)
-    origins = places_of(rows, rows_before)
+    origins = positions_of(rows, rows_before)
     broken: list[int] = []
     is_changed = False
     start = 0
@@ -194,8 +194,8 @@ def _run_mapper(
         ledger.rewrite(changed)
         is_changed = is_changed or bool(changed)
         broken += [
-            start + place
-            for place, (text, images) in enumerate(zip(texts, part["images"], strict=True))
+            start + position
+            for position, (text, images) in enumerate(zip(texts, part["images"], strict=True))
             if text.count(WORK_TOKEN) != len(images)
         ]
         start += len(numbers)
@@ -209,7 +209,7 @@ def _run_mapper(
 
 
 def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
-    """Operators that compare rows; ours say why a row goes (`dropped_because`, by position)."""
+    """Operators that compare rows; ours say why they drop a row (`dropped_because`, by position)."""
     try:
         if isinstance(operator, Deduplicator) and operator.is_batched_op():  # its run() would hash rows one at a time
             options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size}
@@ -218,7 +218,7 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
             result = operator.run(dataset)
     except ValueError as error:
         raise UserError(f"operator {operator._name}: {one_line(error)}") from error
-    result = _book_created(_without_failed(result, ledger), ledger)
+    result = _number_created(_without_failed(result, ledger), ledger)
     default = reasons.REPEATS_ROW if isinstance(operator, Deduplicator) else reasons.NOT_SELECTED
     because = getattr(operator, "dropped_because", {})
     _drop_missing(numbers_of(dataset, ROW), numbers_of(result, ROW), default, ledger, because)
@@ -228,7 +228,7 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
 def _drop_missing(
     before: np.ndarray, after: np.ndarray, default: str, ledger: Ledger, because: dict[int, str] | None = None
 ) -> None:
-    """Book the rows that an operator left out and did not fail; ``because`` goes by position in ``before``."""
+    """Record the rows that an operator dropped; ``because`` maps positions in ``before`` to reasons."""
     gone = ~np.isin(before, after) & ~np.isin(before, ledger.failed_now())
     ledger.drop(
         (int(before[position]), (because or {}).get(position, default), None, None)
@@ -236,8 +236,10 @@ def _drop_missing(
     )
 
 
-def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
-    """Run a row-wise operator; where it raises, halve the rows until the bad ones stand alone, and fail those only.
+def _isolate_failures(
+    run: Callable[[NestedDataset], NestedDataset], dataset: NestedDataset, ledger: Ledger
+) -> NestedDataset:
+    """Run a row-wise operator; where it raises, halve the rows until the bad ones are alone, and fail only those.
 
     Raises UserError where a package is missing, where every single row tried fails, and where ``run`` itself does.
     """
@@ -257,7 +259,7 @@ def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDat
                 continue
             failed += 1
             ledger.fail(part[0][ROW], one_line(error))
-            if failed >= _HOPELESS and not parts:
+            if failed >= _MAX_FAILURES and not parts:
                 raise UserError(f"operator {ledger.steps[-1].name} fails for every row: {one_line(error)}") from error
     if len(parts) == 1:
         return parts[0]
@@ -265,16 +267,16 @@ def _by_halves(run: Callable[[NestedDataset], NestedDataset], dataset: NestedDat
 
 
 def _without_failed(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
-    """The rows without those that an operator of ours marked as failed; the mark itself goes too."""
+    """The rows without those that an operator of ours marked as failed, and without the mark itself."""
     if FAILURE not in dataset.column_names:
         return dataset
     bad: list[int] = []
     start = 0
     for part in parts_of(dataset, ROW, FAILURE):
-        for place, (row, failure) in enumerate(zip(part[ROW], part[FAILURE], strict=True), start=start):
+        for position, (row, failure) in enumerate(zip(part[ROW], part[FAILURE], strict=True), start=start):
             if failure:
                 ledger.fail(row, failure)
-                bad.append(place)
+                bad.append(position)
         start += len(part[ROW])
     return _without(dataset.remove_columns(FAILURE), bad)
 
@@ -284,21 +286,21 @@ def _without(dataset: NestedDataset, positions: list[int]) -> NestedDataset:
     return dataset.select(np.delete(np.arange(len(dataset)), positions)) if positions else dataset
 
 
-def _book_created(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
-    """Give every further appearance of a row its own number: the operator made it out of that row."""
+def _number_created(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """Give every further appearance of a row its own number: the operator created it from that row."""
     rows = numbers_of(dataset, ROW)
-    further = np.flatnonzero(places_of(rows, rows) != np.arange(len(rows)))
+    further = np.flatnonzero(positions_of(rows, rows) != np.arange(len(rows)))
     if not len(further):
         return dataset
     rows = rows.copy()
     for start in range(0, len(further), PART):
-        places = further[start : start + PART]
-        rows[places] = ledger.create(rows[places].tolist(), dataset["text"][places])
+        positions = further[start : start + PART]
+        rows[positions] = ledger.create(rows[positions].tolist(), dataset["text"][positions])
     return dataset.remove_columns(ROW).add_column(ROW, rows)
 
 
-def _limits(operator: Filter) -> dict[str, float]:
-    """The operator's limits by name; Data-Juicer's filters call them min_x and max_x."""
+def _thresholds(operator: Filter) -> dict[str, float]:
+    """The operator's thresholds by name; Data-Juicer's filters call them min_x and max_x."""
     return {
         key: value
         for key, value in vars(operator).items()
@@ -306,20 +308,20 @@ def _limits(operator: Filter) -> dict[str, float]:
     }
 
 
-def _limits_of(stat: str, limits: dict[str, float]) -> dict[str, float]:
-    """The limits min_x and max_x that a statistic is held against: x stands in its name where there are several x."""
-    several = len({key[4:] for key in limits}) > 1
-    return {key: limit for key, limit in limits.items() if not several or key[4:] in stat}
+def _thresholds_of(stat: str, thresholds: dict[str, float]) -> dict[str, float]:
+    """The thresholds min_x and max_x of a statistic: where there are several x, those that its name contains."""
+    several = len({key[4:] for key in thresholds}) > 1
+    return {key: value for key, value in thresholds.items() if not several or key[4:] in stat}
 
 
-def _verdict(scores: dict[str, float], limits: dict[str, float]) -> tuple[float | None, float | None, str]:
-    """(score, threshold, reason) of a row: the limit it breaks, else its first score with the lower limit."""
+def _verdict(scores: dict[str, float], thresholds: dict[str, float]) -> tuple[float | None, float | None, str]:
+    """(score, threshold, reason) of a row: the threshold it breaks, else its first score with the lower one."""
     for stat, score in scores.items():
-        for key, limit in _limits_of(stat, limits).items():
-            if score < limit if key.startswith("min_") else score > limit:
+        for key, threshold in _thresholds_of(stat, thresholds).items():
+            if score < threshold if key.startswith("min_") else score > threshold:
                 side = "below" if key.startswith("min_") else "above"
-                return score, limit, reasons.outside_threshold(stat, side, f"{key} {limit:g}", score)
-    threshold = next((limit for key, limit in limits.items() if key.startswith("min_")), None)
+                return score, threshold, reasons.outside_threshold(stat, side, f"{key} {threshold:g}", score)
+    threshold = next((value for key, value in thresholds.items() if key.startswith("min_")), None)
     return next(iter(scores.values()), None), threshold, reasons.OUTSIDE_LIMITS
 
 

@@ -1,7 +1,7 @@
-"""Row-wise operators on Ray: the rows go out to workers in shards and come back in order.
+"""Row-wise operators on Ray: the rows are sent to workers in shards and come back in order.
 
 Needed for `--executor ray` only; importing it raises UserError where ray is not installed. Operators that compare rows
-(duplicates, clusters, percentiles, fill) are not run here: they see all rows, in the process that started the run.
+(duplicates, clusters, percentiles, fill) are not run here: they see all rows, in the process of the command.
 """
 
 import logging
@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 from datasets.fingerprint import get_temporary_cache_files_directory
+from tqdm.auto import tqdm
 
 from solution.runner.data_juicer import NestedDataset
 from solution.runner.errors import UserError
@@ -35,9 +36,9 @@ except ImportError as error:
     ) from error
 
 _SHARD = 1000  # rows at most, unless the operator's own batches are larger
-_ROUNDS = 4  # shards a worker where there are rows enough, so that a slow one does not hold up the others
-_AHEAD = 2  # shards that a worker has at a time: the next one lies ready when it ends one
-_WINDOW = 8  # shards a worker, at most, that are out or wait for an earlier one
+_ROUNDS = 4  # shards per worker where there are enough rows, so that a slow one does not hold up the others
+_AHEAD = 2  # shards that a worker has at a time: the next one is there when it ends one
+_WINDOW = 8  # shards per worker, at most, that are being worked on or wait for an earlier one
 _STORE = 256 << 20  # bytes of shared memory for the shards under way
 _PASSED_ON = (
     "SCORE_STORE", "UV_OFFLINE", "PIP_NO_INDEX", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_VERBOSITY", "HF_HUB_OFFLINE",
@@ -45,10 +46,10 @@ _PASSED_ON = (
 )  # fmt: skip
 
 
-class Cluster:
+class RayExecutor:
     """Ray for the length of a `with` block: one on this machine, or the one at ``address`` (HOST:PORT or auto).
 
-    One worker a core and, for operators that may use one, one a GPU; a recipe's `np` above 1 is the most there are.
+    One worker per core and, for operators that may use one, per GPU; a recipe's `np` above 1 is the most there are.
     Every worker builds the recipe's operators once and keeps their models. All machines of a cluster must see the
     checkout, the seed, the models and the output under the same paths.
     """
@@ -59,7 +60,7 @@ class Cluster:
         self.address = address
         self._workers: dict[bool, list[Any]] = {}  # with a GPU or without
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "RayExecutor":
         """Start or find Ray. Raises UserError where nothing answers at the address."""
         settings = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
@@ -89,36 +90,37 @@ class Cluster:
         """End the workers, and Ray itself where it was started here."""
         ray.shutdown()
 
-    def run(self, place: int, operator: Any, rows: NestedDataset, **options: Any) -> NestedDataset:
-        """What `operator.run(rows, **options)` returns; ``place`` is the operator's place in the recipe, from 0.
+    def run(self, index: int, operator: Any, rows: NestedDataset, **options: Any) -> NestedDataset:
+        """What `operator.run(rows, **options)` returns; ``index`` is the operator's in the recipe, from 0.
 
         Raises what the operator raises for any shard, and UserError where workers die over and over.
         """
         try:
             file = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
-            results = self._results(place, operator, rows, options)
+            results = self._results(index, operator, rows, options)
             # The metadata would hold each shard's own types; a column that is empty in one has none there.
             write_tables(file, (table.replace_schema_metadata(None) for table in results))
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:
             raise UserError(
-                f"operator {operator._name}: Ray lost its workers ({one_line(error)}); the same command goes on behind "
-                "the last operator that ended"
+                f"operator {operator._name}: Ray lost its workers ({one_line(error)}); the same command resumes after "
+                "the last finished operator"
             ) from error
         return open_rows(file)
 
-    def _results(self, place: int, operator: Any, rows: NestedDataset, options: dict[str, Any]) -> Iterator[pa.Table]:
+    def _results(self, index: int, operator: Any, rows: NestedDataset, options: dict[str, Any]) -> Iterator[pa.Table]:
         """What the operator makes of each shard, in order."""
         workers = self._workers_for(operator)
         size = _shard_size(operator, len(rows), len(workers))
         arrow, starts = rows.with_format("arrow"), range(0, len(rows), size)
         idle, running, done = workers * _AHEAD, {}, {}
         sent = delivered = 0
+        bar = tqdm(desc=operator._name, total=len(rows), unit=" rows", leave=False, disable=None)
         while delivered < len(starts):
             while idle and sent < min(len(starts), delivered + _WINDOW * len(workers)):
                 worker, start = idle.pop(), starts[sent]
-                reference = worker.run.remote(place, _packed(arrow[start : start + size]), options)
+                reference = worker.run.remote(index, _packed(arrow[start : start + size]), options)
                 running[reference] = sent, worker
                 sent += 1
             (reference, *_), _ = ray.wait(list(running))
@@ -128,13 +130,15 @@ class Cluster:
             while delivered in done:
                 yield done.pop(delivered)
                 delivered += 1
+                bar.update(min(size, len(rows) - bar.n))
+        bar.close()
 
     def _workers_for(self, operator: Any) -> list[Any]:
         """The workers that suit an operator, started when they are first needed."""
         resources = ray.cluster_resources()
         on_gpu = operator.accelerator == "cuda" and resources.get("GPU", 0) >= 1
         if on_gpu not in self._workers:
-            # A worker with a GPU asks for no core: the others may have taken them all.
+            # A worker with a GPU asks for no core: the others may hold them all.
             needs = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": 1}
             count = int(resources["GPU" if on_gpu else "CPU"])
             count = min(count, self.recipe.processes) if self.recipe.processes > 1 else count
@@ -144,7 +148,7 @@ class Cluster:
 
 
 class Worker:
-    """A recipe's operators in a process of Ray's."""
+    """A recipe's operators in one of Ray's processes."""
 
     def __init__(self, recipe: Recipe, work_dir: str) -> None:
         self.recipe = recipe
@@ -157,11 +161,11 @@ class Worker:
         datasets.disable_progress_bars()
         return build_operators(check_operators(self.recipe, registry(self.recipe)), 1, self.work_dir)
 
-    def run(self, place: int, shard: bytes, options: dict[str, Any]) -> bytes:
+    def run(self, index: int, shard: bytes, options: dict[str, Any]) -> bytes:
         """One operator on one shard. Raises ImportError, UserError, and for all else ValueError with the same text."""
         rows = NestedDataset(datasets.Dataset(_unpacked(shard)))
         try:
-            return _packed(self.operators[place].run(rows, **options).with_format("arrow")[:])
+            return _packed(self.operators[index].run(rows, **options).with_format("arrow")[:])
         except (ImportError, UserError):
             raise
         except Exception as error:  # of any class, which may be known in this process alone
@@ -178,7 +182,7 @@ def _require_answer(address: str) -> None:
 
 
 def _shard_size(operator: Any, rows: int, workers: int) -> int:
-    """Rows a shard: whole batches of the operator, so that every batch holds the rows it would hold in one process."""
+    """Rows per shard: whole batches, so that every batch of the operator holds the same rows as in one process."""
     batch = operator.batch_size if operator.is_batched_op() else 1
     wanted = min(-(-rows // (workers * _ROUNDS)), _SHARD)
     return -(-wanted // batch) * batch

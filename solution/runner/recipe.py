@@ -18,7 +18,7 @@ from solution.runner.files import ROOT, shown
 KEYS = {
     "project_name": str,  # free text
     "dataset_path": str,  # the seed's jsonl
-    "np": int,  # processes an operator
+    "np": int,  # processes per operator
     "custom_operator_paths": list,  # files or packages with operators
     "process": list,  # the operators in order
 }
@@ -80,7 +80,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def load_recipe(path: Path, dataset: Path | None) -> Recipe:
     """Read a recipe and check all that needs no Data-Juicer: keys, shape, data set and model folders.
 
-    ``dataset`` takes the place of the recipe's own `dataset_path`. Raises UserError with one line on any fault.
+    ``dataset`` replaces the recipe's own `dataset_path`. Raises UserError with one line on any fault.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -174,7 +174,9 @@ def check_operators(recipe: Recipe, registry: dict[str, type]) -> list[dict[str,
             if key not in known:
                 raise UserError(f"{where}: unknown parameter '{key}'{nearest(key, known)}")
         values = {key: _typed(value, known[key][0], f"{where}, {key}") for key, value in params.items()}
-        _check_limits({key: default for key, (_, default) in known.items()} | values, _STOCK_RANGES.get(name), where)
+        _check_thresholds(
+            {key: default for key, (_, default) in known.items()} | values, _STOCK_RANGES.get(name), where
+        )
         checked.append({name: values})
     return checked
 
@@ -207,8 +209,8 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         raise UserError(f"{where}: {error.errors()[0]['msg']}, found {value!r}") from None
 
 
-def _check_limits(values: dict[str, Any], allowed: tuple[float, float] | None, where: str) -> None:
-    """Raise UserError where min_x is above max_x, or a limit lies outside what the operator's score can be."""
+def _check_thresholds(values: dict[str, Any], allowed: tuple[float, float] | None, where: str) -> None:
+    """Raise UserError where min_x is above max_x, or a threshold is outside the range of the operator's score."""
     for key, low in values.items():
         if not isinstance(low, int | float) or isinstance(low, bool):
             continue
@@ -217,6 +219,6 @@ def _check_limits(values: dict[str, Any], allowed: tuple[float, float] | None, w
             raise UserError(
                 f"{where}: {key} {low} is greater than max_{key.removeprefix('min_')} {high}: no row can pass"
             )
-        limit = key.startswith(("min_", "max_")) and key.endswith(("_score", "_ratio", "_recall"))
-        if allowed and limit and not (allowed[0] <= low <= allowed[1] or abs(low) >= 1e9):
+        is_threshold = key.startswith(("min_", "max_")) and key.endswith(("_score", "_ratio", "_recall"))
+        if allowed and is_threshold and not (allowed[0] <= low <= allowed[1] or abs(low) >= 1e9):
             raise UserError(f"{where}: {key} {low} is outside the score's range, {allowed[0]:g} to {allowed[1]:g}")

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,10 @@ import datasets
 import pyarrow as pa
 from datasets.fingerprint import get_temporary_cache_files_directory
 from loguru import logger
+from tqdm.auto import tqdm
 
 from solution.runner.audit import Ledger, funnel
-from solution.runner.checkpoint import Progress
+from solution.runner.checkpoint import Checkpoint
 from solution.runner.data_juicer import NestedDataset
 from solution.runner.errors import UserError
 from solution.runner.files import shown
@@ -24,11 +26,14 @@ from solution.runner.seed import Folders, read_rows, write_rows
 from solution.runner.tables import tables_of
 
 if TYPE_CHECKING:
-    from solution.runner.ray_executor import Cluster  # needs ray
+    from solution.runner.ray_executor import RayExecutor  # needs ray
 
 
 def log_to(path: Path) -> None:
-    """Send what Data-Juicer and its libraries say to a file; the terminal shows our lines only."""
+    """Send the log of Data-Juicer and its libraries to a file.
+
+    stderr shows our lines only and, where it is a terminal, a bar for the operator at work.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     logger.remove()
     logger.add(path, mode="w", level="INFO")
@@ -39,11 +44,11 @@ def log_to(path: Path) -> None:
 
 
 def keep_steps_in(folder: Path) -> None:
-    """Let what an operator makes of the rows lie on the disk beside the unfinished run's state, until it is saved."""
+    """Let an operator's result lie on the disk beside the checkpoint until it is saved there."""
     datasets.disable_caching()
     usual = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder / "steps")
-    get_temporary_cache_files_directory()  # reads the variable once and for all
+    get_temporary_cache_files_directory()  # reads the variable once
     del os.environ["TMPDIR"]
     if usual is not None:
         os.environ["TMPDIR"] = usual
@@ -51,7 +56,7 @@ def keep_steps_in(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe with its places: where pictures lie, where the result, the audit and an unfinished run's state go."""
+    """A recipe with its paths: images, result, audit (and beside it the checkpoint of an unfinished run)."""
 
     recipe: Recipe
     images: Path  # the seed's image root
@@ -59,8 +64,8 @@ class Run:
     audit: Path  # the Parquet file
     inputs: dict[str, Any]  # what decides the result, as the record has it
     on_error: str  # stop or skip
-    afresh: bool  # forget an unfinished run
-    cluster: "Cluster | None" = None  # where row-wise operators run; None for this process
+    overwrite: bool  # do not resume an unfinished run
+    executor: "RayExecutor | None" = None  # where row-wise operators run; None for this process
 
     def execute(self) -> dict[str, Any]:
         """Run all operators, write result and audit, print the funnel. Returns the counts for the record.
@@ -70,45 +75,45 @@ class Run:
         process = check_operators(self.recipe, registry(self.recipe))
         operators = build_operators(process, self.recipe.processes, str(self.result.parent))
         folders = Folders(self.images, self.recipe.dataset.parent, self.result.parent)
-        progress = Progress(self.audit.with_suffix(".unfinished"), self._identity(), process)
-        done, dataset, ledger = progress.open(self.on_error, self.afresh)
-        keep_steps_in(progress.folder)
+        checkpoint = Checkpoint(self.audit.with_suffix(".unfinished"), self._identity(), process)
+        done, dataset, ledger = checkpoint.open(self.on_error, self.overwrite)
+        keep_steps_in(checkpoint.folder)
         try:
             if dataset is None:
-                dataset = self._read(folders, ledger, progress)
+                dataset = self._read(folders, ledger, checkpoint)
             else:
-                _say(f"an unfinished run goes on behind operator {done} of {len(operators)}")
+                _say(f"resuming after operator {done} of {len(operators)}")
             for number, operator in enumerate(operators[done:], start=done + 1):
                 _say(f"[{number}/{len(operators)}] {operator._name}: {len(dataset):,} rows in")
-                elsewhere = partial(self.cluster.run, number - 1, operator) if self.cluster else None
-                dataset = run_operator(operator, dataset, ledger, elsewhere)
+                run = partial(self.executor.run, number - 1, operator) if self.executor else None
+                dataset = run_operator(operator, dataset, ledger, run)
                 step = ledger.steps[-1]
                 _say(
                     f"    {step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed in {step.seconds:.1f} s"
                 )
                 if not len(dataset):
                     raise UserError(self._nothing_left(ledger))
-                dataset = progress.save(number, tables_of(dataset), ledger)
+                dataset = checkpoint.save(number, tables_of(dataset), ledger)
             write_rows(self.result, dataset, folders, ledger)
         finally:
             if ledger.steps and ledger.steps[0].rows_in:
                 ledger.write(self.audit, images=str(self.images), output=str(self.result.parent))
-            if dataset is None:  # nothing to go on from
-                progress.clear(ledger)
+            if dataset is None:  # nothing to resume from
+                checkpoint.clear(ledger)
         print(funnel(ledger))
         record = {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()}
-        progress.clear(ledger)
+        checkpoint.clear(ledger)
         return record
 
     def _identity(self) -> dict[str, Any]:
-        """What an unfinished run must share with this one; operators are compared one by one instead of by recipe."""
+        """What an unfinished run must share with this one, except the recipe: its operators are compared one by one."""
         return self.inputs | {"inputs": {key: value for key, value in self.inputs["inputs"].items() if key != "recipe"}}
 
-    def _read(self, folders: Folders, ledger: Ledger, progress: Progress) -> NestedDataset:
+    def _read(self, folders: Folders, ledger: Ledger, checkpoint: Checkpoint) -> NestedDataset:
         """The seed's good rows as a data set. Raises UserError where there is none."""
-        _say(f"reading {shown(self.recipe.dataset)} and decoding every picture")
+        _say(f"reading {shown(self.recipe.dataset)} and decoding every image")
         try:
-            return progress.save(0, read_rows(self.recipe.dataset, folders, ledger), ledger)
+            return checkpoint.save(0, _counted(read_rows(self.recipe.dataset, folders, ledger)), ledger)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise UserError(
                 f"data set {shown(self.recipe.dataset)} has a key with values of several types: {error}"
@@ -117,12 +122,25 @@ class Run:
     def _nothing_left(self, ledger: Ledger) -> str:
         """The message for an empty result: which operator took the last rows, and why."""
         step = ledger.steps[-1]
-        why = ", ".join(f"{count:,} {reason}" for reason, count in step.reasons.most_common(3))
+        why = [f"{count:,} {reason}" for reason, count in step.reasons.most_common(3)]
+        if step.failed:
+            first = ledger.failed_now()[0]
+            why.append(f"{ledger.name_row(first)}: {ledger.find(first).reason}")
+        details = f" ({', '.join(why)})" if why else ""
+        advice = "change its thresholds, every row's score is" if step.dropped else "every row's reason is"
         return (
             f"no rows left: operator {len(ledger.steps) - 1} ({step.name}) dropped {step.dropped:,} and failed "
-            f"{step.failed:,} of the last {step.rows_in:,} rows{f' ({why})' if why else ''}; "
-            f"change its limits, every row's score is in {shown(self.audit)}"
+            f"{step.failed:,} of the last {step.rows_in:,} rows{details}; "
+            f"{advice} in {shown(self.audit)}"
         )
+
+
+def _counted(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables, with a bar of the rows so far where stderr is a terminal."""
+    with tqdm(desc="read", unit=" rows", leave=False, disable=None) as bar:
+        for table in tables:
+            bar.update(len(table))
+            yield table
 
 
 def _say(text: str) -> None:

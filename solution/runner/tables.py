@@ -1,4 +1,4 @@
-"""Rows in an Arrow file: written part by part, read from the disk as they are asked for."""
+"""Rows in an Arrow file: written part by part, read from the disk when they are needed."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -55,13 +55,13 @@ def tables_of(dataset: NestedDataset) -> Iterator[pa.Table]:
 
 
 def numbers_of(dataset: NestedDataset, column: str) -> np.ndarray:
-    """A whole column of whole numbers: 8 bytes a row."""
+    """A whole column of whole numbers: 8 bytes per row."""
     parts = [table[column].to_numpy() for table in tables_of(dataset.select_columns(column))]
     return np.concatenate([*parts, np.empty(0, np.int64)])
 
 
-def places_of(numbers: Sequence[int] | np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Where each number first stands in ``among``, -1 for one that does not: int64 [numbers]."""
+def positions_of(numbers: Sequence[int] | np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The first position of each number in ``among``, -1 for one that is not there: int64 [numbers]."""
     values, first = np.unique(among, return_index=True)
-    places = np.searchsorted(values, numbers).clip(max=len(values) - 1)
-    return np.where(values[places] == numbers, first[places], -1)
+    found = np.searchsorted(values, numbers).clip(max=len(values) - 1)
+    return np.where(values[found] == numbers, first[found], -1)

@@ -228,13 +228,13 @@ def test_a_killed_run_goes_on_with_the_same_result(make_seed, make_recipe, run_p
     assert not (output / "processed_data.jsonl").exists()
     resumed = run_process(recipe, seed)
     assert resumed.code == 0, resumed.err
-    assert "goes on behind operator 1 of 3" in resumed.err
+    assert "resuming after operator 1 of 3" in resumed.err
     assert_conserved(resumed)
     lines = (output / "processed_data.jsonl").read_bytes()
-    afresh = run_process(recipe, seed, "--overwrite")
-    assert "goes on" not in afresh.err
+    again = run_process(recipe, seed, "--overwrite")
+    assert "resuming" not in again.err
     assert (output / "processed_data.jsonl").read_bytes() == lines
-    assert [line | {"score": 0} for line in audit_of(afresh)] == [line | {"score": 0} for line in audit_of(resumed)]
+    assert [line | {"score": 0} for line in audit_of(again)] == [line | {"score": 0} for line in audit_of(resumed)]
     assert not state.exists()
 
 

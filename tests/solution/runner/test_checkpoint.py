@@ -12,7 +12,7 @@ import pytest
 
 from solution.runner import audit
 from solution.runner.audit import Ledger, RowAudit
-from solution.runner.checkpoint import Progress
+from solution.runner.checkpoint import Checkpoint
 from solution.runner.errors import UserError
 from tests.solution.conftest import ROOT
 
@@ -30,24 +30,24 @@ def test_a_kill_leaves_rows_and_ledger_of_one_operator(tmp_path, moment):
     from pathlib import Path
     import pyarrow as pa
     from solution.runner.audit import Ledger, RowAudit
-    from solution.runner.checkpoint import Progress
+    from solution.runner.checkpoint import Checkpoint
     from solution.runner import checkpoint as module
 
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    progress = Progress(Path({str(tmp_path)!r}), {{"data": 1}}, {PROCESS!r})
-    done, rows, ledger = progress.open("skip", False)
+    checkpoint = Checkpoint(Path({str(tmp_path)!r}), {{"data": 1}}, {PROCESS!r})
+    done, rows, ledger = checkpoint.open("skip", False)
     ledger.begin("read", 3)
     ledger.add(RowAudit(f"id{{row}}", row, None, "text", "text", "1.jpg") for row in (1, 2, 3))
-    progress.save(0, [pa.table({{"n": [1, 2, 3]}})], ledger)
+    checkpoint.save(0, [pa.table({{"n": [1, 2, 3]}})], ledger)
     ledger.begin("one", 3)
     ledger.drop([(2, "why", 0.1, 0.5)])
     if {moment!r} == "rows written":
         ledger.commit = die
     if {moment!r} == "committed":
-        progress._sweep = die
-    progress.save(1, [pa.table({{"n": [1, 3]}})], ledger)
+        checkpoint._sweep = die
+    checkpoint.save(1, [pa.table({{"n": [1, 3]}})], ledger)
     ledger.begin("two", 2)
     ledger.drop([(1, "why", 0.1, 0.5)])
     die()
@@ -55,7 +55,7 @@ def test_a_kill_leaves_rows_and_ledger_of_one_operator(tmp_path, moment):
     command = [sys.executable, "-c", textwrap.dedent(program)]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done, rows, ledger = Progress(tmp_path, {"data": 1}, PROCESS).open("skip", False)
+    done, rows, ledger = Checkpoint(tmp_path, {"data": 1}, PROCESS).open("skip", False)
     states = [ledger.find(row).state for row in (1, 2, 3)]
     if moment == "rows written":
         assert (done, rows["n"][:], states) == (0, [1, 2, 3], ["kept"] * 3)
@@ -67,18 +67,18 @@ def test_a_kill_leaves_rows_and_ledger_of_one_operator(tmp_path, moment):
 
 
 def saved(folder, process) -> tuple:
-    progress = Progress(folder, {"data": 1}, process)
-    _, _, ledger = progress.open("skip", False)
+    checkpoint = Checkpoint(folder, {"data": 1}, process)
+    _, _, ledger = checkpoint.open("skip", False)
     ledger.begin("read", 2)
     ledger.add(lines(2))
-    progress.save(0, [pa.table({"n": [1, 2]})], ledger)
+    checkpoint.save(0, [pa.table({"n": [1, 2]})], ledger)
     ledger.begin("one", 2)
-    progress.save(1, [pa.table({"n": [1, 2]})], ledger)
+    checkpoint.save(1, [pa.table({"n": [1, 2]})], ledger)
     ledger.close()
 
 
 @pytest.mark.parametrize(
-    ("identity", "process", "afresh", "done"),
+    ("identity", "process", "overwrite", "done"),
     [
         ({"data": 1}, PROCESS, False, 1),
         ({"data": 1}, [PROCESS[0], {"other": {}}], False, 1),
@@ -87,9 +87,9 @@ def saved(folder, process) -> tuple:
         ({"data": 1}, PROCESS, True, 0),
     ],
 )
-def test_only_the_same_run_goes_on(tmp_path, identity, process, afresh, done):
+def test_only_the_same_run_goes_on(tmp_path, identity, process, overwrite, done):
     saved(tmp_path, PROCESS)
-    found, rows, ledger = Progress(tmp_path, identity, process).open("skip", afresh)
+    found, rows, ledger = Checkpoint(tmp_path, identity, process).open("skip", overwrite)
     assert (found, rows is None, bool(ledger.steps)) == (done, not done, bool(done))
     if not done:
         ledger.begin("read", 2)
@@ -98,14 +98,14 @@ def test_only_the_same_run_goes_on(tmp_path, identity, process, afresh, done):
 
 
 def test_two_runs_at_once_are_refused(tmp_path):
-    progress = Progress(tmp_path, {"data": 1}, PROCESS)
-    _, _, ledger = progress.open("skip", False)
-    with pytest.raises(UserError, match="wait for the process that is at work on it, or remove the folder"):
-        progress.open("skip", True)
+    checkpoint = Checkpoint(tmp_path, {"data": 1}, PROCESS)
+    _, _, ledger = checkpoint.open("skip", False)
+    with pytest.raises(UserError, match="wait for the process that uses it, or remove the folder"):
+        checkpoint.open("skip", True)
     ledger.close()
     (tmp_path / "ledger.sqlite").write_bytes(os.urandom(5000))
     with pytest.raises(UserError, match="cannot be opened"):
-        progress.open("skip", True)
+        checkpoint.open("skip", True)
 
 
 def test_an_audit_written_in_groups_equals_one_in_one_piece(tmp_path, monkeypatch):

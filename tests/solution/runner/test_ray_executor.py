@@ -178,7 +178,7 @@ def test_an_ended_run_leaves_no_process_and_goes_on(
     assert {process.name() for process in alive} <= allowed
     resumed = run_process(make_recipe(process[:1], custom_operator_paths=[operators]), seed)  # here, without Ray
     assert resumed.code == 0, resumed.err
-    assert "goes on behind operator 1 of 1" in resumed.err
+    assert "resuming after operator 1 of 1" in resumed.err
 
 
 def test_workers_that_die_fail_no_row(operators, make_seed, make_recipe, run_process):

@@ -10,7 +10,7 @@ from datasets import Dataset
 from solution.runner import seed
 from solution.runner.audit import Ledger
 from solution.runner.seed import ROW, Folders, read_rows
-from solution.runner.tables import numbers_of, open_rows, places_of, tables_of, write_tables
+from solution.runner.tables import numbers_of, open_rows, positions_of, tables_of, write_tables
 from tests.solution.conftest import TEXT, picture
 
 ROWS = [
@@ -52,7 +52,7 @@ def test_chosen_rows_come_as_one_chunk(tmp_path):
 
 
 def test_places_are_the_first_ones():
-    assert places_of([5, 7, 9, 5], np.array([9, 5, 5, 8])).tolist() == [1, -1, 0, 1]
+    assert positions_of([5, 7, 9, 5], np.array([9, 5, 5, 8])).tolist() == [1, -1, 0, 1]
 
 
 def test_a_seed_read_in_parts_equals_one_read_whole(tmp_path, monkeypatch):

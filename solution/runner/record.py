@@ -1,0 +1,61 @@
+"""The record of a run, `run.json`: all that decides its result, and whether the result is still the one of that."""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from solution.runner.files import ROOT, replaced, sha256_of, shown, stamp_of
+from solution.runner.recipe import Recipe
+
+RESULT = "processed_data.jsonl"
+TESTED_DATA_JUICER = "1.6.1"
+_RECORD = "run.json"
+_PACKAGES = ("py-data-juicer", "datasets", "torch", "transformers", "pillow")
+
+
+def describe_inputs(recipe: Recipe, images: Path, on_error: str) -> dict[str, Any]:
+    """All that decides the result: inputs with their hashes, configuration, versions of code and packages."""
+    code = [
+        *(ROOT / "solution").rglob("*.py"),
+        *(file for path in recipe.operator_paths for file in _python_files(path)),
+    ]
+    return {
+        "inputs": {
+            "recipe": {"path": shown(recipe.path), "sha256": sha256_of(recipe.path)},
+            "dataset": {"path": shown(recipe.dataset), "sha256": sha256_of(recipe.dataset)},
+            "images": shown(images),
+            "models": {name: stamp_of(folder) for name, folder in recipe.models().items()},
+        },
+        "configuration": {"on_error": on_error},
+        "versions": {
+            "python": ".".join(map(str, sys.version_info[:3])),
+            **{package: version(package) for package in _PACKAGES},
+            "code": {shown(file): sha256_of(file) for file in sorted(set(code))},
+        },
+    }
+
+
+def _python_files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def is_done(output: Path, inputs: dict[str, Any]) -> bool:
+    """Whether the folder holds the untouched result of the same inputs."""
+    record_file, result = output / _RECORD, output / RESULT
+    if not record_file.is_file() or not result.is_file():
+        return False
+    try:
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return False
+    return {key: record.get(key) for key in inputs} == inputs and record["outputs"][RESULT] == sha256_of(result)
+
+
+def write_record(output: Path, inputs: dict[str, Any], about: dict[str, Any]) -> Path:
+    """Write the record beside the result: ``inputs``, ``about`` the run, and the result's hash. Returns its path."""
+    record = inputs | about | {"outputs": {RESULT: sha256_of(output / RESULT)}}
+    with replaced(output / _RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return output / _RECORD
