@@ -1,7 +1,8 @@
 """`process.py report`: one self-contained HTML page about a run, from its audit.
 
-Shows samples, the most informative rows first, so that it stays readable at 400,000 rows: pairs beside the limit that
-dropped them, new captions that gained most, copies next to what they repeat. Reads the audit and thumbnails only.
+Shows samples, the most informative rows first, so that it stays readable at 400,000 rows: pairs nearest to the
+threshold that dropped them, new captions that gained most, copies next to what they repeat. Reads only
+the audit and the images of the rows shown.
 """
 
 import base64
@@ -20,16 +21,16 @@ from PIL import Image
 from solution.operators.common.captions import caption_of
 from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.reasons import REPEATS_CAPTION, REPEATS_IMAGE, kind_of, recaption_gain, repeated_id
-from solution.report.page import Card, chart, funnel_table, gallery, legend, page, tiles
+from solution.report.page import Card, Gallery, Section, page
 from solution.runner.errors import UserError
 from solution.runner.files import replaced, shown
 
-_CARDS = 12  # a gallery
+_CARDS = 12  # per gallery
 _THUMBNAIL = 320  # px, the longer side; shown at half of it, so that it is crisp on dense screens
 
 
 def write_report(audit: Path, images: Path | None, target: Path) -> None:
-    """Write the page about the run whose audit this is. ``images`` takes the place of the recorded image root.
+    """Write the page about the run whose audit this is. ``images`` replaces the recorded image root.
 
     Raises UserError for a missing or foreign audit.
     """
@@ -56,100 +57,95 @@ class _Report:
 
     def page(self, audit: Path) -> str:
         """The HTML text."""
-        sections = [("What became of the rows", self._numbers() + funnel_table(self.steps))]
-        charts = [chart(step["name"], scores) for step in self.steps for scores in step["scores"]]
-        if charts:
-            sections.append(("Scores and limits", legend() + f'<div class="charts">{"".join(charts)}</div>'))
-        for name, content in (
-            ("Dropped pairs", self._dropped()),
-            ("New captions", self._rewritten()),
-            ("Synthetic pictures", self._synthetic()),
-            ("Copies found", self._copies()),
-            ("Failed rows", self._failed()),
-            ("Best and worst of what is kept", self._kept()),
-        ):
-            if content:
-                sections.append((name, content))
+        sections = [
+            Section("Dropped pairs", self._dropped()),
+            Section("New captions", self._rewritten()),
+            Section("Synthetic images", self._synthetic()),
+            Section("Copies found", self._copies()),
+            Section("Failed rows", self._failed()),
+            Section("Best and worst of what is kept", self._kept()),
+        ]
+        shown_sections = [section for section in sections if section.galleries]
         about = f"Galleries show at most {_CARDS} rows each; all rows, with scores and reasons, are in {shown(audit)}."
-        return page(f"Recipe {audit.stem}", about, sections)
+        return page(f"Recipe {audit.stem}", about, self._totals(), self.steps, shown_sections)
 
-    def _numbers(self) -> str:
+    def _totals(self) -> dict[str, int]:
+        """Rows in, created, and in each state at the end."""
         states: Counter[str] = Counter()
-        made = 0
+        created = 0
         for group in self._groups(["state", "parent"]):
             states.update({entry["values"]: entry["counts"] for entry in pc.value_counts(group["state"]).to_pylist()})
-            made += group.num_rows - group["parent"].null_count
-        return tiles(
-            {"rows in": states.total() - made, "created": made}
-            | {state: states[state] for state in ("kept", "dropped", "failed")}
-        )
+            created += group.num_rows - group["parent"].null_count
+        ends = {state: states[state] for state in ("kept", "dropped", "failed")}
+        return {"rows in": states.total() - created, "created": created} | ends
 
-    def _dropped(self) -> str:
-        """For each limit, the dropped pairs nearest to it: those a slightly different limit would have kept."""
-        parts = []
+    def _dropped(self) -> list[Gallery]:
+        """For each operator, the dropped pairs nearest to its threshold: those a slightly other one would keep."""
+        galleries = []
         for step in self.steps:
-            # Without a limit of its own (a selector), the rows that scored best are the ones to look at.
-            has_limit = bool(step["scores"])
+            # Without a threshold of its own (a selector), the rows that scored best are the ones to look at.
+            has_threshold = bool(step["scores"])
 
             def is_own(rows: pa.Table, name: str = step["name"]) -> pa.ChunkedArray:
                 is_dropped = pc.and_(pc.equal(rows["state"], "dropped"), pc.equal(rows["operator"], name))
                 return pc.and_not(is_dropped, _has_reason(rows, [REPEATS_IMAGE, REPEATS_CAPTION]))
 
-            def far(rows: pa.Table, has_limit: bool = has_limit) -> pa.ChunkedArray:
-                far = pc.abs(pc.subtract(rows["score"], rows["threshold"])) if has_limit else pc.negate(rows["score"])
-                return pc.fill_null(far, 0.0)
+            def distance(rows: pa.Table, has_threshold: bool = has_threshold) -> pa.ChunkedArray:
+                to_threshold = pc.abs(pc.subtract(rows["score"], rows["threshold"]))
+                return pc.fill_null(to_threshold if has_threshold else pc.negate(rows["score"]), 0.0)
 
-            count, first = self._first(is_own, far) if step["dropped"] else (0, [])
+            count, first = self._first(is_own, distance) if step["dropped"] else (0, [])
             if count:
-                order = "those nearest to the limit first" if has_limit else "those with the highest score first"
-                parts.append(gallery(step["name"], f"{count:,} pairs; {order}", [self._card(row) for row in first]))
-        return "".join(parts)
+                order = "nearest to the threshold first" if has_threshold else "highest score first"
+                galleries.append(Gallery(step["name"], f"{count:,} pairs; {order}", [self._card(row) for row in first]))
+        return galleries
 
-    def _rewritten(self) -> str:
+    def _rewritten(self) -> list[Gallery]:
         """Captions that an operator replaced or cleaned, the largest gain in score first, then the largest change."""
-        parts = []
+        galleries = []
         for name, order, about in (
-            ("Recaptioned", _by_gain, "captions that a model wrote anew; the largest gain in fit first"),
+            ("Recaptioned", _by_gain, "captions that a model replaced; the largest gain in fit first"),
             ("Cleaned", _by_change, "captions changed in other ways; the largest change of length first"),
         ):
             count, first = self._first(_is_rewritten, order)
             if count:
-                parts.append(gallery(name, f"{count:,} {about}", [self._card(row) for row in first]))
-        return "".join(parts)
+                galleries.append(Gallery(name, f"{count:,} {about}", [self._card(row) for row in first]))
+        return galleries
 
-    def _synthetic(self) -> str:
-        """Pictures made from captions, beside the picture of the row they came from, the best score first."""
+    def _synthetic(self) -> list[Gallery]:
+        """Images generated from captions, beside the image of the row they came from, the best score first."""
         count, rows = self._first(
             lambda rows: pc.equal(rows["image_state"], "synthetic"),
             lambda rows: pc.negate(pc.fill_null(rows["score"], 0.0)),
         )
         if not count:
-            return ""
+            return []
         parents = self._by("row", [row["parent"] for row in rows if row["parent"] is not None])
         cards = [self._card(row, parents.get(row["parent"])) for row in rows]
-        text = f"{count:,} rows; on the left the picture of the row that each came from"
-        return gallery("Synthetic pairs", text, cards)
+        text = f"{count:,} rows; on the left the image of the row that each came from"
+        return [Gallery("Synthetic pairs", text, cards)]
 
-    def _copies(self) -> str:
-        """Rows that repeat another row's picture or caption, next to it."""
-        parts = []
+    def _copies(self) -> list[Gallery]:
+        """Rows that repeat another row's image or caption, next to it."""
+        galleries = []
         for heading, kind in (("Repeated images", REPEATS_IMAGE), ("Repeated captions", REPEATS_CAPTION)):
             count, rows = self._first(lambda rows, kind=kind: _has_reason(rows, [kind]))
             if count:
                 names = [repeated_id(row["reason"]) for row in rows]
                 twins = self._by("id", [name for name in names if name])
                 cards = [self._card(row, twins.get(name)) for row, name in zip(rows, names, strict=True)]
-                text = f"{count:,} rows" + ("; on the left the picture that stays" if twins else "")
-                parts.append(gallery(heading, text, cards))
-        return "".join(parts)
+                text = f"{count:,} rows" + ("; on the left the image that is kept" if twins else "")
+                galleries.append(Gallery(heading, text, cards))
+        return galleries
 
-    def _failed(self) -> str:
+    def _failed(self) -> list[Gallery]:
+        """The first rows that failed."""
         count, rows = self._first(lambda rows: pc.equal(rows["state"], "failed"))
         text = f"{count:,} rows that an operator could not judge; the first ones"
-        return gallery("Failed", text, [self._card(row) for row in rows]) if count else ""
+        return [Gallery("Failed", text, [self._card(row) for row in rows])] if count else []
 
-    def _kept(self) -> str:
-        """The two ends of the last score among the kept rows, each picture once."""
+    def _kept(self) -> list[Gallery]:
+        """The two ends of the last score among the kept rows, each seed row once."""
 
         def is_scored(rows: pa.Table) -> pa.ChunkedArray:
             is_first = pc.and_(pc.equal(rows["state"], "kept"), pc.is_null(rows["parent"]))
@@ -157,11 +153,12 @@ class _Report:
 
         count, worst = self._first(is_scored, lambda rows: rows["score"], _CARDS // 2)
         if not count:
-            return ""
+            return []
         _, best = self._first(is_scored, lambda rows: rows["score"], -(_CARDS // 2))
-        return gallery(
-            "Highest score", "by the last operator that scored", [self._card(row) for row in reversed(best)]
-        ) + gallery("Lowest score", "what a stricter limit would take first", [self._card(row) for row in worst])
+        return [
+            Gallery("Highest score", "by the last operator that scored", [self._card(row) for row in reversed(best)]),
+            Gallery("Lowest score", "what a stricter threshold would drop first", [self._card(row) for row in worst]),
+        ]
 
     def _groups(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The audit's lines, part by part."""
@@ -169,24 +166,24 @@ class _Report:
 
     def _first(
         self,
-        is_meant: Callable[[pa.Table], pa.ChunkedArray],
+        is_wanted: Callable[[pa.Table], pa.ChunkedArray],
         order: Callable[[pa.Table], pa.Array | pa.ChunkedArray] | None = None,
         most: int = _CARDS,
     ) -> tuple[int, list[dict[str, Any]]]:
-        """(how many lines are meant, the ``most`` first ones by ``order``, the last ones where it is negative).
+        """(how many lines are wanted, the ``most`` first ones by ``order``, the last ones where ``most`` is negative).
 
-        ``order`` gives a number for each of some lines, null for one that is not meant after all; without it the lines
-        stay in the audit's order, as lines with equal numbers do.
+        ``order`` gives a number for each of some lines, null for one that is not wanted after all; without it the
+        lines stay in the audit's order, as lines with equal numbers do.
         """
         count, first = 0, None
         for group in self._groups():
-            rows = group.filter(is_meant(group))
+            rows = group.filter(is_wanted(group))
             numbers = pa.array(order(rows).to_pylist() if order else [0.0] * len(rows), pa.float64())
             rows = rows.append_column("order", numbers).filter(pc.is_valid(numbers))
             count += len(rows)
             rows = rows if first is None else pa.concat_tables([first, rows])
-            places = pc.sort_indices(rows["order"])
-            first = rows.take(places[:most] if most > 0 else places[most:])
+            indices = pc.sort_indices(rows["order"])
+            first = rows.take(indices[:most] if most > 0 else indices[most:])
         return count, first.to_pylist() if first else []
 
     def _by(self, column: str, values: list[Any]) -> dict[Any, dict[str, Any]]:
@@ -196,7 +193,7 @@ class _Report:
         return {row[column]: row for row in reversed(found)}
 
     def _card(self, row: dict[str, Any], beside: dict[str, Any] | None = None) -> Card:
-        """A gallery's card of one audit line; ``beside`` is the line whose picture stands on the left."""
+        """A gallery's card of one audit line; ``beside`` is the line whose image is on the left."""
         lines = [beside, row] if beside else [row]
         score = f"{row['operator']} {row['score']:.4g}" if row["score"] is not None and not row["reason"] else ""
         remark = " · ".join(part for part in (f"id {row['id']}", score, row["reason"]) if part)
@@ -208,16 +205,16 @@ class _Report:
         )
 
     def _thumbnail(self, images: str) -> str | None:
-        """The first picture of a row as a small JPEG in a data URI; None where it cannot be read."""
+        """The first image of a row as a small JPEG in a data URI; None where it cannot be read."""
         name = images.split(" ")[0]
         root = self.output if name.startswith("synthetic_images/") else self.images
         try:
-            picture = open_image(root / name)
+            image = open_image(root / name)
         except ImageError:
             return None
-        picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=72)
+        image.save(file, "JPEG", quality=72)
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -239,7 +236,7 @@ def _by_gain(rows: pa.Table) -> pa.Array:
 
 
 def _by_change(rows: pa.Table) -> pa.Array:
-    """How much shorter or longer a caption has become, the most first; null for one that a model wrote anew."""
+    """How much shorter or longer a caption has become, the most first; null for one that a model replaced."""
     lengths = pc.subtract(pc.utf8_length(rows["text_after"]), pc.utf8_length(rows["text_before"])).to_pylist()
     reasons = rows["reason"].to_pylist()
     return pa.array(

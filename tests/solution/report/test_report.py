@@ -1,10 +1,12 @@
-"""The report's page: what it shows, and that a browser loads it without an error or a request to anywhere."""
+"""The report's page: what it shows, that nothing in the data can act in it, and that a browser loads it in silence."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -58,7 +60,7 @@ def test_every_kind_of_row_is_shown(audit, tmp_path):
     assert "<script" not in text
     assert "caption &lt;script&gt;" in text
     assert text.index("new caption 4") < text.index("new caption 3")  # the larger gain first
-    assert text.index("0.2: 0.199") < text.index("0.2: 0.01")  # the one nearest to the limit first
+    assert text.index("0.2: 0.199") < text.index("0.2: 0.01")  # the one nearest to the threshold first
     synthetic = text.split("<h3>Synthetic pairs</h3>")[1].split("</figure>")[0]
     assert synthetic.count("data:image/jpeg;base64,") == 2  # beside its original
     assert text.count('class="lost"') == 0
@@ -72,10 +74,78 @@ def test_the_page_does_not_depend_on_the_parts_of_the_audit(audit, tmp_path):
     assert parts.replace("parts", "trial") == whole.replace("parts", "trial")
 
 
-def test_a_lost_picture_is_no_obstacle(audit, tmp_path):
+def test_an_unreadable_image_is_no_obstacle(audit, tmp_path):
     (tmp_path / "seed" / "6.jpg").unlink()
     write_report(audit, None, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count('class="lost"') == 1
+
+
+HOSTILE = [
+    "</style></title><script>alert(1)</script>",
+    '"><img src=x onerror="alert(1)">',
+    "' onload='alert(1)' x='",
+    "<svg/onload=alert(1)><a href=javascript:alert(1)>",
+    "{{ 7 * 7 }} {% include '/etc/passwd' %} {# gone #}",
+    "&lt;b&gt; &amp; &#60;script&#62; <!-- -->",
+    "]]> \u202e\u2028 \x1b[31m \ud7ff\ufffe ${7*7}",
+]
+
+
+class Reader(HTMLParser):
+    """The tags, attribute names and texts of a page, as a browser takes them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.links = Counter(), set(), set()
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes |= {name for name, _ in attrs}
+        self.links |= {value[:5] for name, value in attrs if name in ("src", "href")}
+        if tag in ("figcaption", "del", "ins", "small"):
+            self.texts.append("")
+
+    def handle_data(self, data):
+        if self.texts:
+            self.texts[-1] += data
+
+
+def test_hostile_captions_and_ids_stay_text(tmp_path):
+    """Wherever text of the data can get into the page: captions, ids, reasons, image paths, operators, thresholds."""
+    ledger = Ledger("skip")
+    ledger.begin("read", len(HOSTILE))
+    for row, text in enumerate(HOSTILE, start=1):
+        ledger.add([RowAudit(text, row, None, text, text, text)])
+    for text in HOSTILE:
+        ledger.begin(text, 1)
+        ledger.steps[-1].scores = [histogram(text, [0.1, 0.9], [False, True], {f"min_{text}": 0.5})]
+        ledger.steps[-1].reasons[text] += 1
+    ledger.rewrite([(1, f"new {HOSTILE[0]}")])
+    ledger.note([(1, reasons.recaptioned(0.3, 0.2))])
+    ledger.fail(2, HOSTILE[1])
+    ledger.drop([(3, reasons.repeats_image(HOSTILE[0]), None, None), (4, HOSTILE[3], 0.1, 0.5)])
+    ledger.passed([(row, row / 10, 0.0) for row in range(5, len(HOSTILE) + 1)])
+    audit = tmp_path / "audit" / "<script>alert(2)<.parquet"
+    ledger.write(audit, images=str(tmp_path), output=str(tmp_path))
+    write_report(audit, None, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    found = Reader(page)
+    assert set(found.tags) == {
+        "html", "head", "meta", "link", "title", "style", "body", "main", "h1", "h2", "h3", "nav", "a", "section",
+        "div", "b", "span", "table", "tr", "th", "td", "small", "i", "svg", "rect", "line", "text", "p", "figure",
+        "figcaption", "del", "ins", "footer",
+    }  # fmt: skip
+    assert found.tags["title"] == found.tags["style"] == 1
+    assert not [name for name in found.attributes if name.startswith("on")]
+    assert {link for link in found.links if not link.startswith("#")} == {"data:"}
+    captions = [text.strip() for text in found.texts]
+    assert HOSTILE[0] in captions
+    assert f"new {HOSTILE[0]}" in captions
+    for text in HOSTILE[1:]:
+        assert text in captions
+        assert any(caption.startswith(f"id {text}") for caption in captions)
 
 
 def test_missing_and_foreign_audits(audit, tmp_path):
