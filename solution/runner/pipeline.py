@@ -118,7 +118,8 @@ def _run_filter(
     bare = bare.add_column(STATS, ["{}"] * len(bare), feature=Json())  # Data-Juicer would do so row by row
     scored = _isolate_failures(lambda part: run(part, reduce=False), bare, ledger)
     scored = _without_failed(scored, ledger)
-    kept = scored.filter(operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size)
+    options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size, "desc": operator._name}
+    kept = scored.filter(operator.process, **options)
     kept_rows = numbers_of(kept, ROW)
     is_kept = np.isin(numbers_of(scored, ROW), kept_rows)
     _record_scores(scored, is_kept, _thresholds(operator), ledger)
@@ -212,7 +213,7 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
     """Operators that compare rows; ours say why they drop a row (`dropped_because`, by position)."""
     try:
         if isinstance(operator, Deduplicator) and operator.is_batched_op():  # its run() would hash rows one at a time
-            options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size}
+            options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size, "desc": operator._name}
             result, _ = operator.process(dataset.map(operator.compute_hash, **options))
         else:
             result = operator.run(dataset)

@@ -1,11 +1,17 @@
 """The command as a user runs it: rows in, processed_data.jsonl out, every row accounted for, faults in one line."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from random import Random
 
@@ -195,6 +201,40 @@ def test_synthetic_images_lie_beside_the_result(make_seed, make_recipe, run_proc
     assert [row["images"] for row in done.rows] == [["images/000.jpg"], ["synthetic_images/001.jpg"]]
     assert (done.output / "synthetic_images" / "001.jpg").is_file()
     assert [line["image_state"] for line in audit_of(done)] == ["seed", "synthetic"]
+
+
+def screen_of(output: bytes) -> list[str]:
+    """The lines that a terminal shows in the end: after a carriage return the line is written over."""
+    lines = []
+    for line in output.decode().replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+def test_a_terminal_has_a_bar_that_goes_away(make_seed, make_recipe, tmp_path):
+    """On a terminal a bar shows the operator at work; what stays on the screen are the lines that a file gets."""
+    seed = make_seed(CAPTIONS)
+    recipe = make_recipe([{"whitespace_normalization_mapper": None}, {"caption_words_filter": {"min_num": 3}}])
+    command = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(recipe), "--dataset", str(seed)]
+    command += ["--overwrite", "--output", str(tmp_path / "output" / "processed_data")]
+    written = subprocess.run(command, capture_output=True, timeout=120).stderr
+    terminal, stderr = pty.openpty()
+    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # lines, columns
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+    os.close(stderr)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while part := os.read(terminal, 1 << 16):
+            shown += part
+    os.close(terminal)
+    assert run.wait() == 0
+    assert b"%|" in shown
+    assert b"%|" not in written
+    plain, screen = ([re.sub(r"in [\d.]+ s$", "", line) for line in screen_of(output)] for output in (written, shown))
+    assert screen == plain
 
 
 SLOW_OPERATOR = '''
