@@ -8,6 +8,7 @@ the audit and the images of the rows shown.
 import base64
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,16 +199,17 @@ class _Report:
         score = f"{row['operator']} {row['score']:.4g}" if row["score"] is not None and not row["reason"] else ""
         remark = " · ".join(part for part in (f"id {row['id']}", score, row["reason"]) if part)
         return Card(
-            [self._thumbnail(line["image"]) for line in lines],
+            [self._thumbnail(line["image"], line["image_state"]) for line in lines],
             caption_of(row["text_before"]),
             caption_of(row["text_after"]),
             remark,
         )
 
-    def _thumbnail(self, images: str) -> str | None:
+    def _thumbnail(self, images: str, state: str) -> str | None:
         """The first image of a row as a small JPEG in a data URI; None where it cannot be read."""
-        name = images.split(" ")[0]
-        root = self.output if name.startswith("synthetic_images/") else self.images
+        root = self.output if state == "synthetic" else self.images
+        # The audit joins the paths of several images with a space, which may also be part of one path.
+        name = images if os.path.isfile(root / images) else images.split(" ")[0]
         try:
             image = open_image(root / name)
         except ImageError:

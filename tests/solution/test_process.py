@@ -95,7 +95,7 @@ def test_a_whole_recipe(make_seed, make_recipe, run_process, clip_folder, captio
     assert (done.output / "processed_data.jsonl").read_bytes() == lines
 
 
-def test_one_broken_picture_costs_one_row(make_seed, make_recipe, run_process, clip_folder):
+def test_one_broken_image_costs_one_row(make_seed, make_recipe, run_process, clip_folder):
     seed = make_seed(CAPTIONS)
     broken = seed.parent / "images" / "004.jpg"
     with broken.open("r+b") as file:
@@ -117,7 +117,7 @@ def test_one_broken_picture_costs_one_row(make_seed, make_recipe, run_process, c
 
 
 def test_faulty_rows_are_failed_by_line(make_seed, make_recipe, run_process):
-    """Mixed tokens, a missing picture, a path upwards, no JSON, one id for two pictures: each costs its own line."""
+    """Mixed tokens, a missing image, a path upwards, no JSON, one id for two images: each costs its own line."""
     seed = make_seed(["a dog", "a cat"])
     good = json.loads(seed.read_text().splitlines()[0])
     lines = [
@@ -187,7 +187,7 @@ def test_nothing_is_installed_while_running(make_seed, make_recipe, run_process,
 
 
 def test_synthetic_images_lie_beside_the_result(make_seed, make_recipe, run_process):
-    """Pictures under synthetic_images/ are found beside the input jsonl, the others under --images."""
+    """Images under synthetic_images/ are found beside the input jsonl, the others under --images."""
     seed = make_seed(["a dog", "a cat"])
     inner = seed.parent / "elsewhere"
     (inner / "synthetic_images").mkdir(parents=True)
@@ -251,7 +251,7 @@ class WaitingMapper(Mapper):
 '''
 
 
-def test_a_killed_run_goes_on_with_the_same_result(make_seed, make_recipe, run_process, tmp_path):
+def test_a_killed_run_resumes_with_the_same_result(make_seed, make_recipe, run_process, tmp_path):
     seed = make_seed([f"{caption} stock photo" for caption in CAPTIONS])
     (tmp_path / "waiting.py").write_text(SLOW_OPERATOR)
     process = [{"caption_cleanup_mapper": None}, {"waiting_mapper": None}, {"caption_words_filter": {"min_num": 3}}]
@@ -280,7 +280,7 @@ def test_a_killed_run_goes_on_with_the_same_result(make_seed, make_recipe, run_p
 
 @pytest.mark.slow
 def test_ten_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner_folder, tmp_path):
-    """Killed at ten random moments, the command goes on each time; the result has the same bytes as in one go."""
+    """Killed at ten random moments, the command resumes each time; the result has the same bytes as in one go."""
     words = ["red", "blue", "dog", "cat", "on", "the", "car", "a"]
     random = Random(3)
     seed = make_seed([" ".join(random.choices(words, k=random.randint(1, 6))) for _ in range(400)])

@@ -74,6 +74,21 @@ def test_the_page_does_not_depend_on_the_parts_of_the_audit(audit, tmp_path):
     assert parts.replace("parts", "trial") == whole.replace("parts", "trial")
 
 
+def test_an_image_path_with_a_space_is_shown(tmp_path):
+    ledger = Ledger("skip")
+    ledger.begin("read", 2)
+    for row, images in enumerate(("my dog.jpg", "one.jpg two.jpg"), start=1):
+        ledger.add([RowAudit(f"id{row}", row, None, TEXT, TEXT, images)])
+        ledger.fail(row, "cannot be judged")
+    for name in ("my dog.jpg", "one.jpg"):
+        picture(1).save(tmp_path / name)
+    ledger.write(tmp_path / "trial.parquet", images=str(tmp_path), output=str(tmp_path))
+    write_report(tmp_path / "trial.parquet", None, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('class="lost"') == 0
+    assert page.count("data:image/jpeg;base64,") == 2
+
+
 def test_an_unreadable_image_is_no_obstacle(audit, tmp_path):
     (tmp_path / "seed" / "6.jpg").unlink()
     write_report(audit, None, tmp_path / "page.html")

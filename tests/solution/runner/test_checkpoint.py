@@ -87,7 +87,7 @@ def saved(folder, process) -> tuple:
         ({"data": 1}, PROCESS, True, 0),
     ],
 )
-def test_only_the_same_run_goes_on(tmp_path, identity, process, overwrite, done):
+def test_only_the_same_run_is_resumed(tmp_path, identity, process, overwrite, done):
     saved(tmp_path, PROCESS)
     found, rows, ledger = Checkpoint(tmp_path, identity, process).open("skip", overwrite)
     assert (found, rows is None, bool(ledger.steps)) == (done, not done, bool(done))

@@ -1,4 +1,4 @@
-"""Stock operators that raise, multiply rows or damage texts: each row's fate is booked."""
+"""Stock operators that raise, multiply rows or damage texts: the ledger has each row."""
 
 import pytest
 from datasets import disable_caching, enable_caching
@@ -32,7 +32,7 @@ class RaisingMapper(Mapper):
 
 @OPERATORS.register_module("trial_doubling_mapper")
 class DoublingMapper(Mapper):
-    """As Data-Juicer's captioning mapper: originals and, behind them, rows with other captions."""
+    """As Data-Juicer's captioning mapper: originals, then rows with other captions."""
 
     _batched_op = True
 
@@ -40,7 +40,7 @@ class DoublingMapper(Mapper):
         doubled = {key: [*values, *values] for key, values in samples.items()}
         half = len(samples["text"])
         doubled["text"] = [
-            text if place < half else text.replace("row", "new") for place, text in enumerate(doubled["text"])
+            text if index < half else text.replace("row", "new") for index, text in enumerate(doubled["text"])
         ]
         return doubled
 
@@ -205,7 +205,7 @@ def test_bad_rows_cost_two_processes_no_more_than_one(start, tmp_path, request):
 def test_a_vanished_row_is_noticed(start):
     ledger, data = start(["row 1", "row 2"])
     run("caption_words_filter", data, ledger, min_num=1)
-    ledger.drop([(1, "booked twice", None, None)])
-    ledger.drop([(1, "booked twice", None, None)])
+    ledger.drop([(1, "recorded twice", None, None)])
+    ledger.drop([(1, "recorded twice", None, None)])
     with pytest.raises(RuntimeError, match="rows went missing"):
         funnel(ledger)

@@ -155,7 +155,7 @@ def start(recipe: Path, seed: Path, output: Path) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_ended_run_leaves_no_process_and_goes_on(
+def test_an_ended_run_leaves_no_process_and_is_resumed(
     how, operators, captions, make_seed, make_recipe, run_process, tmp_path
 ):
     seed = make_seed([f"{caption} stock photo" for caption in captions])
@@ -191,7 +191,7 @@ def test_workers_that_die_fail_no_row(operators, make_seed, make_recipe, run_pro
 
 
 def test_a_cluster_of_two_machines(operators, captions, make_seed, make_recipe, run_process, tmp_path):
-    """Two nodes with a core each, found by their address; they go on running when the command ends."""
+    """Two nodes with a core each, found by their address; they keep running when the command ends."""
     from ray.cluster_utils import Cluster
 
     seed = make_seed(captions)

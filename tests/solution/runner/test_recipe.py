@@ -118,7 +118,7 @@ def test_every_key_of_our_recipes_has_a_comment_before_it():
 
 
 def test_mini_recipe_is_valid(tmp_path):
-    """Operators, parameters and limits; any folder stands in for the models, which this test does not need."""
+    """Operators, parameters and thresholds; any folder replaces the models, which this test does not need."""
     import yaml
 
     import solution.operators  # noqa: F401
@@ -140,7 +140,7 @@ def test_mini_recipe_is_valid(tmp_path):
 
 
 def test_only_the_named_operators_of_data_juicer_are_loaded():
-    """One that builds on its package brings all of them; none is registered twice or lost."""
+    """One that builds on another brings that one only; none is registered twice or lost."""
     program = """
     import sys
     from solution.runner.data_juicer import OPERATORS, register_stock
@@ -149,6 +149,8 @@ def test_only_the_named_operators_of_data_juicer_are_loaded():
     assert len(OPERATORS.modules) < 6
     first = OPERATORS.modules["words_num_filter"]
     register_stock(["llm_quality_score_filter"])
+    assert len(OPERATORS.modules) < 8
+    register_stock()
     assert len(OPERATORS.modules) > 200
     assert OPERATORS.modules["words_num_filter"] is first
     from data_juicer.ops.filter import WordsNumFilter

@@ -43,7 +43,7 @@ def test_types_without_anything_in_common_leave_no_file(tmp_path):
 
 
 def test_chosen_rows_come_as_one_chunk(tmp_path):
-    """A chunk for every row would be the file's shape too, and take kilobytes a row to read."""
+    """A chunk for every row would be the file's shape too, and take kilobytes per row to read."""
     write_tables(tmp_path / "all.arrow", [pa.table({"n": list(range(100))})])
     chosen = open_rows(tmp_path / "all.arrow").select([90, 3, 4, 50])
     assert numbers_of(chosen, "n").tolist() == [90, 3, 4, 50]
