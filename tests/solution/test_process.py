@@ -203,6 +203,15 @@ def test_synthetic_images_lie_beside_the_result(make_seed, make_recipe, run_proc
     assert [line["image_state"] for line in audit_of(done)] == ["seed", "synthetic"]
 
 
+def test_an_empty_result_says_why_rows_failed(make_seed, make_recipe, run_process, tmp_path):
+    (tmp_path / "raising.py").write_text(SLOW_OPERATOR.replace("time.sleep(0.5)", 'raise KeyError("no such colour")'))
+    recipe = make_recipe([{"waiting_mapper": None}], custom_operator_paths=[str(tmp_path / "raising.py")])
+    done = run_process(recipe, make_seed(["a dog", "a cat"]))
+    assert done.code == 1
+    assert "line 1 (id 000, images/000.jpg): KeyError: 'no such colour'" in done.err.splitlines()[-1]
+    assert "threshold" not in done.err
+
+
 def screen_of(output: bytes) -> list[str]:
     """The lines that a terminal shows in the end: after a carriage return the line is written over."""
     lines = []
