@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from toolkit.dataset.rows import ImageRoots, is_synthetic
 from toolkit.errors import RowFault, UserError
 from toolkit.files import parse_object
-from toolkit.submission.fixed_part import LOG_LINE, fixed_part_sha256
+from toolkit.fixed_part import LOG_LINE, fixed_part_sha256
 
 READMES = ("readme", "readme.md", "README.md")
 ROWS = "output/processed_data/processed_data.jsonl"

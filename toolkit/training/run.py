@@ -43,7 +43,7 @@ def run_stage(args: argparse.Namespace) -> None:
         UserError: the inputs do not fit each other, the machine or the output folder's earlier run.
     """
     if LAUNCHED not in os.environ and _is_first():
-        from toolkit.submission.fixed_part import fixed_part_sha256
+        from toolkit.fixed_part import fixed_part_sha256
 
         print(f"fixed part sha256: {fixed_part_sha256()}", flush=True)
     preset = load_preset(args.preset)

@@ -14,8 +14,8 @@ import pytest
 
 from toolkit.__main__ import main
 from toolkit.files import sha256_of
+from toolkit.fixed_part import EDITABLE_BEGINS, EDITABLE_ENDS, LOG_LINE, TOOLKIT, fixed_part_sha256
 from toolkit.submission import archive
-from toolkit.submission.fixed_part import EDITABLE_BEGINS, EDITABLE_ENDS, LOG_LINE, TOOLKIT, fixed_part_sha256
 
 PRETRAIN, FINETUNE = "output/training_dirs/MGM-Mini-Pretrain-best", "output/training_dirs/MGM-Mini-Finetune-best"
 RESULTS = "output/eval_results/MGM-Mini-Finetune-best"
