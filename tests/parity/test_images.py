@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.mgm.images import normalise, open_image, scale_picture
+from toolkit.mgm.images import normalise, open_image, scale_image
 
 # A picture three pixels high is read by the reference as if its rows were colour channels: its fault, not matched.
 GARBLED_BY_REFERENCE = {"square/height3.png"}
@@ -21,7 +21,7 @@ def test_pixel_tensors(goldens: Path) -> None:
     assert len(pictures) > 20
     for picture in sorted(pictures):
         aspect, name = picture.split("/")
-        pixels = scale_picture(open_image(goldens / "images" / name), 768, aspect)
+        pixels = scale_image(open_image(goldens / "images" / name), 768, aspect)
         main, aux = (tensor[0] for tensor in normalise(pixels[None], 336))
         for key, tensor, stride in (("image", main, 21), ("image_aux", aux, 48)):
             golden = slices[f"{picture}/{key}"]
@@ -34,7 +34,7 @@ def test_pixel_tensors(goldens: Path) -> None:
 def test_flat_pictures_the_reference_stumbles_over(goldens: Path) -> None:
     for name in ("height1.png", "height3.png"):
         picture = open_image(goldens / "images" / name)
-        pixels = scale_picture(picture, 768, "square")
+        pixels = scale_image(picture, 768, "square")
         assert pixels.shape == (3, 768, 768)
         # The middle of the picture, stretched: the middle pixel's colour, not channels taken for rows.
         middle = picture.getpixel((picture.width // 2, picture.height // 2))

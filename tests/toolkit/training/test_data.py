@@ -54,12 +54,12 @@ def row(image: str | None = None, answer: str = "a red dress") -> dict:
 )
 def test_picture_files_are_found(reader: SampleReader, tmp_path: Path, name: str, file: str) -> None:
     picture(tmp_path / file)
-    assert reader.picture_path({"image": name}) == tmp_path / file
+    assert reader.image_path({"image": name}) == tmp_path / file
 
 
 def test_a_path_must_not_leave_its_folder(reader: SampleReader) -> None:
     with pytest.raises(RowFault, match="bad_image_path"):
-        reader.picture_path({"image": "../a.png"})
+        reader.image_path({"image": "../a.png"})
 
 
 def test_a_batch_pads_on_the_right_and_brings_only_its_pictures(reader: SampleReader, tmp_path: Path) -> None:
