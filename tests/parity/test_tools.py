@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.training.preflight import batch_product
 from toolkit.dataset.llava import load_originals, to_llava
 from toolkit.dataset.rows import END_OF_CHUNK, IMAGE_TOKENS, image_token_of, parse_row, read_rows
 from toolkit.dataset.training_file import draw_rows
 from toolkit.errors import RowFault, UserError
 from toolkit.presets import load_preset
+from toolkit.training.preflight import batch_product
 
 CAP, SEED = 20, 1024
 
