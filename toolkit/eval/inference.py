@@ -47,7 +47,7 @@ class Answerer:
             reference_mode: no fast path; see `MGMGemmaForCausalLM.set_reference_mode`.
 
         Raises:
-            UserError: the folder is not a whole checkpoint.
+            UserError: the folder is not a complete checkpoint.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         half = device.type == "cuda" and not full_precision

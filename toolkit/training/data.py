@@ -152,7 +152,7 @@ class Collator:
 
 @dataclass
 class Scan:
-    """What a look at every row found.
+    """What the check of every row found.
 
     Args:
         faults: rows that cannot be trained, by index.

@@ -160,7 +160,7 @@ def faulty_rows(small_world: SmallWorld) -> list[dict]:
     rows = small_world.rows()
     rows[3]["conversations"][1]["value"] = ""
     rows[6]["image"] = "missing.png"
-    # Its answer begins behind the 128 tokens a sample may have: every label would be masked.
+    # Its answer begins after the 128 tokens a sample may have: every label would be masked.
     rows[9]["conversations"][0]["value"] = "<image>\n" + "a long story about nothing " * 40
     return rows
 
