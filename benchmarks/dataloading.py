@@ -1,4 +1,4 @@
-"""Time the training loader on real pictures: samples a second by number of worker processes.
+"""Time the training loader on real images: samples per second by number of worker processes.
 
     python -m benchmarks.dataloading --data ROWS.json --images DIR --preset full
 
@@ -41,9 +41,9 @@ class FloatCollator:
 def main() -> None:
     """Read the rows with both collators and print their rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="mini", help="gives picture sizes (default: mini)")
+    parser.add_argument("--preset", default="mini", help="gives image sizes (default: mini)")
     parser.add_argument("--data", type=Path, help="LLaVA-format JSON (default: the mini finetuning set)")
-    parser.add_argument("--images", type=Path, help="its picture folder")
+    parser.add_argument("--images", type=Path, help="its image folder")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="worker processes to try (default: 1 2)")
     parser.add_argument("--rows", type=int, default=256, help="rows read each time (default: 256)")
     parser.add_argument("--batch", type=int, default=8, help="samples of a micro-batch (default: 8)")

@@ -3,7 +3,7 @@
     python -m benchmarks.inference --preset full     # one GPU, random weights of MGM-2B
     python -m benchmarks.inference --preset mini     # the CPU
 
-The questions have different lengths and come four to a picture, as in MMBench's circular evaluation. Answers are
+The questions have different lengths and come four to an image, as in MMBench's circular evaluation. Answers are
 forced to their full length, so that a random model works as hard as a trained one.
 """
 
@@ -25,19 +25,19 @@ from toolkit.eval.questions import Question
 from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.presets import load_preset
 
-QUESTIONS_A_PICTURE = 4
+QUESTIONS_PER_IMAGE = 4
 # Random weights need some vocabulary: the mini world's is part of the repository.
 TOKENIZER_OF = load_preset("mini").llm
 
 
 def questions_of(count: int, side: int, folder: Path) -> list[Question]:
-    """Questions of 5 to 60 words on pictures of random pixels."""
+    """Questions of 5 to 60 words on images of random pixels."""
     chance = random.Random(0)
     pixels = np.random.default_rng(0)
     words = ["sign", "what", "is", "the", "colour", "of", "left", "dog", "car", "how", "many", "A.", "B.", "C."]
     questions = []
     for number in range(count):
-        path = folder / f"{number // QUESTIONS_A_PICTURE}.png"
+        path = folder / f"{number // QUESTIONS_PER_IMAGE}.png"
         if not path.exists():
             buffer = io.BytesIO()
             Image.fromarray(pixels.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, "PNG")
@@ -77,7 +77,7 @@ def main() -> None:
             next(answerer.answers(questions[:1], 1, args.new_tokens))  # warm-up
             times[mode] = seconds(lambda mode=mode: run(mode), device)
             print(f"{mode:10} {args.questions / times[mode]:8.2f} questions/s")
-    agreeing = sum(answers["reference"][place] == answers["default"][place] for place in range(args.questions))
+    agreeing = sum(answers["reference"][index] == answers["default"][index] for index in range(args.questions))
     print(f"default is {times['reference'] / times['default']:.2f} times as fast as one question at a time")
     print(f"{agreeing} of {args.questions} answers are the same text ({preset.precision} preset, {model.dtype})")
     if model.dtype == torch.float32 and agreeing < args.questions:

@@ -21,7 +21,7 @@ GEMMA_2B = {
     "head_dim": 256,
     "vocab_size": 256000,
 }
-# Words of a sample besides its picture, and how many of them are learnt: the seed's mean caption with its question, and
+# Words of a sample besides its image, and how many of them are learnt: the seed's mean caption with its question, and
 # a middling round of the finetuning set.
 WORDS = {"pretrain": (45, 18), "finetune": (220, 120)}
 
@@ -45,7 +45,7 @@ def model_of(preset: Preset, device: torch.device) -> MGMGemmaForCausalLM:
 
 
 def batch_of(model: MGMGemmaForCausalLM, stage: str, samples: int, seed: int) -> dict[str, torch.Tensor]:
-    """A micro-batch of random pictures and words, on the model's device; see `MGMGemmaForCausalLM.forward`."""
+    """A micro-batch of random images and words, on the model's device; see `MGMGemmaForCausalLM.forward`."""
     generator = torch.Generator().manual_seed(seed)
     words, learnt = WORDS[stage]
     ids = torch.randint(6, min(model.config.vocab_size, 600), (samples, words + 1), generator=generator)
@@ -70,7 +70,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second (a multiply-add counts two) of a large square matrix product, the median of five."""
+    """Operations per second (a multiply-add counts two) of a large square matrix product, the median of five."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.randn(side, side, device=device, dtype=dtype)
     a @ a

@@ -3,7 +3,7 @@
     python -m benchmarks.operators --data SEED.jsonl [--clip FOLDER] [--rows 1000]
 
 For similarity it prints seconds, their ratio and the largest difference of a score; without --clip a ViT-B/32-sized
-CLIPModel with random weights is made, which costs the same. For the text and picture measures of the LLaVA refinement
+CLIPModel with random weights is made, which costs the same. For the text and image measures of the LLaVA refinement
 it times `dj-process` against `solution/process.py`, whole commands, and compares the kept rows (needs ray importable).
 Rows of both sides alternate in slices, so that a busy machine is unfair to neither.
 """
@@ -36,7 +36,7 @@ REFINE = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="jsonl of pairs; pictures lie beside it")
+    parser.add_argument("--data", type=Path, required=True, help="jsonl of pairs; images lie beside it")
     parser.add_argument("--clip", help="folder of a CLIPModel (default: ViT-B/32 with random weights)")
     parser.add_argument("--rows", type=int, default=1000, help="rows to work on (default: 1000)")
     parser.add_argument("--slices", type=int, default=4, help="turns of each side (default: 4)")
@@ -66,7 +66,7 @@ def random_clip(folder: Path) -> str:
     learner.train_from_iterator(text, trainers.BpeTrainer(vocab_size=1500, end_of_word_suffix="</w>"))
     merges = [pair for pair in json.loads(learner.to_str())["model"]["merges"] if all(map(str.isascii, pair))]
     words = [*dict.fromkeys([*letters, *map("".join, merges)]), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
     tokenizer = CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
     torch.manual_seed(0)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.scale 20000 40000 80000
 
-Each row has its own id, its own word in the caption and its own pixels; pictures are 32 px and the CLIP model is tiny,
-so that what is timed is the machinery. Prints seconds, milliseconds a row and the peak memory of the process: its own,
-and with the pages of files it has read, which the system takes back when it needs them (both as Linux counts them).
+Each row has its own id, its own word in the caption and its own pixels; images are 32 px and the CLIP model is tiny,
+so that what is timed is the machinery. Prints seconds, milliseconds per row and the peak memory of the process: its
+own, and with the pages of files it has read, which the system takes back when it needs them (as Linux counts both).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def measure(folder: Path, count: int, clip: str | None) -> None:
         sys.exit(f"error: {(folder / 'log.txt').read_text().splitlines()[-1]}")
     steps = json.loads((output / "run.json").read_text())["steps"]
     print(
-        f"{count:,} rows: {seconds:.1f} s, {1000 * seconds / count:.2f} ms a row, "
+        f"{count:,} rows: {seconds:.1f} s, {1000 * seconds / count:.2f} ms per row, "
         f"at most {own / 1024:,.0f} MB of its own, {usage.ru_maxrss / 1024:,.0f} MB with files; "
         + ", ".join(f"{step['name']} {step['seconds']:.1f} s" for step in steps),
         flush=True,

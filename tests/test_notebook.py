@@ -36,7 +36,7 @@ def test_runs_from_a_clean_checkout(tmp_path: Path) -> None:
     client.execute()
     nbformat.write(notebook, tmp_path / NOTEBOOK)
     assert plots(notebook) == 8
-    assert "a whole online submission" in printed(notebook)
+    assert "a complete online submission" in printed(notebook)
     assert (folder / "submit.zip").is_file()
 
 
@@ -47,7 +47,7 @@ def test_committed_outputs_are_whole_and_small() -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert plots(notebook) == 8
-    assert "a whole online submission" in printed(notebook)
+    assert "a complete online submission" in printed(notebook)
     assert path.stat().st_size < LARGEST_BYTES
     # No path of the machine it ran on: every path shown starts at the workspace.
     assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users)/\S*", printed(notebook))

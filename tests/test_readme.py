@@ -243,7 +243,7 @@ def test_quickstart_and_what_follows_it(tmp_path: Path) -> None:
     again = run("bash quickstart.sh", folder)
     assert again.count("already finished") == 4
     assert "already done" in again
-    assert "a whole online submission" in run(shown("python -m toolkit verify"), folder)
+    assert "a complete online submission" in run(shown("python -m toolkit verify"), folder)
     assert "online submission of recipe" in run(shown("python -m toolkit pack online").replace("EXP", "recipe"), folder)
     assert "MMBench tolerant" in run(shown("python -m toolkit score"), folder)
     assert ".html" in run(shown("python solution/process.py report"), folder)

@@ -14,7 +14,7 @@ COMMANDS = {
     "check": "check a processed_data.jsonl: schema, tokens, images, cap, trainability of every row",
     "convert": "turn any LLaVA-format data set into a seed, or rows into LLaVA format",
     "preflight": "check batch sizes, data, models and GPUs before a run starts",
-    "download": "fetch models and data to their places, verified; run again to resume",
+    "download": "fetch models and data to their folders, verified; run again to resume",
     "prepare": "cap the rows, restore their questions and write the LLaVA-format training file",
     "batch": "print a micro-batch and accumulation that fit these GPUs",
     "train": "train one stage of MGM: pretrain or finetune",

@@ -10,7 +10,7 @@ OnError = Literal["stop", "skip"]
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The text is one line: what, where, what was expected, what to do next.
+    """A mistake the user can fix. The text is one line: what, where, what was expected, what to do next.
 
     `python -m toolkit` prints it as `error: ...` and exits with status 1, without a trace.
     """

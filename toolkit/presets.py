@@ -134,7 +134,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise UserError(f"{where} must be a list, found {value!r}")
         (item,) = typing.get_args(hint)
-        return [_convert(item, entry, f"{where}[{place}]") for place, entry in enumerate(value)]
+        return [_convert(item, entry, f"{where}[{index}]") for index, entry in enumerate(value)]
     if hint is Path:
         return REPOSITORY / value
     if typing.get_origin(hint) is Literal:

@@ -15,7 +15,7 @@ import torch
 from toolkit.eval.inference import Answerer
 from toolkit.eval.questions import Question
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
-from toolkit.mgm.images import normalise, open_image, scale_picture
+from toolkit.mgm.images import normalise, open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.mgm.vision import stack_maps
 from toolkit.mini.convnext import stage_maps
@@ -47,7 +47,7 @@ class FeatureCache:
         """
         key = (image, aspect)
         if key not in self.indices:
-            pixels = scale_picture(open_image(image), self.image_size_aux, aspect)[None]
+            pixels = scale_image(open_image(image), self.image_size_aux, aspect)[None]
             # Answering runs in inference mode, whose tensors could not be trained on later.
             with torch.inference_mode(False), torch.no_grad():
                 small, large = normalise(pixels.clone(), self.image_size)
@@ -82,7 +82,7 @@ class FeatureReader(SampleReader):
         ids, labels = self.tokens(row)
         sample: dict[str, Any] = {"input_ids": ids, "labels": labels}
         if IMAGE_TOKEN_INDEX in ids:
-            sample["pixels"] = self.features.index(self.picture_path(row), self.aspect)
+            sample["pixels"] = self.features.index(self.image_path(row), self.aspect)
         return sample
 
 

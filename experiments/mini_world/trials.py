@@ -35,7 +35,7 @@ from toolkit.mini.seed import DEFECTS
 from toolkit.presets import INITIALISATION_SEED, SAMPLE_ORDER_SEED, Preset
 from toolkit.training.data import SampleReader, read_rows
 from toolkit.training.plan import Settings, fingerprint
-from toolkit.training.stage import Pace, fit
+from toolkit.training.stage import RunOptions, fit
 
 ANSWER_BATCH = 32
 # Modules that, with the assets, decide draws and evaluation sets.
@@ -239,9 +239,9 @@ class TrialRunner:
             "image_tokens": model.image_tokens,
         }
         reader = SampleReader(**fields) if self.stochastic_depth else FeatureReader(**fields, features=self.features)
-        pace = Pace(workers=0, logging_steps=1, save_steps=NEVER, save_total_limit=1)
+        options = RunOptions(workers=0, logging_steps=1, save_steps=NEVER, save_total_limit=1)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            outcome = fit(model, rows, reader, settings, pace, Path(folder), lambda _folder: None)
+            outcome = fit(model, rows, reader, settings, options, Path(folder), lambda _folder: None)
         history = [line["loss"] for line in outcome.trainer.state.log_history if "loss" in line]
         last = history[-max(1, len(history) // 10) :]
         return sum(last) / len(last)

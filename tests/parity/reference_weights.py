@@ -34,7 +34,7 @@ def rule_tensor(key: str, shape: list[int], salt: str) -> torch.Tensor:
 
 
 def rule_pixels(name: str, shape: list[int], salt: str) -> torch.Tensor:
-    """Random picture of the goldens, by name (`main0`, `aux0`, ...)."""
+    """Random image of the goldens, by name (`main0`, `aux0`, ...)."""
     seed = zlib.crc32((salt + "pixels:" + name).encode()) & 0xFFFFFFFF
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
 

@@ -53,20 +53,20 @@ def test_prompts(goldens: Path, golden: dict, questions: dict[str, list[Question
         assert written == prompt
         before, after = prompt.split("<image>")
         ids = encode_prompt(question.text, tokenizer, has_image=True)
-        picture = ids.index(-200)
-        assert ids[:picture] == [2, *tokenizer(before, add_special_tokens=False).input_ids]
-        assert ids[picture + 1 :] == tokenizer(after, add_special_tokens=False).input_ids
+        image = ids.index(-200)
+        assert ids[:image] == [2, *tokenizer(before, add_special_tokens=False).input_ids]
+        assert ids[image + 1 :] == tokenizer(after, add_special_tokens=False).input_ids
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [("textvqa", 0), ("textvqa", 1), ("mmbench_single", 0), ("mmbench_single", 1), ("mmbench_cn", 1)]
+    ("name", "index"), [("textvqa", 0), ("textvqa", 1), ("mmbench_single", 0), ("mmbench_single", 1), ("mmbench_cn", 1)]
 )
 def test_first_step_logits(
     answerer: Answerer,
     golden: dict,
     questions: dict[str, list[Question]],
     name: str,
-    place: int,
+    index: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The reference answers with the aux tower's stochastic depth on: two of its runs differ on one prompt.
@@ -84,7 +84,7 @@ def test_first_step_logits(
     monkeypatch.setattr(answerer.model, "generate", capture)
     tower = answerer.model.model.vision_tower_aux
     assert not tower.training
-    call = golden[name]["calls"][place]
+    call = golden[name]["calls"][index]
     expected = np.array(call.get("first_step_logits") or call["first_step_logits_first32"])
     branches = sum(block.drop_path_rate > 0 for stage in tower.vision_stages for block in stage.blocks)
     draws = (draw for dropped in range(4) for draw in itertools.combinations(range(branches), dropped))
@@ -94,7 +94,7 @@ def test_first_step_logits(
         for dropped in draws:
             branch = itertools.count()
             monkeypatch.setattr(torch.Tensor, "bernoulli_", lambda x, _: x.fill_(next(branch) not in dropped))  # noqa: B023
-            list(answerer.answers([questions[name][place]], batch=1, max_new_tokens=1))
+            list(answerer.answers([questions[name][index]], batch=1, max_new_tokens=1))
             ids, attention_mask, features = asked.pop()
             assert ids.tolist() == call.get("input_ids", ids.tolist())
             with torch.inference_mode():

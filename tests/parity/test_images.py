@@ -1,4 +1,4 @@
-"""Pixel tensors against the reference, for every odd kind of picture it was measured on."""
+"""Pixel tensors against the reference, for every odd kind of image it was measured on."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.mgm.images import normalise, open_image, scale_picture
+from toolkit.mgm.images import normalise, open_image, scale_image
 
-# A picture three pixels high is read by the reference as if its rows were colour channels: its fault, not matched.
+# An image three pixels high is read by the reference as if its rows were colour channels: its fault, not matched.
 GARBLED_BY_REFERENCE = {"square/height3.png"}
 
 
 def test_pixel_tensors(goldens: Path) -> None:
     slices = np.load(goldens / "images.npz")
     stats = json.loads((goldens / "image_stats.json").read_text())
-    pictures = {key.rsplit("/", 1)[0] for key in slices} - {"square/text", "pad/text"} - GARBLED_BY_REFERENCE
-    assert len(pictures) > 20
-    for picture in sorted(pictures):
-        aspect, name = picture.split("/")
-        pixels = scale_picture(open_image(goldens / "images" / name), 768, aspect)
+    images = {key.rsplit("/", 1)[0] for key in slices} - {"square/text", "pad/text"} - GARBLED_BY_REFERENCE
+    assert len(images) > 20
+    for image in sorted(images):
+        aspect, name = image.split("/")
+        pixels = scale_image(open_image(goldens / "images" / name), 768, aspect)
         main, aux = (tensor[0] for tensor in normalise(pixels[None], 336))
         for key, tensor, stride in (("image", main, 21), ("image_aux", aux, 48)):
-            golden = slices[f"{picture}/{key}"]
-            assert np.abs(tensor[:, ::stride, ::stride].numpy() - golden).max() <= 1e-5, (picture, key)
-            measured = stats[picture][key]
-            assert tensor.mean(dim=(1, 2)).tolist() == pytest.approx(measured["mean"], abs=1e-5), (picture, key)
-            assert tensor.max().item() == pytest.approx(measured["max"], abs=1e-5), (picture, key)
+            golden = slices[f"{image}/{key}"]
+            assert np.abs(tensor[:, ::stride, ::stride].numpy() - golden).max() <= 1e-5, (image, key)
+            measured = stats[image][key]
+            assert tensor.mean(dim=(1, 2)).tolist() == pytest.approx(measured["mean"], abs=1e-5), (image, key)
+            assert tensor.max().item() == pytest.approx(measured["max"], abs=1e-5), (image, key)
 
 
-def test_flat_pictures_the_reference_stumbles_over(goldens: Path) -> None:
+def test_flat_images_the_reference_stumbles_over(goldens: Path) -> None:
     for name in ("height1.png", "height3.png"):
-        picture = open_image(goldens / "images" / name)
-        pixels = scale_picture(picture, 768, "square")
+        image = open_image(goldens / "images" / name)
+        pixels = scale_image(image, 768, "square")
         assert pixels.shape == (3, 768, 768)
-        # The middle of the picture, stretched: the middle pixel's colour, not channels taken for rows.
-        middle = picture.getpixel((picture.width // 2, picture.height // 2))
+        # The middle of the image, stretched: the middle pixel's colour, not channels taken for rows.
+        middle = image.getpixel((image.width // 2, image.height // 2))
         assert pixels[:, 384, 384].tolist() == pytest.approx(middle, abs=60)

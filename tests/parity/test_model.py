@@ -12,7 +12,7 @@ import torch
 from tests.parity.reference_weights import golden_model, rule_pixels
 from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX, encode_conversation
-from toolkit.mgm.images import open_image, scale_picture
+from toolkit.mgm.images import open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly
 
@@ -71,20 +71,20 @@ def test_towers_mining_and_projector(model: MGMGemmaForCausalLM, vision: dict) -
 
 
 def batch_of_three(goldens: Path, model: MGMGemmaForCausalLM, aspect: str) -> dict[str, torch.Tensor]:
-    """The goldens' three samples (two pictures, one text alone), padded on the right."""
+    """The goldens' three samples (two images, one text alone), padded on the right."""
     tokenizer = load_tokenizer(goldens / "tiny_tokenizer")
-    encoded, pictures = [], []
+    encoded, images = [], []
     for row in json.loads((goldens / "data" / "batch3.json").read_text()):
         ids, labels = encode_conversation(row["conversations"], tokenizer, "image" in row, max_length=2048)
         encoded.append((ids, labels))
         if IMAGE_TOKEN_INDEX in ids:
-            pictures.append(scale_picture(open_image(goldens / row["image"]), model.config.image_size_aux, aspect))
+            images.append(scale_image(open_image(goldens / row["image"]), model.config.image_size_aux, aspect))
     longest = max(len(ids) for ids, _ in encoded)
     return {
         "input_ids": torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in encoded]),
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in encoded]),
         "labels": torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in encoded]),
-        "pixels": torch.stack(pictures),
+        "pixels": torch.stack(images),
     }
 
 

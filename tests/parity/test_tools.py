@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.commands.preflight import batch_sum
 from toolkit.dataset.llava import load_originals, to_llava
 from toolkit.dataset.rows import END_OF_CHUNK, IMAGE_TOKENS, image_token_of, parse_row, read_rows
 from toolkit.dataset.training_file import draw_rows
 from toolkit.errors import RowFault, UserError
 from toolkit.presets import load_preset
+from toolkit.training.preflight import batch_product
 
 CAP, SEED = 20, 1024
 
@@ -98,7 +98,7 @@ def test_dialogues_are_not_captions(tools):
             parse_row(row)
 
 
-def test_batch_sums(tools):
+def test_batch_products(tools):
     results = json.loads((tools / "results.json").read_text())
     pattern = r"check_global_batch_size_(\d+)_(\d+)_(\d+)_faked_(\d+)_gpus"
     cases = [(re.fullmatch(pattern, name), result["stdout"]) for name, result in results.items()]
@@ -108,7 +108,7 @@ def test_batch_sums(tools):
     for (batch, accumulation, target, gpus), fits in cases:
         preset = replace(full, pretrain=replace(full.pretrain, global_batch=int(target)))
         if fits:
-            assert batch_sum("pretrain", int(batch), int(accumulation), int(gpus), preset).endswith(f"= {target}")
+            assert batch_product("pretrain", int(batch), int(accumulation), int(gpus), preset).endswith(f"= {target}")
         else:
             with pytest.raises(UserError, match=f"must be {target}"):
-                batch_sum("pretrain", int(batch), int(accumulation), int(gpus), preset)
+                batch_product("pretrain", int(batch), int(accumulation), int(gpus), preset)

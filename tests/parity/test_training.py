@@ -18,7 +18,7 @@ from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.training.data import SampleReader, scan
 from toolkit.training.order import modality_grouped_order, shuffled_order, word_lengths
 from toolkit.training.plan import Settings
-from toolkit.training.stage import Pace, fit
+from toolkit.training.stage import RunOptions, fit
 
 STAGES = {"A0": "pretrain", "B0": "finetune"}
 SEED = 42
@@ -84,8 +84,8 @@ def run(request: pytest.FixtureRequest, goldens: Path, tmp_path_factory: pytest.
     model.register_forward_hook(lambda _module, _inputs, output: losses.append(output.loss.item()))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pace = Pace(workers=0, logging_steps=1, save_steps=10**6, save_total_limit=1)
-    outcome = fit(model, rows, reader, settings, pace, folder / "out", save_weights=lambda _folder: None)
+    options = RunOptions(workers=0, logging_steps=1, save_steps=10**6, save_total_limit=1)
+    outcome = fit(model, rows, reader, settings, options, folder / "out", save_weights=lambda _folder: None)
     torch.set_num_threads(threads)
     rates = [entry["learning_rate"] for entry in outcome.trainer.state.log_history if "loss" in entry]
     groups = [len(group["params"]) for group in outcome.trainer.optimizer.param_groups]

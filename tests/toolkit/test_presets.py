@@ -52,7 +52,7 @@ def test_figures_the_challenge_fixes(name):
     assert preset.needs_gpu
 
 
-def test_mini_runs_in_fp32_without_a_gpu_from_its_own_places():
+def test_mini_runs_in_fp32_without_a_gpu_from_its_own_folders():
     preset = load_preset("mini")
     assert preset.precision == "fp32"
     assert not preset.needs_gpu

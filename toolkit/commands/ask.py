@@ -14,7 +14,7 @@ DEFAULT_ANSWER_TOKENS = 128
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit ask`."""
     parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
-    parser.add_argument("--image", type=Path, required=True, help="picture file")
+    parser.add_argument("--image", type=Path, required=True, help="image file")
     parser.add_argument(
         "--max-new-tokens", type=positive, default=DEFAULT_ANSWER_TOKENS, help="longest answer (%(default)s)"
     )
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the model's answer to one question about one picture."""
+    """Print the model's answer to one question about one image."""
     from toolkit.eval.inference import Answerer
 
     answerer = Answerer.load(args.model, full_precision=False)

@@ -5,8 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toolkit.submission.archive import data_faults, members, preset_of, refuse_experiments, size, tree, write_zip
-from toolkit.submission.layout import ROWS, image_faults, layout_faults, log_faults, refuse
+from toolkit.submission.archive import (
+    data_faults,
+    members,
+    preset_of,
+    records_of,
+    refuse_experiments,
+    size,
+    tree,
+    write_zip,
+)
+from toolkit.submission.layout import ROWS, TRAIN_SCRIPT, image_faults, layout_faults, refuse
+from toolkit.submission.logs import fixed_part_faults, script_faults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,13 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Gather an experiment's files, hold them against the rules, write the zip and print what is in it."""
+    """Gather an experiment's files, check them, write the zip and print what is in it."""
     preset = preset_of(args.experiment, args.preset)
     runs = {stage: preset.run_folder(stage, args.experiment) for stage in ("pretrain", "finetune")}
     refuse_experiments(runs)
     found = dict(members(args.kind, runs))
     faults = layout_faults(found.keys(), args.kind)
-    faults += log_faults({name: path.read_bytes() for name, path in found.items() if name.endswith(".log")})
+    logs = {name: path.read_bytes() for name, path in found.items() if name.endswith(".log")}
+    faults += fixed_part_faults(logs, records_of(runs, found))
+    if TRAIN_SCRIPT in found:
+        faults += script_faults(found[TRAIN_SCRIPT].read_bytes(), TRAIN_SCRIPT)
     if args.kind == "offline" and not faults:
         rows = found[ROWS]
         faults += data_faults(runs["pretrain"], rows)

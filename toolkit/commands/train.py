@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from toolkit.fixed_part import read_fixed_part
+from toolkit.presets import load_preset
+from toolkit.training.plan import RunOptions, StageRequest
 from toolkit.training.run import run_stage
 
 
@@ -35,4 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train the stage, resume it, or say that it is finished. Raises UserError as `run_stage` does."""
-    run_stage(args)
+    request = StageRequest(
+        stage=args.stage,
+        data=args.data,
+        images=args.images,
+        synthetic_images=args.synthetic_images or args.images,
+        adapter=args.adapter,
+        out=args.out,
+        batch=args.batch,
+        accumulation=args.accumulation,
+        stochastic_depth=not args.no_stochastic_depth,
+        on_error=args.on_error,
+    )
+    options = RunOptions(
+        workers=args.workers,
+        logging_steps=args.logging_steps,
+        save_steps=args.save_steps,
+        save_total_limit=args.save_total_limit,
+        deepspeed=args.deepspeed,
+        reference_mode=args.reference_mode,
+    )
+    run_stage(request, load_preset(args.preset), options, read_fixed_part(args.preset))

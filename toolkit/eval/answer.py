@@ -2,10 +2,10 @@
 
 The answers folder, DIR in `--out DIR`:
 
-    answers.jsonl          one line a question, in the benchmark's order, with the reference's fields
+    answers.jsonl          one line per question, in the benchmark's order, with the reference's fields
     answers_upload.xlsx    MMBench only: what its server takes
     run.json               what was answered by which weights
-    .answers-*.jsonl       answers so far, while a run is not finished; the next run goes on from them
+    .answers-*.jsonl       answers so far, while a run is not finished; the next run resumes from them
 
 A part of the questions (`--chunk K --chunks N`) leaves its answers so far; the run without these options gathers them,
 answers what is missing, and writes the rest. Answers of other weights, questions or settings are never taken over.
@@ -13,7 +13,6 @@ answers what is missing, and writes the rest. Answers of other weights, question
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -22,13 +21,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.questions import Question, answer_line
 from toolkit.files import display_path, package_versions, read_json, read_jsonl, sha256_of, write_json, write_jsonl
-from toolkit.presets import load_preset
+from toolkit.fixed_part import FixedPart
+from toolkit.presets import Preset
 
 BENCHMARKS = ("textvqa", "mmbench")
 ANSWERS = "answers.jsonl"
@@ -53,54 +53,82 @@ class _Job:
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def answer_benchmark(args: argparse.Namespace) -> None:
-    """Answer a benchmark, or one chunk of it; go on where an earlier run stopped."""
-    if not 0 <= args.chunk < args.chunks:
-        raise UserError(f"--chunk {args.chunk}: expected 0 to {args.chunks - 1}, as --chunks is {args.chunks}")
-    preset = load_preset(args.preset)
-    settings = {"textvqa": preset.textvqa, "mmbench": preset.mmbench}[args.benchmark]
+def answer_benchmark(
+    benchmark: Literal["textvqa", "mmbench"],
+    preset: Preset,
+    model: Path,
+    out: Path,
+    fixed_part: FixedPart,
+    *,
+    batch: int,
+    chunk: int,
+    chunks: int,
+    reference_mode: bool,
+    language: Literal["en", "cn"],
+) -> None:
+    """Answer a benchmark, or one chunk of it; resume an earlier run.
+
+    Args:
+        benchmark: which one.
+        preset: names its files.
+        model: folder of a finetuned or published MGM.
+        out: folder for the answers.
+        fixed_part: for the record.
+        batch: questions answered at a time.
+        chunk, chunks: answer part `chunk`, from 0, of this many parts of the questions.
+        reference_mode: one question at a time, no fast path.
+        language: of MMBench's instruction.
+
+    Raises:
+        UserError: there is no such chunk; the model or the benchmark's files are missing or faulty.
+    """
+    if not 0 <= chunk < chunks:
+        raise UserError(f"--chunk {chunk}: expected 0 to {chunks - 1}, as --chunks is {chunks}")
+    settings = {"textvqa": preset.textvqa, "mmbench": preset.mmbench}[benchmark]
     configuration = {
-        "benchmark": args.benchmark,
+        "benchmark": benchmark,
         "max_new_tokens": settings.max_new_tokens,
         "full_precision": preset.precision == "fp32",
-        "reference_mode": args.reference_mode,
+        "reference_mode": reference_mode,
     }
     table = []
-    if args.benchmark == "textvqa":
+    if benchmark == "textvqa":
         questions = textvqa.read_questions(settings.questions, settings.images)
     else:
-        configuration["language"] = args.language
+        configuration["language"] = language
         table = mmbench.read_table(settings.questions)
         mmbench.upload_columns(table)  # refuse before answering, not after
-        questions = mmbench.questions_of(table, args.language)
-    inputs = {display_path(settings.questions): sha256_of(settings.questions), **_model_hashes(args.model)}
+        questions = mmbench.questions_of(table, language)
+    inputs = {display_path(settings.questions): sha256_of(settings.questions), **_model_hashes(model)}
     job = _Job(questions, inputs, configuration)
 
-    if _is_finished(args.out, job):
-        print(f"{args.benchmark}: all {len(questions)} questions are answered already, see {args.out / ANSWERS}")
+    if _is_finished(out, job):
+        print(f"{benchmark}: all {len(questions)} questions are answered already, see {out / ANSWERS}")
         return
-    args.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    answers = _answers_so_far(args.out, job)
-    size = math.ceil(len(questions) / args.chunks)
-    chunk = questions[args.chunk * size : (args.chunk + 1) * size]
-    # One answer serves questions that are equal in id and text: TextVQA's id is the picture's.
-    missing = list({_key(question): question for question in chunk if _key(question) not in answers}.values())
+    answers = _answers_so_far(out, job)
+    size = math.ceil(len(questions) / chunks)
+    part = questions[chunk * size : (chunk + 1) * size]
+    # One answer serves questions that are equal in id and text: TextVQA's id is the image's.
+    missing = list({_key(question): question for question in part if _key(question) not in answers}.values())
     if missing:
-        answers |= _answer(job, missing, args)
-    if args.chunks > 1:
-        print(f"{args.benchmark}: chunk {args.chunk} of {args.chunks} is answered ({len(chunk)} questions)")
+        label = benchmark if chunks == 1 else f"{benchmark} {chunk + 1}/{chunks}"
+        answers |= _answer(job, missing, model, out, batch, label)
+    if chunks > 1:
+        print(f"{benchmark}: chunk {chunk} of {chunks} is answered ({len(part)} questions)")
         return
 
-    lines = [answer_line(question, answers[_key(question)], args.model.resolve().name) for question in questions]
+    lines = [answer_line(question, answers[_key(question)], model.resolve().name) for question in questions]
     if table:
-        mmbench.write_upload(table, {line["question_id"]: line["text"] for line in lines}, args.out / UPLOAD)
-    write_jsonl(args.out / ANSWERS, lines)
+        mmbench.write_upload(table, {line["question_id"]: line["text"] for line in lines}, out / UPLOAD)
+    write_jsonl(out / ANSWERS, lines)
     record = {
-        "command": f"eval {args.benchmark}",
+        "command": f"eval {benchmark}",
         "inputs": job.inputs,
         "configuration": job.configuration,
-        "batch": args.batch,
+        "batch": batch,
+        "fixed_part": fixed_part.record(),
         "versions": package_versions(),
         "counts": {
             "questions": len(questions),
@@ -110,10 +138,10 @@ def answer_benchmark(args: argparse.Namespace) -> None:
         },
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_json(args.out / "run.json", record)
-    for path in args.out.glob(".answers-*.jsonl"):
+    write_json(out / "run.json", record)
+    for path in out.glob(".answers-*.jsonl"):
         path.unlink()
-    print(f"{args.benchmark}: {len(questions)} questions answered, see {args.out / ANSWERS}")
+    print(f"{benchmark}: {len(questions)} questions answered, see {out / ANSWERS}")
 
 
 def _key(question: Question) -> str:
@@ -137,7 +165,7 @@ def _is_finished(out: Path, job: _Job) -> bool:
 
 
 def _answers_so_far(out: Path, job: _Job) -> dict[str, str]:
-    """Answers that unfinished runs of the same job left behind, by `_key`."""
+    """Answers that unfinished runs of the same job left, by `_key`."""
     answers = {}
     for path in out.glob(f".answers-{job.fingerprint}-*.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -146,29 +174,29 @@ def _answers_so_far(out: Path, job: _Job) -> dict[str, str]:
     return answers
 
 
-def _answer(job: _Job, questions: list[Question], args: argparse.Namespace) -> dict[str, str]:
+def _answer(job: _Job, questions: list[Question], model: Path, out: Path, batch: int, label: str) -> dict[str, str]:
     """Answer questions, keeping each batch's answers on disk at once."""
     from toolkit.eval.inference import Answerer
 
-    answerer = Answerer.load(args.model, job.configuration["full_precision"], args.reference_mode)
-    label = args.benchmark if args.chunks == 1 else f"{args.benchmark} {args.chunk + 1}/{args.chunks}"
-    answer = answerer.answers_one_at_a_time if args.reference_mode else answerer.answers
+    reference_mode = job.configuration["reference_mode"]
+    answerer = Answerer.load(model, job.configuration["full_precision"], reference_mode)
+    answer = answerer.answers_one_at_a_time if reference_mode else answerer.answers
     found: dict[str, str] = {}
     started = reported = time.monotonic()
     with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=args.out, prefix=f".answers-{job.fingerprint}-", suffix=".jsonl", delete=False
+        "w", encoding="utf-8", dir=out, prefix=f".answers-{job.fingerprint}-", suffix=".jsonl", delete=False
     ) as file:
-        for answers in answer(questions, args.batch, job.configuration["max_new_tokens"]):
-            batch = {_key(questions[place]): text for place, text in answers.items()}
-            file.write(json.dumps(batch) + "\n")
+        for answers in answer(questions, batch, job.configuration["max_new_tokens"]):
+            texts = {_key(questions[index]): text for index, text in answers.items()}
+            file.write(json.dumps(texts) + "\n")
             file.flush()
-            found |= batch
+            found |= texts
             now = time.monotonic()
             if now - reported > SECONDS_BETWEEN_REPORTS or len(found) == len(questions):
                 reported = now
                 rate = len(found) / (now - started)
                 print(
-                    f"{label}: {len(found)} of {len(questions)} answered, {rate:.1f} a second,"
+                    f"{label}: {len(found)} of {len(questions)} answered, {rate:.1f} per second,"
                     f" {(len(questions) - len(found)) / rate:.0f} s left",
                     file=sys.stderr,
                     flush=True,

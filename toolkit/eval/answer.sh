@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# answer.sh BENCHMARK MODEL OUT: answer a benchmark with a trained MGM, one process a GPU, each with its own.
+# answer.sh BENCHMARK MODEL OUT: answer a benchmark with a trained MGM, one process per GPU.
 # From the environment: PRESET, and INFER_CUDA_IDX, the GPUs as in 0,1,2 (`cpu`: one process without a GPU).
-# Rerunning goes on where an interrupted run stopped, also with other GPUs.
+# Run it again to resume an interrupted run, also with other GPUs.
 set -euo pipefail
 BENCHMARK=$1 MODEL=$2 OUT=$3
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -11,27 +11,27 @@ ANSWER=(python -m toolkit eval "$BENCHMARK" --preset "${PRESET:-full}" --model "
 IFS=, read -ra GPUS <<<"${INFER_CUDA_IDX:-cpu}"
 # The numbers count what this shell may see: under CUDA_VISIBLE_DEVICES=4,5 number 0 is the machine's GPU 4.
 IFS=, read -ra VISIBLE <<<"${CUDA_VISIBLE_DEVICES:-}"
-for place in "${!GPUS[@]}"; do
-    if [[ ${GPUS[place]} == cpu ]]; then
-        GPUS[place]=
+for index in "${!GPUS[@]}"; do
+    if [[ ${GPUS[index]} == cpu ]]; then
+        GPUS[index]=
     else
-        GPUS[place]=${VISIBLE[GPUS[place]]:-${GPUS[place]}}
+        GPUS[index]=${VISIBLE[GPUS[index]]:-${GPUS[index]}}
     fi
 done
 if ((${#GPUS[@]} > 1)); then
     PIDS=()
     trap 'kill "${PIDS[@]}" 2>/dev/null || true' EXIT
-    for place in "${!GPUS[@]}"; do
-        CUDA_VISIBLE_DEVICES=${GPUS[place]} "${ANSWER[@]}" --chunk "$place" --chunks "${#GPUS[@]}" &
+    for index in "${!GPUS[@]}"; do
+        CUDA_VISIBLE_DEVICES=${GPUS[index]} "${ANSWER[@]}" --chunk "$index" --chunks "${#GPUS[@]}" &
         PIDS+=($!)
     done
     FAILED=()
-    for place in "${!PIDS[@]}"; do
-        wait "${PIDS[place]}" || FAILED+=("${GPUS[place]}")
+    for index in "${!PIDS[@]}"; do
+        wait "${PIDS[index]}" || FAILED+=("${GPUS[index]}")
     done
     trap - EXIT
     if ((${#FAILED[@]})); then
-        echo "error: $BENCHMARK failed on GPU ${FAILED[*]}, see above; run the same command again to go on" >&2
+        echo "error: $BENCHMARK failed on GPU ${FAILED[*]}, see above; run the same command again to resume" >&2
         exit 1
     fi
 fi

@@ -12,15 +12,15 @@ from toolkit.errors import RowFault, UserError
 from toolkit.eval.questions import Question
 from toolkit.mgm.checkpoint import load_finetuned, load_tokenizer
 from toolkit.mgm.conversation import encode_prompt
-from toolkit.mgm.images import open_image, scale_picture
+from toolkit.mgm.images import open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
 
 END_OF_TURN = "<end_of_turn>"
-# Questions are sorted by length within this many batches, whose pictures' features are held in memory: about 2.4 MB a
-# picture in MGM-2B, whatever the size of the benchmark.
+# Questions are sorted by length within this many batches, whose image features are held in memory: about 2.4 MB per
+# image in MGM-2B, whatever the size of the benchmark.
 BATCHES_SORTED_TOGETHER = 8
-# The aux tower's stacked maps take 0.2 GB a picture, and torch cannot resize those of 38 pictures and more at once.
-MOST_PICTURES_TOGETHER = 16
+# The aux tower's stacked maps take 0.2 GB per image, and torch cannot resize those of 38 images and more at once.
+MAX_IMAGES_ENCODED_TOGETHER = 16
 
 
 class Answerer:
@@ -47,7 +47,7 @@ class Answerer:
             reference_mode: no fast path; see `MGMGemmaForCausalLM.set_reference_mode`.
 
         Raises:
-            UserError: the folder is not a whole checkpoint.
+            UserError: the folder is not a complete checkpoint.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         half = device.type == "cuda" and not full_precision
@@ -56,7 +56,7 @@ class Answerer:
         return cls(model, load_tokenizer(folder))
 
     def answers(self, questions: list[Question], batch: int, max_new_tokens: int) -> Iterator[dict[int, str]]:
-        """Answer questions, those on one picture next to each other, long ones first within a few batches.
+        """Answer questions, those on one image next to each other, long ones first within a few batches.
 
         Args:
             questions: in any order.
@@ -64,28 +64,28 @@ class Answerer:
             max_new_tokens: longest answer.
 
         Yields:
-            after every batch, its answers by their place in `questions`.
+            after every batch, its answers by their index in `questions`.
 
         Raises:
-            UserError: a picture is missing or unreadable.
+            UserError: an image is missing or unreadable.
         """
         prompts = [encode_prompt(question.text, self.tokenizer, has_image=True) for question in questions]
         first_use: dict[Path | bytes, int] = {}
-        for place, question in enumerate(questions):
-            first_use.setdefault(question.image, place)
-        order = sorted(range(len(questions)), key=lambda place: first_use[questions[place].image])
+        for index, question in enumerate(questions):
+            first_use.setdefault(question.image, index)
+        order = sorted(range(len(questions)), key=lambda index: first_use[questions[index].image])
 
         features: dict[Path | bytes, torch.Tensor] = {}
         window = batch * BATCHES_SORTED_TOGETHER
         for start in range(0, len(order), window):
-            places = order[start : start + window]
-            features = self._features([questions[place] for place in places], features, batch)
-            places.sort(key=lambda place: len(prompts[place]), reverse=True)
-            for at in range(0, len(places), batch):
-                together = places[at : at + batch]
+            indices = order[start : start + window]
+            features = self._features([questions[index] for index in indices], features, batch)
+            indices.sort(key=lambda index: len(prompts[index]), reverse=True)
+            for at in range(0, len(indices), batch):
+                together = indices[at : at + batch]
                 texts = self._generate(
-                    [prompts[place] for place in together],
-                    torch.stack([features[questions[place].image] for place in together]),
+                    [prompts[index] for index in together],
+                    torch.stack([features[questions[index].image] for index in together]),
                     max_new_tokens,
                 )
                 yield dict(zip(together, texts, strict=True))
@@ -93,20 +93,20 @@ class Answerer:
     def answers_one_at_a_time(
         self, questions: list[Question], _batch: int, max_new_tokens: int
     ) -> Iterator[dict[int, str]]:
-        """As `answers`, each question by itself with its picture encoded anew: the reference's way."""
-        for place, question in enumerate(questions):
+        """As `answers`, each question by itself with its image encoded again: the reference's way."""
+        for index, question in enumerate(questions):
             for answers in self.answers([question], 1, max_new_tokens):
-                yield {place: answers[0]}
+                yield {index: answers[0]}
 
     @torch.inference_mode()
     def _features(
         self, questions: list[Question], known: dict[Path | bytes, torch.Tensor], batch: int
     ) -> dict[Path | bytes, torch.Tensor]:
-        """Features [576, 2048] of each picture asked about, every picture encoded once."""
+        """Features [576, 2048] of each image asked about, every image encoded once."""
         features = {question.image: known[question.image] for question in questions if question.image in known}
         asked = {question.image: question for question in questions if question.image not in known}
         images = list(asked)
-        size = min(batch, MOST_PICTURES_TOGETHER)
+        size = min(batch, MAX_IMAGES_ENCODED_TOGETHER)
         for start in range(0, len(images), size):
             together = images[start : start + size]
             pixels = torch.stack([self._pixels(asked[image]) for image in together]).to(
@@ -117,9 +117,9 @@ class Answerer:
 
     def _pixels(self, question: Question) -> torch.Tensor:
         try:
-            return scale_picture(open_image(question.image), self.model.config.image_size_aux, self.aspect)
+            return scale_image(open_image(question.image), self.model.config.image_size_aux, self.aspect)
         except RowFault as fault:
-            raise UserError(f"question {question.question_id}: {fault}; evaluation needs every picture") from None
+            raise UserError(f"question {question.question_id}: {fault}; evaluation needs every image") from None
 
     def _generate(self, prompts: list[list[int]], features: torch.Tensor, max_new_tokens: int) -> list[str]:
         """Greedy answers to prompts of different lengths; padding goes on the left."""

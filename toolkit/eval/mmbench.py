@@ -1,4 +1,4 @@
-"""MMBench: multiple choice about pictures, one TSV in, a jsonl of answers and the xlsx for upload out.
+"""MMBench: multiple choice about images, one TSV in, a jsonl of answers and the xlsx for upload out.
 
 A question may come back with its options rotated, under an index 1,000,000 higher; such rows form one circular group,
 which is right only as a whole.
@@ -30,9 +30,9 @@ INSTRUCTIONS = {
     "cn": "\n请直接回答选项字母。",
 }
 REQUIRED_COLUMNS = ("index", "question", *LETTERS, "image")
-# The upload leaves these out and wants `prediction` in seventh place; all must exist.
+# The upload leaves these out and wants `prediction` as the seventh column; all must exist.
 COLUMNS_NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
-PREDICTION_PLACE = 6
+PREDICTION_INDEX = 6
 # What pandas, which the reference reads the table with, takes for an empty cell.
 EMPTY_CELLS = frozenset({
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
@@ -49,19 +49,19 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    csv.field_size_limit(1 << 30)  # pictures are far longer than csv's default of 128 KiB
+    csv.field_size_limit(1 << 30)  # images are far longer than csv's default of 128 KiB
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", restval="")
         missing = [column for column in REQUIRED_COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{path}: column {missing[0]!r} is missing; expected an MMBench TSV with a header line")
-        rows, pictures = {}, {}
+        rows, images = {}, {}
         for cells in reader:
             if None in cells:  # where DictReader puts what the header has no name for
                 raise UserError(f"{path}:{reader.line_num}: more cells than the header has columns")
             row = {column: "" if cell in EMPTY_CELLS else cell for column, cell in cells.items()}
-            # The rotations of a question repeat its picture; together they hold one copy.
-            row["image"] = pictures.setdefault(row["image"], row["image"])
+            # The rotations of a question repeat its image; together they hold one copy.
+            row["image"] = images.setdefault(row["image"], row["image"])
             if not row["index"].isdigit() or row["index"] in rows:
                 raise UserError(f"{path}: index {row['index']!r} must be a whole number that occurs once")
             rows[row["index"]] = row
@@ -69,30 +69,30 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def questions_of(table: list[dict[str, str]], language: Literal["en", "cn"]) -> list[Question]:
-    """The questions in the table's order, their pictures decoded from base64 but not opened.
+    """The questions in the table's order, their images decoded from base64 but not opened.
 
     Args:
         table: rows of `read_table`.
         language: which of `INSTRUCTIONS` ends the prompt.
 
     Raises:
-        UserError: a picture is not base64.
+        UserError: an image is not base64.
     """
-    questions, pictures = [], {}
+    questions, images = [], {}
     for row in table:
         options = options_of(row)
         lines = [row["question"], *(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))]
         if not _is_missing(row.get("hint", "")):
             lines.insert(0, row["hint"])
-        if row["image"] not in pictures:
+        if row["image"] not in images:
             try:
-                pictures[row["image"]] = base64.b64decode(row["image"], validate=True)
+                images[row["image"]] = base64.b64decode(row["image"], validate=True)
             except binascii.Error as error:
-                raise UserError(f"MMBench: the picture of index {row['index']} is not base64 ({error})") from None
+                raise UserError(f"MMBench: the image of index {row['index']} is not base64 ({error})") from None
         questions.append(
             Question(
                 question_id=int(row["index"]),
-                image=pictures[row["image"]],
+                image=images[row["image"]],
                 prompt="\n".join(lines),
                 instruction=INSTRUCTIONS[language],
                 columns={"round_id": 0, "options": options, "option_char": list(LETTERS[: len(options)])},
@@ -126,7 +126,7 @@ def upload_columns(table: list[dict[str, str]]) -> list[str]:
         if column not in columns:
             raise UserError(f"MMBench table: column {column!r} is missing; the upload format leaves it out by name")
     columns = [column for column in columns if column not in COLUMNS_NOT_UPLOADED]
-    columns.insert(PREDICTION_PLACE, "prediction")
+    columns.insert(PREDICTION_INDEX, "prediction")
     return columns
 
 
@@ -151,9 +151,9 @@ def write_upload(table: list[dict[str, str]], answers: dict[int, str], path: Pat
     sheet.append(columns)
     for number, row in enumerate(table, 2):
         index = int(row["index"])
-        for place, column in enumerate(columns, 1):
+        for position, column in enumerate(columns, 1):
             value = answers.get(index, "") if column == "prediction" else row[column]
-            cell = sheet.cell(number, place)
+            cell = sheet.cell(number, position)
             if column == "index":
                 cell.value = index
             elif value:

@@ -10,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one picture.
+    """A question about one image.
 
     Args:
-        question_id: as the benchmark gives it; TextVQA's is the picture's, so several questions may share it.
-        image: path of the picture, or its encoded bytes. Equal values are one picture.
+        question_id: as the benchmark gives it; TextVQA's is the image's, so several questions may share it.
+        image: path of the image, or its encoded bytes. Equal values are one image.
         prompt: the question as the answer line stores it.
         instruction: what the model reads after the prompt, without being stored ("" for TextVQA).
         columns: the benchmark's own fields of the answer line, placed by `answer_line`.
@@ -28,7 +28,7 @@ class Question:
 
     @property
     def text(self) -> str:
-        """What the model reads after the picture."""
+        """What the model reads after the image."""
         return self.prompt + self.instruction
 
 

@@ -31,14 +31,14 @@ def find_answers(experiment: str, preset_name: str | None) -> tuple[Path, Preset
         fitting = [preset for preset in presets if folder.resolve().name.startswith(f"{preset.run_name}-")]
         return folder, (fitting or presets)[0]
     # full and 10k share their runs' name and their evaluation; the first of them will do.
-    places = {EVAL_RESULTS / preset.run_folder("finetune", experiment): preset for preset in reversed(presets)}
-    found = [place for place in places if place.is_dir()]
+    folders = {EVAL_RESULTS / preset.run_folder("finetune", experiment): preset for preset in reversed(presets)}
+    found = [path for path in folders if path.is_dir()]
     if not found:
-        names = " or ".join(sorted(place.name for place in places))
+        names = " or ".join(sorted(path.name for path in folders))
         raise UserError(f"{experiment}: no answers in {EVAL_RESULTS} ({names}); run the training script first")
     if len(found) > 1:
-        raise UserError(f"{experiment}: {' and '.join(place.name for place in found)} exist; say which with --preset")
-    return found[0], places[found[0]]
+        raise UserError(f"{experiment}: {' and '.join(path.name for path in found)} exist; say which with --preset")
+    return found[0], folders[found[0]]
 
 
 def score_answers(folder: Path, preset: Preset) -> tuple[dict[str, Any], list[str]]:
@@ -80,7 +80,7 @@ def _score_textvqa(answers: Path, annotations: Path) -> dict[str, Any]:
     for number, line in read_jsonl(answers):
         key = textvqa.annotation_key(line["question_id"], line["prompt"])
         if key not in wanted:
-            raise UserError(f"{answers}:{number}: {annotations} knows no question {key[1]!r} about picture {key[0]}")
+            raise UserError(f"{answers}:{number}: {annotations} knows no question {key[1]!r} about image {key[0]}")
         scores[key] = textvqa.soft_accuracy(line["text"], wanted[key])
     return {
         "accuracy": sum(scores.values()) / len(wanted),

@@ -1,4 +1,4 @@
-"""TextVQA: questions about the writing in a picture, scored by the official soft accuracy.
+"""TextVQA: questions about the writing in an image, scored by the official soft accuracy.
 
 Formats: LLaVA's question file `llava_textvqa_val_v051_ocr.jsonl` and the data set's own `TextVQA_0.5.1_val.json`.
 """
@@ -31,9 +31,9 @@ where'd where's where've who'd who'd've who'll who's who've why'll why're why's 
 y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 REPAIRED = {
-    whole[:place] + whole[place + 1 :]: whole
+    whole[:index] + whole[index + 1 :]: whole
     for whole in CONTRACTIONS.split()
-    for place, character in enumerate(whole)
+    for index, character in enumerate(whole)
     if character == "'"
 }
 REPAIRED["somebody'd"] = "somebodyd"  # the official table has this one the wrong way round
@@ -45,7 +45,7 @@ def read_questions(path: Path, images: Path) -> list[Question]:
 
     Args:
         path: jsonl with `question_id, image, text`; the text holds the OCR reference tokens and the instruction.
-        images: folder of the pictures.
+        images: folder of the images.
 
     Raises:
         UserError: the file is missing or a line lacks a field.
@@ -62,7 +62,7 @@ def read_questions(path: Path, images: Path) -> list[Question]:
 
 
 def read_annotations(path: Path) -> dict[tuple[str, str], list[str]]:
-    """Read the official answers: (picture's id, question in lower case) -> ten answers.
+    """Read the official answers: (image's id, question in lower case) -> ten answers.
 
     Raises:
         UserError: the file is missing or not in the official layout.

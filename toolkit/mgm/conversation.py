@@ -1,4 +1,4 @@
-"""Text of MGM: Gemma's turn template, token ids with a placeholder for the picture, labels on the answers alone.
+"""Text of MGM: Gemma's turn template, token ids with a placeholder for the image, labels on the answers alone.
 
 One round reads `<start_of_turn>user\\nQ<end_of_turn>\\n<start_of_turn>model\\nA<end_of_turn>\\n<eos>`;
 `<bos>` stands once at the start. Supervised are the answer, its `<end_of_turn>`, the newline and `<eos>`.
@@ -30,12 +30,12 @@ def encode_conversation(
         conversations: LLaVA-format turns `{"from": "human" | "gpt", "value": text}`. A leading gpt turn is left out, as
             the reference does.
         tokenizer: Gemma's, or one of the same layout.
-        has_image: the sample brings a picture; `<image>` is then its place, else ordinary text.
-        max_length: a text-only sample is cut to this many tokens here; one with a picture only after the picture's
+        has_image: the sample brings an image; `<image>` then stands for it, else it is ordinary text.
+        max_length: a text-only sample is cut to this many tokens here; one with an image only after the image's
             tokens are known (see `require_supervision` and the model).
 
     Returns:
-        ids and labels of equal length; IMAGE_TOKEN_INDEX where the picture goes, IGNORE_INDEX where nothing is learnt.
+        ids and labels of equal length; IMAGE_TOKEN_INDEX where the image goes, IGNORE_INDEX where nothing is learnt.
 
     Raises:
         RowFault: unknown_role, roles_not_alternating, question_without_answer, empty_answer, image_in_answer,
@@ -67,7 +67,7 @@ def require_trainable(
 
     Args:
         conversations, tokenizer, has_image, max_length: as in `encode_conversation`.
-        image_tokens: how many tokens a picture takes.
+        image_tokens: how many tokens an image takes.
 
     Raises:
         RowFault: those of `encode_conversation` and `require_supervision`.
@@ -86,7 +86,7 @@ def require_supervision(labels: list[int], max_length: int, image_tokens: int) -
     Args:
         labels: as `encode_conversation` returns them.
         max_length: tokens kept of the expanded sample.
-        image_tokens: how many tokens the picture takes (0 without one).
+        image_tokens: how many tokens the image takes (0 without one).
 
     Raises:
         RowFault: `nothing_supervised`.
@@ -97,14 +97,14 @@ def require_supervision(labels: list[int], max_length: int, image_tokens: int) -
 
 
 def encode_prompt(question: str, tokenizer: PreTrainedTokenizerBase, has_image: bool) -> list[int]:
-    """Token ids of one question with the answer's turn left open; the picture's place comes first if there is one."""
+    """Token ids of one question with the answer's turn left open; an image's placeholder comes first."""
     text = f"{IMAGE_TOKEN}\n{question}" if has_image else question
     prompt = QUESTION_TURN.format(text) + ANSWER_HEADER
     return [tokenizer.bos_token_id, *_tokenise(prompt, tokenizer, has_image)]
 
 
 def _rounds(conversations: list[dict[str, str]], eos_token: str, has_image: bool) -> list[tuple[str, str]]:
-    """Questions, the picture's place in front, and their answers. Raises the faults of `encode_conversation`."""
+    """Questions, the image's placeholder in front, and their answers. Raises the faults of `encode_conversation`."""
     turns = [(turn["from"], turn["value"]) for turn in conversations]
     for role, _ in turns:
         if role not in ("human", "gpt"):

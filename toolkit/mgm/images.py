@@ -1,4 +1,4 @@
-"""Pictures of MGM: scaled once for the aux tower, from which the main tower's smaller view is made."""
+"""Images of MGM: scaled once for the aux tower, from which the main tower's smaller view is made."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ PADDING_COLOUR = tuple(int(255 * mean) for mean in MEAN)
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """Decode a picture whole, as RGB: alpha is dropped and EXIF orientation ignored, as in the reference.
+    """Decode an image whole, as RGB: alpha is dropped and EXIF orientation ignored, as in the reference.
 
     Raises:
-        RowFault: `missing_image`, or `unreadable_image` for a file that is broken, truncated or no picture.
+        RowFault: `missing_image`, or `unreadable_image` for a file that is broken, truncated or no image.
     """
     with opened(source) as image:
         return image.convert("RGB")
 
 
-def scale_picture(image: Image.Image, size: int, aspect: Literal["square", "pad"]) -> torch.Tensor:
-    """Scale and crop a picture for the aux tower; `normalise` makes both towers' inputs of it, on the device.
+def scale_image(image: Image.Image, size: int, aspect: Literal["square", "pad"]) -> torch.Tensor:
+    """Scale and crop an image for the aux tower; `normalise` makes both towers' inputs of it, on the device.
 
     Args:
         image: RGB.
         size: px of the aux tower's square input (768 in MGM-2B).
-        aspect: `square` cuts the sides of a picture that is not square; `pad` first centres it on a square of the mean
+        aspect: `square` cuts the sides of an image that is not square; `pad` first centres it on a square of the mean
             colour.
 
     Returns:
@@ -52,10 +52,10 @@ def scale_picture(image: Image.Image, size: int, aspect: Literal["square", "pad"
 
 
 def normalise(pixels: torch.Tensor, image_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs of the main and the aux tower from scaled pictures.
+    """Inputs of the main and the aux tower from scaled images.
 
     Args:
-        pixels: [N, 3, A, A], uint8, of `scale_picture`.
+        pixels: [N, 3, A, A], uint8, of `scale_image`.
         image_size: px of the main tower's square input (336 in MGM-2B).
 
     Returns:

@@ -1,7 +1,7 @@
-"""MGM with a Gemma language model: pictures become tokens among the words.
+"""MGM with a Gemma language model: images become tokens among the words.
 
 Does no file reading (see checkpoint.py) and knows nothing of tokenizers (conversation.py) or pixels (images.py).
-Shapes are given for MGM-2B: 576 tokens a picture, hidden size 2048.
+Shapes are given for MGM-2B: 576 tokens per image, hidden size 2048.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class MGMConfig(GemmaConfig):
         vision_config_aux: `dims` and `depths` of the ConvNeXt tower; default ConvNeXt-L.
         image_size_aux: px of the aux tower's input.
         mm_vision_select_layer: which entry of CLIP's hidden states is used.
-        tokenizer_model_max_length: a sample is cut to this many tokens after its picture is expanded.
+        tokenizer_model_max_length: a sample is cut to this many tokens after its image is expanded.
     """
 
     model_type = "mgm_gemma"
@@ -82,7 +82,7 @@ class MGMModel(GemmaModel):
         self.reference_mode = False
 
     def build_adapter(self) -> None:
-        """Make the projector and the three maps of patch info mining anew, with torch's default initialisation."""
+        """Make the projector and the three maps of patch info mining, with torch's default initialisation."""
         width, width_aux = self.config.vision_config["hidden_size"], sum(self.config.vision_config_aux["dims"])
         hidden = self.config.hidden_size
         self.mm_projector = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
@@ -91,10 +91,10 @@ class MGMModel(GemmaModel):
         self.vlm_uni_val_projector = norm_linear(width_aux, width)
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pictures as tokens of the language model; gradients reach the adapter, never the towers.
+        """Images as tokens of the language model; gradients reach the adapter, never the towers.
 
         Args:
-            pixels: [N, 3, 768, 768], uint8, of `images.scale_picture`.
+            pixels: [N, 3, 768, 768], uint8, of `images.scale_image`.
 
         Returns:
             [N, 576, 2048]
@@ -109,17 +109,17 @@ class MGMModel(GemmaModel):
         return self.adapt(tokens, aux)
 
     def encode_nothing(self) -> torch.Tensor:
-        """A zero that depends on every adapter parameter, as a picture's features would.
+        """A zero that depends on every adapter parameter, as an image's features would.
 
         A batch of text alone needs it in training. Without a gradient Adam would skip the adapter's moments; and ZeRO's
-        processes add up gradients in the order they arrive, which has to be that of a process with pictures.
+        processes add up gradients in the order they arrive, which has to be that of a process with images.
 
         Returns:
             scalar
         """
         like = self.mm_projector[0].weight
         width, width_aux = self.config.vision_config["hidden_size"], sum(self.config.vision_config_aux["dims"])
-        # Two patches a side of two positions a side: the smallest picture that takes the same steps as a real one.
+        # Two patches a side of two positions a side: the smallest image that takes the same steps as a real one.
         return 0.0 * self.adapt(like.new_zeros(1, 4, width), like.new_zeros(1, width_aux, 4, 4)).sum()
 
     def adapt(self, tokens: torch.Tensor, aux: torch.Tensor) -> torch.Tensor:
@@ -130,7 +130,7 @@ class MGMModel(GemmaModel):
 
 
 class MGMGemmaForCausalLM(GemmaForCausalLM):
-    """MGM: answers in words to words and at most one picture a sample."""
+    """MGM: answers in words to words and at most one image per sample."""
 
     config_class = MGMConfig
 
@@ -148,7 +148,7 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
 
     @property
     def image_tokens(self) -> int:
-        """How many tokens a picture takes (576)."""
+        """How many tokens an image takes (576)."""
         vision = self.config.vision_config
         return (vision["image_size"] // vision["patch_size"]) ** 2
 
@@ -184,10 +184,10 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         image_features: torch.Tensor | None,
         padding_side: Literal["left", "right"],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Replace each picture's placeholder by its features, cut to the longest length allowed and pad again.
+        """Replace each image's placeholder by its features, cut to the longest length allowed and pad again.
 
         Args:
-            input_ids: [B, L] with IMAGE_TOKEN_INDEX at most once a row.
+            input_ids: [B, L] with IMAGE_TOKEN_INDEX at most once per row.
             attention_mask: [B, L], nonzero on real tokens.
             labels: [B, L] or None.
             image_features: [N, 576, 2048], one for each row with a placeholder, in row order.
@@ -207,9 +207,9 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         for row in range(len(input_ids)):
             keep = attention_mask[row].bool()
             embeds, targets = words[row, keep], labels[row, keep]
-            place = is_image[row, keep].nonzero()
-            if len(place):
-                at = int(place[0])
+            found = is_image[row, keep].nonzero()
+            if len(found):
+                at = int(found[0])
                 features = image_features[used].to(embeds.dtype)
                 embeds = torch.cat([embeds[:at], features, embeds[at + 1 :]])
                 targets = torch.cat([targets[:at], targets.new_full((len(features),), IGNORE_INDEX), targets[at + 1 :]])
@@ -217,7 +217,7 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
             rows.append(embeds[: self.config.tokenizer_model_max_length])
             row_labels.append(targets[: self.config.tokenizer_model_max_length])
         if image_features is not None and used != len(image_features):
-            raise ValueError(f"{len(image_features)} pictures for {used} rows with a picture's placeholder")
+            raise ValueError(f"{len(image_features)} images for {used} rows with an image's placeholder")
 
         longest = max(len(row) for row in rows)
         inputs_embeds = words.new_zeros(len(rows), longest, words.shape[-1])
@@ -242,10 +242,10 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         """Logits, and the loss if labels are given.
 
         Args:
-            input_ids: [B, L]; IMAGE_TOKEN_INDEX is a picture's placeholder.
+            input_ids: [B, L]; IMAGE_TOKEN_INDEX is an image's placeholder.
             attention_mask: [B, L], nonzero on real tokens; padding on the right.
             labels: [B, L], IGNORE_INDEX where nothing is learnt.
-            pixels: the N pictures of the rows with a placeholder, in row order, see `encode_images`.
+            pixels: the N images of the rows with a placeholder, in row order, see `encode_images`.
             image_features: [N, 576, 2048], their encoding, if it is known already.
 
         Returns:
@@ -292,7 +292,7 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         """Continue prompts, by GenerationMixin.
 
         Args:
-            input_ids: [B, L]; IMAGE_TOKEN_INDEX is a picture's placeholder.
+            input_ids: [B, L]; IMAGE_TOKEN_INDEX is an image's placeholder.
             attention_mask: [B, L], nonzero on real tokens.
             pixels, image_features: as in `forward`.
             kwargs: `transformers.GenerationConfig` fields such as `max_new_tokens`.

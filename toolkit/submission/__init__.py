@@ -1,1 +1,1 @@
-"""What a submission zip holds, and the hash of the fixed part that made it."""
+"""What a submission zip holds and must not hold, and how it is written."""

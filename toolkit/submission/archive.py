@@ -10,11 +10,12 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, read_json, sha256_of
 from toolkit.presets import PRESETS, Preset, load_preset
-from toolkit.submission.layout import MODEL_FILES, ROWS, WEIGHT_SUFFIXES
+from toolkit.submission.layout import MODEL_FILES, ROWS, TRAIN_SCRIPT, WEIGHT_SUFFIXES, is_record
 
 # Compressing these costs time and gains nothing.
 COMPRESSED_SUFFIXES = (*WEIGHT_SUFFIXES, ".jpg", ".jpeg", ".png", ".webp", ".gif", ".zip", ".gz", ".xlsx", ".parquet")
@@ -44,6 +45,12 @@ def refuse_experiments(runs: dict[str, str]) -> None:
             raise UserError(f"{run} is no submission: it was run with {', '.join(used)}, which is for experiments only")
 
 
+def records_of(runs: dict[str, str], members: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """Records of both stages and, where the zip takes them along, of the evaluations, by name."""
+    stages = [f"output/training_dirs/{run}/run.json" for run in runs.values()]
+    return {name: read_json(REPOSITORY / name) for name in [*stages, *(name for name in members if is_record(name))]}
+
+
 def data_faults(pretrain_run: str, rows: Path) -> list[str]:
     """Whether `processed_data.jsonl` is what the run was trained on: another recipe may have replaced it."""
     record = REPOSITORY / "output" / "training_dirs" / pretrain_run / "pretrain_data.run.json"
@@ -67,11 +74,11 @@ def members(kind: str, runs: dict[str, str]) -> Iterator[tuple[str, Path]]:
         if path.is_file():
             yield path.relative_to(REPOSITORY).as_posix(), path
     if (REPOSITORY / finetune / "train.sh").is_file():
-        yield "output/train.sh", REPOSITORY / finetune / "train.sh"
+        yield TRAIN_SCRIPT, REPOSITORY / finetune / "train.sh"
 
 
 def _files_of(folder: Path) -> Iterator[Path]:
-    """Files below a folder, but for hidden ones and what Python and notebooks leave behind.
+    """Files below a folder, but for hidden ones and what Python and notebooks leave.
 
     Raises:
         UserError: a symbolic link: its target would be missing in the zip.

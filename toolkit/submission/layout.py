@@ -24,9 +24,9 @@ from pathlib import Path, PurePosixPath
 from toolkit.dataset.rows import ImageRoots, is_synthetic
 from toolkit.errors import RowFault, UserError
 from toolkit.files import parse_object
-from toolkit.submission.fixed_part import LOG_LINE, fixed_part_sha256
 
 READMES = ("readme", "readme.md", "README.md")
+TRAIN_SCRIPT = "output/train.sh"
 ROWS = "output/processed_data/processed_data.jsonl"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack")
 # Of the finetuning folder, an offline zip holds these.
@@ -53,7 +53,7 @@ def layout_faults(names: Iterable[str], kind: str) -> list[str]:
         kind: online or offline.
 
     Returns:
-        one short text a fault, each naming the file.
+        one short text per fault, each naming the file.
     """
     names = set(names)
     tops = {name.split("/", 1)[0] for name in names}
@@ -74,8 +74,8 @@ def layout_faults(names: Iterable[str], kind: str) -> list[str]:
 
 
 def _output_faults(names: set[str], kind: str) -> list[str]:
-    faults = [] if "output/train.sh" in names else ["output/train.sh is missing"]
-    runs, evaluated, known = defaultdict(set), set(), {"output/train.sh"}
+    faults = [] if TRAIN_SCRIPT in names else [f"{TRAIN_SCRIPT} is missing"]
+    runs, evaluated, known = defaultdict(set), set(), {TRAIN_SCRIPT}
     for name in names:
         if (match := TRAINING.fullmatch(name)) and _is_of_training(match[2], match[4], kind):
             runs[f"{match[1]} {match[3]}"].add((match[2], match[4]))
@@ -118,16 +118,9 @@ def _is_of_training(stage: str, file: str, kind: str) -> bool:
     return kind == "offline" and any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
 
 
-def log_faults(logs: dict[str, bytes]) -> list[str]:
-    """The first line of every log names the fixed part that ran, and so does every resumed run after it."""
-    expected, faults = fixed_part_sha256(), []
-    for name, content in sorted(logs.items()):
-        lines = content.decode("utf-8", errors="replace").splitlines()
-        if not lines or not lines[0].startswith(LOG_LINE):
-            faults.append(f"{name} does not begin with {LOG_LINE!r}")
-        elif any(line.removeprefix(LOG_LINE) != expected for line in lines if line.startswith(LOG_LINE)):
-            faults.append(f"{name} was written by another fixed part than this toolkit ({LOG_LINE}{expected})")
-    return faults
+def is_record(name: str) -> bool:
+    """Whether a member is the record of an evaluation."""
+    return bool(RESULTS.fullmatch(name)) and PurePosixPath(name).name == "run.json"
 
 
 def image_faults(lines: Iterable[bytes], members: Iterable[str], seed_images: Path | None) -> list[str]:

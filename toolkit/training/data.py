@@ -1,4 +1,4 @@
-"""Training samples: LLaVA-format rows become token ids, labels and picture tensors.
+"""Training samples: LLaVA-format rows become token ids, labels and image tensors.
 
 {"id": "002375592", "image": "images/00237/002375592.jpg", "conversations": [{"from": "human", "value": ...}, ...]}
 """
@@ -26,7 +26,7 @@ from toolkit.mgm.conversation import (
     require_supervision,
     require_trainable,
 )
-from toolkit.mgm.images import open_image, scale_picture
+from toolkit.mgm.images import open_image, scale_image
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class SampleReader:
     """Everything needed to turn one row into one sample.
 
     Args:
-        roots: where the rows' pictures lie.
+        roots: where the rows' images lie.
         tokenizer: Gemma's.
         image_size_aux: px of the aux tower's input.
-        aspect: how a picture that is not square is fitted.
-        max_length: tokens of a sample after its picture is expanded.
-        image_tokens: how many tokens a picture takes (576 in MGM-2B).
+        aspect: how an image that is not square is fitted.
+        max_length: tokens of a sample after its image is expanded.
+        image_tokens: how many tokens an image takes (576 in MGM-2B).
     """
 
     roots: ImageRoots
@@ -69,8 +69,8 @@ class SampleReader:
         """
         require_trainable(_turns(row), self.tokenizer, "image" in row, self.max_length, self.image_tokens)
 
-    def picture_path(self, row: dict[str, Any]) -> Path:
-        """Where a row's picture lies.
+    def image_path(self, row: dict[str, Any]) -> Path:
+        """Where a row's image lies.
 
         A path that is not there is also looked for under the names the published finetuning set uses: `.png` for the
         `.jpg` of OCR sets, and `images` for Visual Genome's `VG_100K` and `VG_100K_2` folders.
@@ -89,16 +89,16 @@ class SampleReader:
         return path if other == name or path.is_file() else self.roots.resolve(other)
 
     def sample(self, row: dict[str, Any]) -> dict[str, Any]:
-        """ids and labels; with a picture's place among the ids also `pixels` [3, A, A], uint8.
+        """ids and labels; with an image placeholder among the ids also `pixels` [3, A, A], uint8.
 
         Raises:
-            RowFault: those of `tokens`, `picture_path` and `open_image`.
+            RowFault: those of `tokens`, `image_path` and `open_image`.
         """
         ids, labels = self.tokens(row)
         sample: dict[str, Any] = {"input_ids": ids, "labels": labels}
         if IMAGE_TOKEN_INDEX in ids:
-            picture = open_image(self.picture_path(row))
-            sample["pixels"] = scale_picture(picture, self.image_size_aux, self.aspect)
+            image = open_image(self.image_path(row))
+            sample["pixels"] = scale_image(image, self.image_size_aux, self.aspect)
         return sample
 
 
@@ -118,7 +118,7 @@ class TrainingSet(Dataset):
             return self.reader.sample(row)
         except RowFault as fault:
             # An exception would leave a loader's worker as a page of trace; the trainer makes one line of this.
-            return {"fault": f"row {row_id(row, index)} ({row.get('image', 'no picture')}) became unreadable: {fault}"}
+            return {"fault": f"row {row_id(row, index)} ({row.get('image', 'no image')}) became unreadable: {fault}"}
 
 
 @dataclass(frozen=True)
@@ -144,25 +144,25 @@ class Collator:
             input_ids[number, :length] = torch.tensor(sample["input_ids"])
             labels[number, :length] = torch.tensor(sample["labels"])
         batch = {"input_ids": input_ids, "labels": labels, "attention_mask": input_ids != self.pad_token_id}
-        pictures = [sample["pixels"] for sample in samples if "pixels" in sample]
-        if pictures:
-            batch["pixels"] = torch.stack(pictures)  # [N, 3, A, A]
+        images = [sample["pixels"] for sample in samples if "pixels" in sample]
+        if images:
+            batch["pixels"] = torch.stack(images)  # [N, 3, A, A]
         return batch
 
 
 @dataclass
 class Scan:
-    """What a look at every row found.
+    """What the check of every row found.
 
     Args:
         faults: rows that cannot be trained, by index.
-        text_only: sound rows without a picture.
-        turned_pictures: rows whose picture carries an EXIF orientation, which the fixed training ignores.
+        text_only: sound rows without an image.
+        rotated_images: rows whose image carries an EXIF orientation, which the fixed training ignores.
     """
 
     faults: dict[int, SkippedRow]
     text_only: int = 0
-    turned_pictures: int = 0
+    rotated_images: int = 0
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -180,28 +180,28 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def row_id(row: dict[str, Any], index: int) -> str:
-    """A row's id, or its place (`#12`) when it has none."""
+    """A row's id, or its index (`#12`) when it has none."""
     return str(row.get("id", f"#{index}"))
 
 
 def scan(rows: Sequence[dict[str, Any]], reader: SampleReader) -> Scan:
-    """Hold every row against the rules and decode every picture once, before any training."""
+    """Check every row against the rules and decode every image once, before any training."""
     found = Scan(faults={})
     sharing: dict[Path, list[int]] = {}
     for index, row in enumerate(rows):
         try:
             reader.require_trainable(row)
             if "image" in row:
-                sharing.setdefault(reader.picture_path(row), []).append(index)
+                sharing.setdefault(reader.image_path(row), []).append(index)
             else:
                 found.text_only += 1
         except RowFault as fault:
             found.faults[index] = _skipped(row, index, fault)
-    for path, picture in inspect_images(list(sharing)).items():
-        if isinstance(picture, RowFault):
-            found.faults |= {index: _skipped(rows[index], index, picture) for index in sharing[path]}
+    for path, image in inspect_images(list(sharing)).items():
+        if isinstance(image, RowFault):
+            found.faults |= {index: _skipped(rows[index], index, image) for index in sharing[path]}
         else:
-            found.turned_pictures += len(sharing[path]) * picture.oriented
+            found.rotated_images += len(sharing[path]) * image.oriented
     return dataclasses.replace(found, faults=dict(sorted(found.faults.items())))
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The fixed part of every training script: check, prepare, pre-train, finetune, answer, score. Sourced inside toolkit/
-# with the editable variables, PRESET and TRAIN_SCRIPT set. Rerunning it resumes where the last run ended.
+# with the editable variables, PRESET and TRAIN_SCRIPT set. Run it again to resume where the last run ended.
 set -euo pipefail
 
 fail() { echo "error: $*" >&2; exit 1; }
@@ -35,12 +35,13 @@ if [[ $FINETUNE_BATCH_SIZE_PER_GPU == auto ]]; then
     read -r FINETUNE_BATCH_SIZE_PER_GPU FINETUNE_GRADIENT_ACCUMULATION_STEPS <<<"$CHOSEN"
 fi
 python -m toolkit preflight --preset "$PRESET" --data "$DATA" --images "$IMAGES" --infer-gpus "$INFER_CUDA_IDX" \
+    --script "$TRAIN_SCRIPT" --runs "$PRETRAIN_RUN" "$FINETUNE_RUN" \
     --stage-batches "$PRETRAIN_BATCH_SIZE_PER_GPU" "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
     "$FINETUNE_BATCH_SIZE_PER_GPU" "$FINETUNE_GRADIENT_ACCUMULATION_STEPS"
 
 # The script as it was run: settings that came from the environment are written into the copy.
 mkdir -p "$PRETRAIN_RUN" "$FINETUNE_RUN"
-while IFS= read -r line; do
+while IFS= read -r line || [[ -n $line ]]; do
     if [[ $line =~ ^([A-Z_]+)=\$\{[A-Z_]+:-.*\}$ ]]; then
         name=${BASH_REMATCH[1]}
         line="$name=\${$name:-${!name}}"

@@ -20,7 +20,7 @@ LOGIT_BYTES = 2 + 4 + 4
 AUX_KEPT_BYTES, AUX_PASSING_BYTES = 2, 6
 # CUDA context, communication buffers, fragmentation.
 OTHER_BYTES = 4 * GIB
-# Words a sample brings besides its picture, generously.
+# Words a sample brings besides its image, generously.
 WORDS = {"pretrain": 64, "finetune": 512}
 
 
@@ -31,8 +31,8 @@ class Sizes:
     Args:
         parameters, towers, adapter: of the whole model, of its two frozen towers, of projector and mining.
         layers, hidden, intermediate, vocabulary: of the language model.
-        image_tokens: a picture's (576).
-        aux_values: numbers in a picture's stacked aux map (2880 x 192 x 192).
+        image_tokens: an image's (576).
+        aux_values: numbers in an image's stacked aux map (2880 x 192 x 192).
     """
 
     parameters: int

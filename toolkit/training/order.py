@@ -17,7 +17,7 @@ def shuffled_order(count: int, seed: int) -> list[int]:
 
 
 def word_lengths(rows: Sequence[dict]) -> list[int]:
-    """Whitespace-separated words of all turns of each LLaVA-format row, negative for rows without a picture."""
+    """Whitespace-separated words of all turns of each LLaVA-format row, negative for rows without an image."""
     lengths = []
     for row in rows:
         words = sum(len(turn["value"].split()) for turn in row["conversations"])
@@ -26,7 +26,7 @@ def word_lengths(rows: Sequence[dict]) -> list[int]:
 
 
 def modality_grouped_order(lengths: Sequence[int], batch: int, chunks: int, seed: int) -> list[int]:
-    """Finetuning's order: samples of like length together, pictures and text apart except at the very end.
+    """Finetuning's order: samples of like length together, images and text apart except at the very end.
 
     Each modality is shuffled and cut into mega-batches of `batch * chunks` samples, ordered inside by length. The
     mega-batches of both are then shuffled; the last one of each is held back, and both go, by index, to the end.
@@ -43,26 +43,26 @@ def modality_grouped_order(lengths: Sequence[int], batch: int, chunks: int, seed
     generator = torch.Generator().manual_seed(seed)
     # The reference's loader draws a seed for its workers, an int64, from the generator the order comes from.
     torch.empty((), dtype=torch.int64).random_(generator=generator)
-    pictures = [index for index, length in enumerate(lengths) if length > 0]
+    images = [index for index, length in enumerate(lengths) if length > 0]
     texts = [index for index, length in enumerate(lengths) if length <= 0]
-    if not pictures or not texts:
+    if not images or not texts:
         # The signs stay: the reference puts a text-only set's short samples first.
         megabatches = _megabatches(range(len(lengths)), lengths, batch, chunks, generator)
         return [index for megabatch in megabatches for index in megabatch]
     magnitudes = [abs(length) for length in lengths]
-    *picture_batches, last_pictures = _megabatches(pictures, magnitudes, batch, chunks, generator)
+    *image_batches, last_images = _megabatches(images, magnitudes, batch, chunks, generator)
     *text_batches, last_texts = _megabatches(texts, magnitudes, batch, chunks, generator)
-    megabatches = picture_batches + text_batches
-    places = torch.randperm(len(megabatches), generator=generator).tolist()
-    order = [index for place in places for index in megabatches[place]]
-    return order + sorted(last_pictures + last_texts)
+    megabatches = image_batches + text_batches
+    shuffled = torch.randperm(len(megabatches), generator=generator).tolist()
+    order = [index for number in shuffled for index in megabatches[number]]
+    return order + sorted(last_images + last_texts)
 
 
 def _megabatches(
     members: Sequence[int], lengths: Sequence[int], batch: int, chunks: int, generator: torch.Generator
 ) -> list[list[int]]:
     """Shuffle a modality, cut it into mega-batches and arrange each as its chunks, one after the other."""
-    shuffled = [members[place] for place in torch.randperm(len(members), generator=generator).tolist()]
+    shuffled = [members[index] for index in torch.randperm(len(members), generator=generator).tolist()]
     size = batch * chunks
     arranged = []
     for start in range(0, len(shuffled), size):

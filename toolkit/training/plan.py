@@ -13,17 +13,69 @@ from typing import Any, Literal
 
 from toolkit.errors import OnError, UserError
 from toolkit.files import display_path, read_json, sha256_of
+from toolkit.fixed_part import LOG_LINE, FixedPart
 from toolkit.presets import INITIALISATION_SEED, SAMPLE_ORDER_SEED, Preset
 
 RECORD = "run.json"
 PLAN = "plan.json"
+LOGS = ("pretrain.log", "finetune.log")
 # Larger files, base model weights, are told apart by name and size: hashing them takes longer than it tells.
 HASHED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
+class StageRequest:
+    """What a user asks of one stage; the rest of its settings is the preset's.
+
+    Args:
+        stage: which parameters learn.
+        data: LLaVA-format JSON.
+        images: folder the rows' image paths start from.
+        synthetic_images: folder that holds `synthetic_images/`.
+        adapter: `mm_projector.bin` to start from; None for a new adapter.
+        out: folder for the results.
+        batch: samples of a micro-batch of one process.
+        accumulation: micro-batches of an optimizer step of one process.
+        stochastic_depth: of the frozen aux tower; off only in equality tests.
+        on_error: policy for rows that cannot be trained.
+    """
+
+    stage: Literal["pretrain", "finetune"]
+    data: Path
+    images: Path
+    synthetic_images: Path
+    adapter: Path | None
+    out: Path
+    batch: int
+    accumulation: int
+    stochastic_depth: bool
+    on_error: OnError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a stage runs; changes nothing in its result.
+
+    Args:
+        workers: loader processes for each training process.
+        logging_steps, save_steps: optimizer steps between two log lines, two checkpoints.
+        save_total_limit: checkpoints kept.
+        deepspeed: use DeepSpeed also without a GPU. With one it is used where installed; one GPU that needs no offload
+            can do without, with the same arithmetic (master.py).
+        reference_mode: no fast path.
+    """
+
+    workers: int
+    logging_steps: int
+    save_steps: int
+    save_total_limit: int
+    deepspeed: bool = False
+    reference_mode: bool = False
+
+
+@dataclass(frozen=True)
 class Settings:
-    """Everything but the input files that decides a stage's numbers.
+    """Everything but the input files and the fixed part that decides a stage's numbers.
 
     Args:
         stage: which parameters learn.
@@ -34,7 +86,7 @@ class Settings:
         stochastic_depth: of the frozen aux tower; off only in equality tests.
         initialisation_seed, order_seed: of a new adapter, and of the sample order and stochastic depth.
         on_error: policy for rows that cannot be trained.
-        images, synthetic_images: where the rows' pictures lie.
+        images, synthetic_images: where the rows' images lie.
     """
 
     stage: Literal["pretrain", "finetune"]
@@ -56,7 +108,7 @@ class Settings:
 
     @property
     def global_batch(self) -> int:
-        """Samples of an optimizer step."""
+        """Samples of an optimizer step over all processes."""
         return self.batch * self.accumulation * self.processes
 
 
@@ -107,9 +159,29 @@ def fingerprint(files: list[Path], folders: list[Path]) -> dict[str, str]:
     }
 
 
-def make_plan(settings: Settings, inputs: dict[str, str]) -> dict[str, Any]:
+def make_plan(settings: Settings, inputs: dict[str, str], fixed_part: FixedPart) -> dict[str, Any]:
     """The plan as records hold it; two runs with equal plans give equal results."""
-    return {"inputs": inputs, "configuration": dataclasses.asdict(settings)}
+    return {"inputs": inputs, "configuration": dataclasses.asdict(settings), "fixed_part": fixed_part.record()}
+
+
+def require_same_fixed_part(folder: Path, fixed_part: FixedPart) -> None:
+    """Refuse to resume, or to take for finished, what was begun under another fixed part.
+
+    Args:
+        folder: of a stage; need not exist.
+        fixed_part: as it is now.
+
+    Raises:
+        UserError: the folder's record, plan or log names another one; tells which files differ where it is known.
+    """
+    advice = "choose another EXP_NAME, or remove the folder to start again"
+    for name in (RECORD, PLAN):
+        if (folder / name).is_file() and (changes := fixed_part.changes(read_json(folder / name))):
+            raise UserError(f"{folder / name}: this run began under another fixed part: {changes}; {advice}")
+    for log in (folder / name for name in LOGS):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        if any(line.startswith(LOG_LINE) and line != LOG_LINE + fixed_part.sha256 for line in lines):
+            raise UserError(f"{log}: this log began under another fixed part; {advice}")
 
 
 def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
@@ -136,5 +208,5 @@ def _require_same(folder: Path, record: dict[str, Any], plan: dict[str, Any], st
         raise UserError(
             f"{folder} holds {state} run that differs in {', '.join(changed[:3])}"
             f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}; "
-            "choose another EXP_NAME, or remove the folder to start anew"
+            "choose another EXP_NAME, or remove the folder to start again"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 import os
@@ -14,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import UserError
-from toolkit.files import package_versions, read_json, write_json
-from toolkit.presets import Preset, load_preset
+from toolkit.files import display_path, package_versions, read_json, write_json
+from toolkit.fixed_part import LOG_LINE, FixedPart
+from toolkit.presets import Preset
 from toolkit.training.plan import (
     PLAN,
     RECORD,
+    RunOptions,
     Settings,
-    display_path,
+    StageRequest,
     fingerprint,
     is_finished,
     make_plan,
     process_count,
+    require_same_fixed_part,
     seeds,
 )
 
@@ -36,58 +38,59 @@ ADAPTER = "mm_projector.bin"
 LAUNCHED = "TOOLKIT_TRAIN_LAUNCHED"
 
 
-def run_stage(args: argparse.Namespace) -> None:
+def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_part: FixedPart) -> None:
     """Run one stage, resume it, or say that it is finished.
 
     Raises:
-        UserError: the inputs do not fit each other, the machine or the output folder's earlier run.
+        UserError: the inputs do not fit each other, the machine or the output folder's earlier run, or the fixed part
+            has changed since that began.
     """
+    require_same_fixed_part(request.out, fixed_part)
     if LAUNCHED not in os.environ and _is_first():
-        from toolkit.submission.fixed_part import fixed_part_sha256
-
-        print(f"fixed part sha256: {fixed_part_sha256()}", flush=True)
-    preset = load_preset(args.preset)
-    settings = _settings(args, preset)
+        print(f"{LOG_LINE}{fixed_part.sha256}", flush=True)
+    settings = _settings(request, preset, options)
     models = [preset.llm, preset.vision_tower, preset.vision_tower_aux]
-    files = [args.data] + ([args.adapter] if args.adapter else [])
-    plan = make_plan(settings, fingerprint(files, models))
-    if is_finished(args.out, plan):
-        print(f"{settings.stage} is already finished in {args.out}: same data, models and settings; nothing to do")
+    files = [request.data] + ([request.adapter] if request.adapter else [])
+    plan = make_plan(settings, fingerprint(files, models), fixed_part)
+    if is_finished(request.out, plan):
+        print(f"{settings.stage} is already finished in {request.out}: same data, models and settings; nothing to do")
         return
-    _require_devices(preset, settings, args.deepspeed)
+    _require_devices(preset, settings, options.deepspeed)
     if settings.processes > 1 and "RANK" not in os.environ:
-        _checked_rows(args, preset, settings, plan)
+        _checked_rows(request, preset, settings, plan)
         _launch(settings.processes)
         return
-    _train(args, preset, settings, plan)
-    _leave()
+    _train(request, preset, settings, options, plan)
+    _close_process_group()
 
 
-def _settings(args: argparse.Namespace, preset: Preset) -> Settings:
-    if args.stage == "pretrain" and args.adapter:
+def _settings(request: StageRequest, preset: Preset, options: RunOptions) -> Settings:
+    if request.stage == "pretrain" and request.adapter:
         raise UserError("--adapter belongs to finetune: pre-training starts from a new adapter")
-    for name in ("batch", "accumulation", "logging_steps", "save_steps", "save_total_limit"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, found {getattr(args, name)}")
-    figures = preset.stage(args.stage)
+    counts = {"batch": request.batch, "accumulation": request.accumulation}
+    counts |= {name: getattr(options, name) for name in ("logging_steps", "save_steps", "save_total_limit")}
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, found {count}")
+    figures = preset.stage(request.stage)
     initialisation_seed, order_seed = seeds()
     return Settings(
-        stage=args.stage,
+        stage=request.stage,
         preset=preset.name,
-        batch=args.batch,
-        accumulation=args.accumulation,
-        processes=process_count(preset, args.stage, args.batch, args.accumulation),
+        batch=request.batch,
+        accumulation=request.accumulation,
+        processes=process_count(preset, request.stage, request.batch, request.accumulation),
         learning_rate=figures.learning_rate,
         image_aspect_ratio=figures.image_aspect_ratio,
         group_by_modality_length=figures.group_by_modality_length,
         precision=preset.precision,
         max_length=preset.max_length,
-        stochastic_depth=not args.no_stochastic_depth,
+        stochastic_depth=request.stochastic_depth,
         initialisation_seed=initialisation_seed,
         order_seed=order_seed,
-        on_error=args.on_error,
-        images=display_path(args.images),
-        synthetic_images=display_path(args.synthetic_images or args.images),
+        on_error=request.on_error,
+        images=display_path(request.images),
+        synthetic_images=display_path(request.synthetic_images),
     )
 
 
@@ -108,7 +111,7 @@ def _require_devices(preset: Preset, settings: Settings, deepspeed: bool) -> Non
 
 
 def _launch(processes: int) -> None:
-    """Start this very command once a GPU, under torch's launcher."""
+    """Start this very command once per GPU, under torch's launcher."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -132,14 +135,14 @@ def _launch(processes: int) -> None:
         raise UserError("training was cut short; run the same command again to resume") from None
 
 
-def _reader(args: argparse.Namespace, preset: Preset, settings: Settings) -> SampleReader:
+def _reader(request: StageRequest, preset: Preset, settings: Settings) -> SampleReader:
     from toolkit.mgm.checkpoint import load_tokenizer
     from toolkit.training.data import SampleReader
 
     tower = read_json(preset.vision_tower / "config.json")
     tower = tower.get("vision_config", tower)
     return SampleReader(
-        roots=ImageRoots(seed=args.images, processed=args.synthetic_images or args.images),
+        roots=ImageRoots(seed=request.images, processed=request.synthetic_images),
         tokenizer=load_tokenizer(preset.llm),
         image_size_aux=preset.image_size_aux,
         aspect=settings.image_aspect_ratio,
@@ -149,44 +152,45 @@ def _reader(args: argparse.Namespace, preset: Preset, settings: Settings) -> Sam
 
 
 def _checked_rows(
-    args: argparse.Namespace, preset: Preset, settings: Settings, plan: dict[str, Any]
+    request: StageRequest, preset: Preset, settings: Settings, plan: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], SampleReader, dict[str, Any]]:
-    """The rows to train, their reader, and the plan with what the look at every row found.
+    """The rows to train, their reader, and the plan with what the check of every row found.
 
-    A resumed run keeps its first look: its sample order depends on which rows were skipped.
+    A resumed run keeps what its first check found: its sample order depends on which rows were skipped.
 
     Raises:
         UserError: a row cannot be trained and the policy is to stop, or none can.
     """
     from toolkit.training.data import read_rows, scan
 
-    rows = read_rows(args.data)
-    reader = _reader(args, preset, settings)
-    if (args.out / PLAN).is_file():
-        plan = read_json(args.out / PLAN)
+    rows = read_rows(request.data)
+    reader = _reader(request, preset, settings)
+    if (request.out / PLAN).is_file():
+        plan = read_json(request.out / PLAN)
     else:
         if _is_first():
-            print(f"looking at every one of {len(rows):,} rows and their pictures ...", flush=True)
+            print(f"checking {len(rows):,} rows and their images ...", flush=True)
         found = scan(rows, reader)
         if found.faults and settings.on_error == "stop":
             first = next(iter(found.faults.values()))
             raise UserError(
-                f"{args.data}: {len(found.faults)} of {len(rows)} rows cannot be trained; the first is row {first.id} "
-                f"({first.file or 'no picture'}): {first.reason}: {first.detail}; mend them or pass --on-error skip"
+                f"{request.data}: {len(found.faults)} of {len(rows)} rows cannot be trained; the first is row "
+                f"{first.id} ({first.file or 'no image'}): {first.reason}: {first.detail}; "
+                "fix them or pass --on-error skip"
             )
         if len(found.faults) == len(rows):
-            raise UserError(f"{args.data}: not one of {len(rows)} rows can be trained")
+            raise UserError(f"{request.data}: none of {len(rows)} rows can be trained")
         plan = plan | {
             "counts": {
                 "rows": len(rows),
                 "skipped": len(found.faults),
                 "text_only": found.text_only,
-                "exif_orientation_ignored": found.turned_pictures,
+                "exif_orientation_ignored": found.rotated_images,
             },
             "skipped": [{"row": index} | dataclasses.asdict(row) for index, row in found.faults.items()],
         }
         if _is_first():
-            write_json(args.out / PLAN, plan)
+            write_json(request.out / PLAN, plan)
             print(
                 f"{len(rows) - len(found.faults):,} rows can be trained, {len(found.faults):,} are skipped", flush=True
             )
@@ -194,16 +198,18 @@ def _checked_rows(
     return [row for index, row in enumerate(rows) if index not in skipped], reader, plan
 
 
-def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: dict[str, Any]) -> None:
+def _train(
+    request: StageRequest, preset: Preset, settings: Settings, options: RunOptions, plan: dict[str, Any]
+) -> None:
     begun = time.perf_counter()
     # The loader's forked workers would warn about the tokenizer's threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
 
     from toolkit.mgm.checkpoint import build_model, load_adapter, save_adapter, save_config, save_finetuned
-    from toolkit.training.stage import Pace, fit
+    from toolkit.training.stage import fit
 
-    rows, reader, plan = _checked_rows(args, preset, settings, plan)
+    rows, reader, plan = _checked_rows(request, preset, settings, plan)
     model = build_model(
         llm=preset.llm,
         vision_tower=preset.vision_tower,
@@ -213,8 +219,8 @@ def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: d
         dtype=torch.bfloat16 if settings.precision == "bf16" else torch.float32,
         seed=settings.initialisation_seed,
     )
-    if args.adapter:
-        load_adapter(model, args.adapter)
+    if request.adapter:
+        load_adapter(model, request.adapter)
     model.config.image_aspect_ratio = settings.image_aspect_ratio
     model.config.tune_mm_mlp_adapter = settings.stage == "pretrain"
 
@@ -225,14 +231,11 @@ def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: d
         else:
             save_finetuned(model, reader.tokenizer, folder)
 
-    pace = Pace(
-        args.workers, args.logging_steps, args.save_steps, args.save_total_limit, args.deepspeed, args.reference_mode
-    )
-    outcome = fit(model, rows, reader, settings, pace, args.out, save_weights)
+    outcome = fit(model, rows, reader, settings, options, request.out, save_weights)
     if not outcome.trainer.is_world_process_zero():
         return
-    save_weights(args.out)
-    outcome.trainer.state.save_to_json(str(args.out / "trainer_state.json"))
+    save_weights(request.out)
+    outcome.trainer.state.save_to_json(str(request.out / "trainer_state.json"))
     counts = plan["counts"] | {
         "micro_batches": outcome.micro_batches,
         "steps": outcome.steps,
@@ -243,23 +246,23 @@ def _train(args: argparse.Namespace, preset: Preset, settings: Settings, plan: d
         "stage": settings.stage,
         **plan,
         "counts": counts,
-        "experiment_only": _experiment_only(args),
+        "experiment_only": _experiment_only(request),
         "versions": package_versions(),
         "loss_history": "trainer_state.json",
         "seconds": round(time.perf_counter() - begun, 1),
         "training_seconds": round(outcome.seconds, 1),
         "samples_per_second": round(outcome.samples_per_second, 2),
     }
-    write_json(args.out / RECORD, record)
-    (args.out / PLAN).unlink()
+    write_json(request.out / RECORD, record)
+    (request.out / PLAN).unlink()
     print(
         f"{settings.stage} finished: {outcome.steps} steps, {outcome.samples:,} samples, "
-        f"{outcome.samples_per_second:.1f} samples/s, results in {args.out}"
+        f"{outcome.samples_per_second:.1f} samples/s, results in {request.out}"
     )
 
 
-def _leave() -> None:
-    """Take leave of the other processes, if any: Gloo's threads, alive at the interpreter's end, at times abort it."""
+def _close_process_group() -> None:
+    """Leave the other processes, if any, in order: Gloo's threads, alive at the interpreter's end, may abort it."""
     from accelerate import PartialState
 
     state = PartialState()  # the Trainer's own, which knows this process's device
@@ -272,11 +275,11 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _experiment_only(args: argparse.Namespace) -> list[str]:
+def _experiment_only(request: StageRequest) -> list[str]:
     """What sets this run apart from the fixed training; `pack` refuses a run with any."""
     used = [f"TRAIN_SEED={os.environ['TRAIN_SEED']}"] if os.environ.get("TRAIN_SEED", "0") != "0" else []
-    if args.stage == "finetune" and not args.adapter:
+    if request.stage == "finetune" and not request.adapter:
         used.append("PRETRAIN=none")
-    if args.no_stochastic_depth:
+    if not request.stochastic_depth:
         used.append("--no-stochastic-depth")
     return used

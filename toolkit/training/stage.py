@@ -22,33 +22,13 @@ from toolkit.presets import WARMUP_RATIO
 from toolkit.training.data import Collator, SampleReader, TrainingSet
 from toolkit.training.memory import Fit, best_fit, sizes_of
 from toolkit.training.order import micro_batches, modality_grouped_order, shuffled_order, word_lengths
-from toolkit.training.plan import Settings
+from toolkit.training.plan import RunOptions, Settings
 from toolkit.training.progress import Progress
 from toolkit.training.trainer import FixedTrainer, last_checkpoint
-from toolkit.training.zero import forgo_compiled_operators, join_alone, zero_config
+from toolkit.training.zero import disable_compiled_operators, set_single_process_environment, zero_config
 
-# Another process may prepare data or write a checkpoint of tens of GB while one waits for it.
+# A process may wait while another prepares data or writes a checkpoint of tens of GB.
 WAIT_SECONDS = 3600 * 2
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How a stage runs; changes nothing in its result.
-
-    Args:
-        workers: loader processes for each training process.
-        logging_steps, save_steps: optimizer steps between two log lines, two checkpoints.
-        save_total_limit: checkpoints kept.
-        deepspeed: use DeepSpeed also without a GPU. With one it is used where installed; one GPU that needs no offload
-            can do without, with the same arithmetic (master.py).
-    """
-
-    workers: int
-    logging_steps: int
-    save_steps: int
-    save_total_limit: int
-    deepspeed: bool = False
-    reference_mode: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +38,7 @@ class Outcome:
     Args:
         trainer: the Trainer after its last step.
         steps, micro_batches, samples: of all processes, over the whole stage.
-        resumed_at_step: 0, or where a checkpoint was taken up.
+        resumed_at_step: step of the checkpoint it resumed from, or 0.
         seconds, samples_per_second: of this process's training loop.
     """
 
@@ -76,7 +56,7 @@ def fit(
     rows: Sequence[dict[str, Any]],
     reader: SampleReader,
     settings: Settings,
-    pace: Pace,
+    options: RunOptions,
     folder: Path,
     save_weights: Callable[[Path], None],
 ) -> Outcome:
@@ -90,17 +70,17 @@ def fit(
         save_weights: writes the model's weights into the checkpoint folder it is given.
 
     Raises:
-        UserError: too few rows for one optimizer step; a picture has become unreadable; the loss is not finite.
+        UserError: too few rows for one optimizer step; an image has become unreadable; the loss is not finite.
     """
-    _quieten()
+    _silence_libraries()
     model.set_trainable(settings.stage)
     model.set_stochastic_depth(settings.stochastic_depth)
-    model.set_reference_mode(pace.reference_mode)
+    model.set_reference_mode(options.reference_mode)
     batches = _global_batches(rows, settings)
     per_process = len(batches) // settings.processes
     steps = per_process // settings.accumulation
     progress = Progress(settings.stage, settings.global_batch)
-    arguments = _arguments(model, settings, pace, steps, folder)
+    arguments = _arguments(model, settings, options, steps, folder)
     trainer = FixedTrainer(
         micro_batches=batches[arguments.process_index :: settings.processes],
         save_weights=save_weights,
@@ -139,19 +119,19 @@ def _global_batches(rows: Sequence[dict[str, Any]], settings: Settings) -> list[
 
 
 def _arguments(
-    model: MGMGemmaForCausalLM, settings: Settings, pace: Pace, steps: int, folder: Path
+    model: MGMGemmaForCausalLM, settings: Settings, options: RunOptions, steps: int, folder: Path
 ) -> TrainingArguments:
     gpu = torch.cuda.is_available()
     bf16 = settings.precision == "bf16"
     deepspeed = None
     fit = _fit_gpu(model, settings) if gpu else Fit(settings.batch, checkpointing=False, offload=False)
-    checkpointing = fit.checkpointing or (gpu and pace.reference_mode)
-    if pace.deepspeed or gpu:
-        join_alone()
+    checkpointing = fit.checkpointing or (gpu and options.reference_mode)
+    if options.deepspeed or gpu:
+        set_single_process_environment()
         if importlib.util.find_spec("deepspeed"):
-            forgo_compiled_operators()
+            disable_compiled_operators()
             deepspeed = zero_config(settings.batch, settings.accumulation, bf16, fit.offload)
-        elif pace.deepspeed or fit.offload or settings.processes > 1:
+        elif options.deepspeed or fit.offload or settings.processes > 1:
             raise UserError("this training needs DeepSpeed: `pip install deepspeed`, or run install.sh again")
     return TrainingArguments(
         output_dir=str(folder),
@@ -171,11 +151,11 @@ def _arguments(
         deepspeed=deepspeed,
         gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
-        dataloader_num_workers=pace.workers,
-        logging_steps=pace.logging_steps,
+        dataloader_num_workers=options.workers,
+        logging_steps=options.logging_steps,
         logging_nan_inf_filter=False,
-        save_steps=pace.save_steps,
-        save_total_limit=pace.save_total_limit,
+        save_steps=options.save_steps,
+        save_total_limit=options.save_total_limit,
         report_to=["tensorboard"] if importlib.util.find_spec("tensorboard") else [],
         disable_tqdm=True,
     )
@@ -189,7 +169,7 @@ def _fit_gpu(model: MGMGemmaForCausalLM, settings: Settings) -> Fit:
     return fit or Fit(settings.batch, checkpointing=True, offload=True)
 
 
-def _quieten() -> None:
+def _silence_libraries() -> None:
     """Leave the terminal to the progress lines."""
     # accelerate imports DeepSpeed where it is installed, which then reports what it looked for and found.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")

@@ -25,7 +25,7 @@ TRAINER_STATE = "trainer_state.json"
 class MicroBatches:
     """The micro-batches of one optimizer step, each read only when it is due.
 
-    The Trainer would read all of them first: the device would wait, and hundreds of pictures would lie in memory.
+    The Trainer would read all of them first: the device would wait, and hundreds of images would lie in memory.
     """
 
     def __init__(self, iterator: Iterator[dict[str, Any]], count: int):
@@ -41,7 +41,7 @@ class MicroBatches:
             if "fault" in batch:
                 raise UserError(
                     f"{batch['fault']}; bring the file back and run the same command again to resume, or remove the "
-                    "row and start anew"
+                    "row and start again"
                 )
             yield batch
 

@@ -33,15 +33,15 @@ def zero_config(batch: int, accumulation: int, bf16: bool, offload: bool) -> dic
     }
 
 
-def forgo_compiled_operators() -> None:
+def disable_compiled_operators() -> None:
     """Declare DeepSpeed's compiled operators unavailable: there may be no compiler, and nothing here needs them."""
     import deepspeed
 
     deepspeed.ops.__compatible_ops__ = defaultdict(bool)
 
 
-def join_alone() -> None:
-    """Tell a process without a launcher that it is alone: DeepSpeed asks, and other GPUs are left in peace."""
+def set_single_process_environment() -> None:
+    """Give a process without a launcher the environment of a group of one, which DeepSpeed asks for."""
     if "RANK" in os.environ:
         return
     with socket.socket() as probe:

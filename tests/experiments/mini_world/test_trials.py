@@ -18,7 +18,7 @@ from experiments.mini_world.trials import Trial, TrialRunner
 from toolkit.__main__ import main
 from toolkit.files import read_json, read_jsonl, write_json, write_jsonl
 from toolkit.mgm.checkpoint import build_model
-from toolkit.mgm.images import open_image, scale_picture
+from toolkit.mgm.images import open_image, scale_image
 from toolkit.mini.seed import ROWS as SEED_ROWS
 from toolkit.presets import load_preset
 
@@ -113,7 +113,7 @@ def test_cached_features_are_those_of_pixels(runner, draw):
     ).eval()
     rows, roots = draw.training_rows("raw")
     paths = [roots.resolve(row["image"]) for row in rows[:3]]
-    pixels = torch.stack([scale_picture(open_image(path), preset.image_size_aux, "square") for path in paths])
+    pixels = torch.stack([scale_image(open_image(path), preset.image_size_aux, "square") for path in paths])
     plain = model.encode_images(pixels)
     features = FeatureCache(model)
     indices = torch.stack([features.index(path, "square") for path in [*paths, paths[0]]])

@@ -1,4 +1,4 @@
-"""toolkit/commands/preflight.py: what is looked at, in which order, and what it says."""
+"""toolkit/training/preflight.py and its command: what is looked at, in which order, and what it says."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from toolkit.__main__ import main
-from toolkit.commands import preflight
 from toolkit.errors import UserError
-from toolkit.files import sha256_of
+from toolkit.files import REPOSITORY, sha256_of
 from toolkit.presets import load_preset
+from toolkit.training import preflight
 
 FULL_BATCHES = ("8", "4", "8", "2")
 EIGHT = "0,1,2,3,4,5,6,7"
@@ -48,11 +48,11 @@ def look(small_seed, full, monkeypatch, capsys):
     """Run preflight; returns status, output, error text."""
     small_seed.write(small_seed.row(0), small_seed.row(1))
 
-    def run(batches=FULL_BATCHES, visible=8, infer=EIGHT, preset=full, data=None, gpus=()):
+    def run(batches=FULL_BATCHES, visible=8, infer=EIGHT, preset=full, data=None, gpus=(), more=()):
         monkeypatch.setattr(preflight, "visible_gpus", lambda: visible)
         data = data or small_seed.processed / "processed_data.jsonl"
         words = ["--preset", str(preset), "--stage-batches", *batches, "--data", str(data)]
-        status = main(["preflight", *words, "--images", str(small_seed.folder), "--infer-gpus", infer, *gpus])
+        status = main(["preflight", *words, "--images", str(small_seed.folder), "--infer-gpus", infer, *gpus, *more])
         captured = capsys.readouterr()
         assert captured.err.count("\n") == status
         return status, captured.out, captured.err
@@ -164,6 +164,26 @@ def test_the_raw_seed_and_a_copy_of_it_are_said(look, small_seed):
     assert "warning: this is the raw seed" in look(data=small_seed.folder / "seed.jsonl")[1]
     small_seed.write(small_seed.row(0), small_seed.row(2))
     assert "warning" not in look()[1]
+
+
+def test_a_run_of_another_fixed_part_is_refused_before_anything_is_written(look, tmp_path):
+    run = tmp_path / "MGM-2B-Pretrain-x"
+    assert look(more=("--runs", str(run)))[0] == 0
+    run.mkdir()
+    (run / "plan.json").write_text('{"inputs": {}, "configuration": {}}')
+    status, output, error = look(more=("--runs", str(tmp_path / "none"), str(run)))
+    assert (status, output) == (1, "")
+    assert f"{run}/plan.json: this run began under another fixed part: its record lists no files" in error
+
+
+def test_a_script_that_pack_would_refuse_is_said(look, tmp_path):
+    script = REPOSITORY / "toolkit/train_mgm_2b_stage_1.sh"
+    assert "warning" not in look(more=("--script", str(script)))[1]
+    copy = tmp_path / "train_mine.sh"
+    copy.write_text(script.read_text().replace("PRESET=full", "PRESET=other"))
+    status, output, _ = look(more=("--script", str(copy)))
+    assert status == 0
+    assert "warning: outside its editable part line 35 is `PRESET=other` where " in output
 
 
 def test_a_batch_that_is_no_number_is_refused(look, capsys):

@@ -23,7 +23,7 @@ MMBENCH_HEADER = "index question hint A B C D answer category image source l2-ca
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finetuned MGM: 4 tokens a picture, weights wide enough to make answers differ."""
+    """Folder of a finetuned MGM: 4 tokens per image, weights wide enough to make answers differ."""
     torch.manual_seed(3)
     config = MGMConfig(
         hidden_size=32,
@@ -58,14 +58,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Twelve TextVQA questions on four pictures and six MMBench questions on three.
+    """Twelve TextVQA questions on four images and six MMBench questions on three.
 
     Args:
         preset: file of a preset that names them, with 12 new tokens an answer.
         textvqa: the question file.
         annotations: its answers: "open" ten times for every question.
         mmbench: the table; the right answer is always A.
-        images: folder of TextVQA's pictures.
+        images: folder of TextVQA's images.
     """
 
     preset: Path
@@ -82,14 +82,14 @@ def benchmarks(tmp_path: Path) -> Benchmarks:
         *(tmp_path / name for name in ("tiny.yaml", "textvqa.jsonl", "annotations.json", "mmbench.tsv", "images"))
     )
     files.images.mkdir()
-    questions, annotations, pictures = [], [], []
+    questions, annotations, images = [], [], []
     for number in range(4):
         image = Image.new("RGB", (40 + 8 * number, 48), (60 * number, 200 - 50 * number, 90))
         image.paste((255, 255, 255), (5 * number, 8, 30, 20))
         image.save(files.images / f"{number}.png")
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        pictures.append(base64.b64encode(buffer.getvalue()).decode())
+        images.append(base64.b64encode(buffer.getvalue()).decode())
     for number in range(12):
         text = f"what is sign {'very ' * number}big?"
         prompt = f"{text}\nReference OCR token: BUS\nAnswer the question using a single word or phrase."
@@ -102,7 +102,7 @@ def benchmarks(tmp_path: Path) -> Benchmarks:
     for number in range(6):
         index = str(number % 3 + 1_000_000 * (number // 3))
         rows.append([index, f"which {'one ' * number}?", "", "red", "blue", "", "", "A", "colour"])
-        rows[-1] += [pictures[number % 3], "x", "x", ""]
+        rows[-1] += [images[number % 3], "x", "x", ""]
     files.mmbench.write_text("".join("\t".join(row) + "\n" for row in rows))
 
     preset = yaml.safe_load((PRESET_FOLDER / "mini.yaml").read_text())

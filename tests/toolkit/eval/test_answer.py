@@ -29,7 +29,7 @@ def lines_of(out: Path) -> list[dict]:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the batches of pictures that were encoded."""
+    """Sizes of the batches of images that were encoded."""
     sizes: list[int] = []
     plain = MGMGemmaForCausalLM.encode_images
 
@@ -54,13 +54,13 @@ def test_batched_answers_are_those_of_one_at_a_time(
     for answers in answerer.answers(questions, batch, max_new_tokens=12):
         assert not together.keys() & answers.keys()
         together |= answers
-    assert [together[place] for place in range(len(questions))] == alone
+    assert [together[index] for index in range(len(questions))] == alone
 
 
-def test_large_batches_of_questions_encode_few_pictures_at_once(
+def test_large_batches_of_questions_encode_few_images_at_once(
     tiny_model: Path, benchmarks: Benchmarks, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
 ) -> None:
-    monkeypatch.setattr(inference, "MOST_PICTURES_TOGETHER", 3)
+    monkeypatch.setattr(inference, "MAX_IMAGES_ENCODED_TOGETHER", 3)
     questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
     answerer = Answerer.load(tiny_model, full_precision=True)
     [answers] = answerer.answers(questions, len(questions), max_new_tokens=2)
@@ -74,7 +74,7 @@ def test_textvqa_answers(
 ) -> None:
     out = tmp_path / "out"
     assert evaluate("textvqa", benchmarks, tiny_model, out) == 0
-    assert sum(encoded) == 4  # twelve questions on four pictures
+    assert sum(encoded) == 4  # twelve questions on four images
     questions = [json.loads(line) for line in benchmarks.textvqa.read_text().splitlines()]
     assert [(line["question_id"], line["prompt"]) for line in lines_of(out)] == [
         (question["question_id"], question["text"]) for question in questions

@@ -29,7 +29,7 @@ OPTIONS = ["the bus", "the bird", "vitamin C", "a dog"]
 
 
 def table(folder: Path, *rows: dict[str, str]) -> Path:
-    """Write a TSV; cells that a row does not name are `x`, its picture is valid base64."""
+    """Write a TSV; cells that a row does not name are `x`, its image is valid base64."""
     file = folder / "mmbench.tsv"
     lines = ["\t".join(COLUMNS)]
     for row in rows:
@@ -113,7 +113,7 @@ def test_no_table_at_all(tmp_path: Path) -> None:
         read_table(broken)
 
 
-def test_picture_that_is_no_base64(tmp_path: Path) -> None:
+def test_image_that_is_no_base64(tmp_path: Path) -> None:
     rows = read_table(table(tmp_path, {"index": "7", "image": "???"}))
     with pytest.raises(UserError, match="index 7 is not base64"):
         questions_of(rows, "en")

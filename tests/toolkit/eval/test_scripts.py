@@ -38,7 +38,7 @@ def run(tmp_path: Path, script: str, gpus: str, broken: str = "none") -> tuple[s
 def test_every_process_has_its_gpu_and_its_chunk(tmp_path: Path, benchmark: str) -> None:
     outcome, calls = run(tmp_path, f"{benchmark}.sh", "3,5,7")
     base = f"-m toolkit eval {benchmark} --preset mini --model MODEL --out OUT"
-    chunks = [f"gpu={gpu} {base} --chunk {place} --chunks 3" for place, gpu in enumerate((3, 5, 7))]
+    chunks = [f"gpu={gpu} {base} --chunk {index} --chunks 3" for index, gpu in enumerate((3, 5, 7))]
     assert outcome.returncode == 0, outcome.stderr
     assert calls == sorted([*chunks, f"gpu=3 {base}"])
 

@@ -44,7 +44,7 @@ def test_soft_accuracy_wants_ten_answers() -> None:
         soft_accuracy("bus", ["bus"] * 9)
 
 
-def test_annotations_are_found_by_picture_and_question(tmp_path: Path) -> None:
+def test_annotations_are_found_by_image_and_question(tmp_path: Path) -> None:
     entries = [
         {"question_id": n, "image_id": "pic", "question": text, "answers": [str(n)] * 10}
         for n, text in enumerate(["What is it?", "What colour?"])

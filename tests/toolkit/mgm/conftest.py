@@ -20,6 +20,6 @@ def base_models(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def model(base_models: dict[str, Path]) -> MGMGemmaForCausalLM:
-    """Tiny MGM in evaluation mode: 9 tokens a picture, 64 px aux input, 50 words."""
+    """Tiny MGM in evaluation mode: 9 tokens per image, 64 px aux input, 50 words."""
     model = build_model(**base_models, image_size_aux=48, max_length=64, dtype=torch.float32, seed=1024)
     return model.eval()

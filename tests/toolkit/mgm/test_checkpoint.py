@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.toolkit.mgm.test_model import PICTURE, pad, pictures
+from tests.toolkit.mgm.test_model import IMAGE, images, pad
 from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import (
     build_model,
@@ -51,7 +51,7 @@ def test_finetuned_round_trip_answers_the_same(model: MGMGemmaForCausalLM, base_
     weights = load_file(folder / "model-00001-of-00001.safetensors")
     assert "lm_head.weight" not in weights
     again = load_finetuned(folder, torch.float32)
-    assert torch.equal(again(**pad([PICTURE]), **pictures(1)).logits, model(**pad([PICTURE]), **pictures(1)).logits)
+    assert torch.equal(again(**pad([IMAGE]), **images(1)).logits, model(**pad([IMAGE]), **images(1)).logits)
     assert load_tokenizer(folder)("x").input_ids == load_tokenizer(base_models["llm"])("x").input_ids
 
 
@@ -66,7 +66,7 @@ def test_published_folder_without_sizes_or_aux_tower(
     shard = tmp_path / "model-00001-of-00001.safetensors"
     save_file({k: v for k, v in load_file(shard).items() if "vision_tower_aux" not in k}, shard)
     again = load_finetuned(tmp_path, torch.float32)
-    assert torch.equal(again(**pad([PICTURE]), **pictures(1)).logits, model(**pad([PICTURE]), **pictures(1)).logits)
+    assert torch.equal(again(**pad([IMAGE]), **images(1)).logits, model(**pad([IMAGE]), **images(1)).logits)
 
 
 def test_fresh_adapter_follows_the_seed(base_models: dict[str, Path]) -> None:

@@ -39,11 +39,11 @@ def test_the_verdict_is_that_of_the_tokens(tokenizer):
         require_supervision(labels, MAX_LENGTH, IMAGE_TOKENS if IMAGE_TOKEN_INDEX in ids else 0)
 
     verdicts = set()
-    for word, count, picture in itertools.product(WORDS, range(0, 600, 7), ("", "<image>\n")):
-        sample = turns(picture + word * count, "a cat")
-        expected = reason(slow, sample, bool(picture))
-        found = reason(require_trainable, sample, tokenizer, bool(picture), MAX_LENGTH, IMAGE_TOKENS)
-        assert found == expected, (word, count, picture)
+    for word, count, image in itertools.product(WORDS, range(0, 600, 7), ("", "<image>\n")):
+        sample = turns(image + word * count, "a cat")
+        expected = reason(slow, sample, bool(image))
+        found = reason(require_trainable, sample, tokenizer, bool(image), MAX_LENGTH, IMAGE_TOKENS)
+        assert found == expected, (word, count, image)
         verdicts.add(found)
     assert verdicts == {None, "nothing_supervised"}
 

@@ -11,7 +11,7 @@ from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
 from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, norm_linear
 
-PICTURE = [2, 4, 9, IMAGE_TOKEN_INDEX, 30, 31]
+IMAGE = [2, 4, 9, IMAGE_TOKEN_INDEX, 30, 31]
 TEXT = [2, 4, 17, 18]
 
 
@@ -27,7 +27,7 @@ def pad(rows: list[list[int]], side: str = "right") -> dict[str, torch.Tensor]:
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
-def pictures(count: int) -> dict[str, torch.Tensor]:
+def images(count: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     return {"pixels": torch.randint(0, 256, (count, 3, 48, 48), dtype=torch.uint8, generator=generator)}
 
@@ -85,7 +85,7 @@ def test_reassociated_mining_equals_the_plain_form() -> None:
 
 
 def test_a_row_does_not_depend_on_its_batch(model: MGMGemmaForCausalLM) -> None:
-    rows, both = [PICTURE, TEXT, [*PICTURE, 40, 41]], pictures(2)
+    rows, both = [IMAGE, TEXT, [*IMAGE, 40, 41]], images(2)
     together = model(**pad(rows), **both).logits
     second = {name: tensor[1:] for name, tensor in both.items()}
     for number, (row, own) in enumerate([(rows[1], {}), (rows[2], second)], 1):
@@ -93,14 +93,14 @@ def test_a_row_does_not_depend_on_its_batch(model: MGMGemmaForCausalLM) -> None:
         torch.testing.assert_close(together[number, : len(alone)], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_pictures_and_placeholders_must_match(model: MGMGemmaForCausalLM) -> None:
-    with pytest.raises(ValueError, match="2 pictures for 1 rows"):
-        model(**pad([PICTURE, TEXT]), **pictures(2))
+def test_images_and_placeholders_must_match(model: MGMGemmaForCausalLM) -> None:
+    with pytest.raises(ValueError, match="2 images for 1 rows"):
+        model(**pad([IMAGE, TEXT]), **images(2))
 
 
 def test_samples_are_cut_after_expansion(model: MGMGemmaForCausalLM) -> None:
     model.config.tokenizer_model_max_length = 10
-    assert model(**pad([PICTURE]), **pictures(1)).logits.shape[1] == 10
+    assert model(**pad([IMAGE]), **images(1)).logits.shape[1] == 10
 
 
 def test_text_alone_gives_the_adapter_zero_gradients(model: MGMGemmaForCausalLM) -> None:
@@ -115,18 +115,18 @@ def test_text_alone_gives_the_adapter_zero_gradients(model: MGMGemmaForCausalLM)
 
 
 def test_batched_generation_equals_one_at_a_time(model: MGMGemmaForCausalLM) -> None:
-    rows, both = [PICTURE, [*TEXT, 50, 51, 52], [*PICTURE, 40, 41]], pictures(2)
+    rows, both = [IMAGE, [*TEXT, 50, 51, 52], [*IMAGE, 40, 41]], images(2)
     together = model.generate(**pad(rows, side="left"), **both, max_new_tokens=6, do_sample=False, eos_token_id=None)
-    own_pictures = [0, None, 1]
-    for number, (row, picture) in enumerate(zip(rows, own_pictures, strict=True)):
-        own = {} if picture is None else {n: t[picture : picture + 1] for n, t in both.items()}
+    own_images = [0, None, 1]
+    for number, (row, image) in enumerate(zip(rows, own_images, strict=True)):
+        own = {} if image is None else {n: t[image : image + 1] for n, t in both.items()}
         alone = model.generate(**pad([row]), **own, max_new_tokens=6, do_sample=False, eos_token_id=None)
         assert alone[0].tolist() == together[number].tolist()
 
 
 def test_generation_is_greedy_by_forward(model: MGMGemmaForCausalLM) -> None:
     """The cache changes nothing: each new token is the argmax of a plain forward over all before it."""
-    row, own = list(PICTURE), pictures(1)
+    row, own = list(IMAGE), images(1)
     new = model.generate(**pad([row]), **own, max_new_tokens=4, do_sample=False, eos_token_id=None)[0].tolist()
     for token in new:
         assert model(**pad([row]), **own).logits[0, -1].argmax().item() == token

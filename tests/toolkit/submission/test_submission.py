@@ -1,4 +1,4 @@
-"""`pack` and `verify`: what goes in, what is refused and by which name; the fixed part's hash."""
+"""`pack` and `verify`: what goes in, what is refused and by which name; which fixed part made it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from toolkit.__main__ import main
-from toolkit.files import sha256_of
+from toolkit.files import REPOSITORY, sha256_of
+from toolkit.fixed_part import LOG_LINE, FixedPart, read_fixed_part
 from toolkit.submission import archive
-from toolkit.submission.fixed_part import EDITABLE_BEGINS, EDITABLE_ENDS, LOG_LINE, TOOLKIT, fixed_part_sha256
 
 PRETRAIN, FINETUNE = "output/training_dirs/MGM-Mini-Pretrain-best", "output/training_dirs/MGM-Mini-Finetune-best"
 RESULTS = "output/eval_results/MGM-Mini-Finetune-best"
@@ -43,8 +43,18 @@ OFFLINE = ONLINE | {
     f"{FINETUNE}/model.safetensors.index.json",
 }
 
+FIXED_PART = read_fixed_part()
+OURS = f"{LOG_LINE}{FIXED_PART.sha256}"
+TRAINER = "toolkit/training/trainer.py"
+OTHER = FixedPart(FIXED_PART.files | {TRAINER: "0" * 64})
+
 # CI installs it; there its absence is a failure.
 needs_zip = pytest.mark.skipif(not shutil.which("zip") and not os.environ.get("CI"), reason="no zip program here")
+
+
+def record(fixed_part: FixedPart = FIXED_PART, **more: object) -> dict[str, object]:
+    """What `pack` looks at in a stage's record."""
+    return {"experiment_only": [], "fixed_part": fixed_part.record(), **more}
 
 
 @pytest.fixture
@@ -67,13 +77,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"content of {name}\n" * 3)
     for log in (f"{PRETRAIN}/pretrain.log", f"{FINETUNE}/finetune.log"):
-        (root / log).write_text(f"{LOG_LINE}{fixed_part_sha256()}\nstep 1\n")
+        (root / log).write_text(f"{OURS}\nstep 1\n")
+    shutil.copy(REPOSITORY / "toolkit/train_mgm_mini_stage_1.sh", root / FINETUNE / "train.sh")
     rows = [{"images": [path], "text": "<image>\nx", "id": path} for path in ("images/1.jpg", "synthetic_images/s.png")]
     (root / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "seed/images").mkdir(parents=True)
     (root / "seed/images/1.jpg").touch()
     for folder in (PRETRAIN, FINETUNE):
-        (root / folder / "run.json").write_text(json.dumps({"experiment_only": []}))
+        (root / folder / "run.json").write_text(json.dumps(record()))
     inputs = {"rows": sha256_of(root / ROWS)}
     (root / PRETRAIN / "pretrain_data.run.json").write_text(json.dumps({"inputs": inputs}))
     monkeypatch.setattr(archive, "REPOSITORY", root)
@@ -93,11 +104,11 @@ def test_packs_exactly_the_layout(
     assert status == 0
     with zipfile.ZipFile(out) as archive:
         assert archive.namelist() == sorted(members)
-        assert archive.read("output/train.sh").decode().startswith(f"content of {FINETUNE}/train.sh")
+        assert archive.read("output/train.sh") == (workspace / FINETUNE / "train.sh").read_bytes()
     capsys.readouterr()
     assert main(["verify", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert f"a whole {kind} submission" in printed
+    assert f"a complete {kind} submission" in printed
     assert "answers_upload.xlsx" in printed
 
 
@@ -150,7 +161,7 @@ def test_no_such_experiment(workspace: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("used", ["TRAIN_SEED=3", "PRETRAIN=none", "--no-stochastic-depth"])
 def test_experiment_only_runs_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str], used: str) -> None:
-    (workspace / FINETUNE / "run.json").write_text(json.dumps({"experiment_only": [used]}))
+    (workspace / FINETUNE / "run.json").write_text(json.dumps(record(experiment_only=[used])))
     assert used in refusal(capsys, pack(workspace, "online")[0])
 
 
@@ -175,9 +186,9 @@ def test_symbolic_links_are_refused(workspace: Path, capsys: pytest.CaptureFixtu
     ("log", "message"),
     [
         ("", "does not begin with"),
-        (f"step 1\n{LOG_LINE}{fixed_part_sha256()}\n", "does not begin with"),
+        (f"step 1\n{OURS}\n", "does not begin with"),
         (f"{LOG_LINE}{'0' * 64}\n", "was written by another fixed part"),
-        (f"{LOG_LINE}{fixed_part_sha256()}\nstep\n{LOG_LINE}{'0' * 64}\n", "was written by another fixed part"),
+        (f"{OURS}\nstep\n{LOG_LINE}{'0' * 64}\n", "was written by another fixed part"),
     ],
 )
 def test_logs_must_name_this_fixed_part(
@@ -185,6 +196,75 @@ def test_logs_must_name_this_fixed_part(
 ) -> None:
     (workspace / FINETUNE / "finetune.log").write_text(log)
     assert f"finetune.log {message}" in refusal(capsys, pack(workspace, "online")[0])
+
+
+@pytest.mark.parametrize("stages", [(PRETRAIN, FINETUNE), (PRETRAIN,), (FINETUNE,)])
+def test_pack_names_the_file_of_the_fixed_part_that_changed(
+    workspace: Path, capsys: pytest.CaptureFixture[str], stages: tuple[str, ...]
+) -> None:
+    for stage in stages:
+        (workspace / stage / "run.json").write_text(json.dumps(record(OTHER)))
+        (log,) = (workspace / stage).glob("*.log")
+        log.write_text(f"{LOG_LINE}{OTHER.sha256}\nstep 1\n")
+    error = refusal(capsys, pack(workspace, "online")[0])
+    assert error.count(f"{TRAINER} changed") == len(stages)
+    assert ("one experiment was trained by different fixed parts: " in error) == (len(stages) == 1)
+
+
+def test_records_without_a_list_of_files_are_said_to_be_old(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / PRETRAIN / "run.json").write_text(json.dumps({"experiment_only": []}))
+    assert "pretrain-best/run.json was written by another" in refusal(capsys, pack(workspace, "online")[0]).lower()
+    (workspace / PRETRAIN / "pretrain.log").write_text(f"{LOG_LINE}{'0' * 64}\n")
+    error = refusal(capsys, pack(workspace, "online")[0])
+    assert "pretrain.log was written by another fixed part" in error
+    assert "its record lists no files of the fixed part, as an older kit wrote it" in error
+
+
+def test_answers_of_another_fixed_part_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workspace / RESULTS / "textvqa/run.json"
+    path.write_text(json.dumps({"fixed_part": FIXED_PART.record()}))
+    status, packed = pack(workspace, "online")
+    assert (status, main(["verify", str(packed)])) == (0, 0)
+    for fault in (json.dumps({"fixed_part": OTHER.record()}), "no JSON", '{"fixed_part": 3}'):
+        byhand = rewritten(packed, workspace / "byhand.zip", drop=f"{RESULTS}/textvqa/run.json")
+        with zipfile.ZipFile(byhand, "a") as archive:
+            archive.writestr(f"{RESULTS}/textvqa/run.json", fault)
+        assert "textvqa/run.json was written by another fixed part" in refusal(capsys, main(["verify", str(byhand)]))
+    path.write_text(json.dumps({"fixed_part": OTHER.record()}))
+    assert f"textvqa/run.json was written by another fixed part than this toolkit: {TRAINER} changed" in refusal(
+        capsys, pack(workspace, "online")[0]
+    )
+
+
+def test_verify_names_the_changed_file_where_the_zip_lists_it(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = f"{FINETUNE}/finetune.log"
+    _, packed = pack(workspace, "online")
+    content = {log: f"{LOG_LINE}{OTHER.sha256}\n"}
+    byhand = rewritten(packed, workspace / "byhand.zip", drop=log, **content)
+    assert "`python -m toolkit pack` finds it" in refusal(capsys, main(["verify", str(byhand)]))
+    content[f"{RESULTS}/textvqa/run.json"] = json.dumps({"fixed_part": OTHER.record()})
+    byhand = rewritten(packed, workspace / "byhand.zip", drop=log, **content)
+    error = refusal(capsys, main(["verify", str(byhand)]))
+    assert f"finetune.log was written by another fixed part than this toolkit ({LOG_LINE}{OTHER.sha256}" in error
+    assert f"): {TRAINER} changed" in error
+
+
+def test_a_script_changed_outside_its_editable_part_is_refused(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = workspace / FINETUNE / "train.sh"
+    _, packed = pack(workspace, "online")
+    script.write_text(script.read_text().replace("source training/fixed_part.sh", "source training/mine.sh"))
+    expected = "output/train.sh was changed outside its editable part: line 38 is `source training/mine.sh` where "
+    assert expected in refusal(capsys, pack(workspace, "online")[0])
+    byhand = rewritten(
+        packed, workspace / "byhand.zip", drop="output/train.sh", **{"output/train.sh": script.read_text()}
+    )
+    assert expected in refusal(capsys, main(["verify", str(byhand)]))
 
 
 def rewritten(source: Path, target: Path, drop: str = "", **more: str) -> Path:
@@ -313,9 +393,15 @@ def test_verify_sees_damage(workspace: Path, capsys: pytest.CaptureFixture[str])
     content = packed.read_bytes()
     with zipfile.ZipFile(packed) as archive:
         info = archive.getinfo(f"{RESULTS}/mmbench/answers_upload.xlsx")
-    place = info.header_offset + 30 + len(info.filename) + 5
-    packed.write_bytes(content[:place] + b"#" + content[place + 1 :])
+    position = info.header_offset + 30 + len(info.filename) + 5
+    packed.write_bytes(content[:position] + b"#" + content[position + 1 :])
     assert "answers_upload.xlsx is damaged" in refusal(capsys, main(["verify", str(packed)]))
+    # A compressed member that must be read to be checked.
+    with zipfile.ZipFile(packed) as archive:
+        info = archive.getinfo("output/train.sh")
+    position = info.header_offset + 30 + len(info.filename) + 5
+    packed.write_bytes(content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :])
+    assert "damaged" in refusal(capsys, main(["verify", str(packed)]))
     packed.write_bytes(content[: len(content) // 2])
     assert "not a zip file" in refusal(capsys, main(["verify", str(packed)]))
 
@@ -324,31 +410,3 @@ def test_tree_sums_up_long_folders() -> None:
     printed = archive.tree({f"output/images/{number}.jpg": 1000 for number in range(200)})
     assert printed.splitlines()[0] == "output/images/  200.0 kB"
     assert printed.splitlines()[-1].strip() == "and 196 more files"
-
-
-def test_fixed_part_leaves_out_editable_lines_and_data(tmp_path: Path) -> None:
-    toolkit = tmp_path / "toolkit"
-    toolkit.mkdir()
-    script = [EDITABLE_BEGINS, "EXP_NAME=${EXP_NAME:-default}", EDITABLE_ENDS, "run"]
-
-    def hash_with(name: str, content: str) -> str:
-        (toolkit / name).parent.mkdir(parents=True, exist_ok=True)
-        (toolkit / name).write_text(content)
-        return fixed_part_sha256(toolkit)
-
-    before = hash_with("train.sh", "\n".join(script))
-    assert hash_with("train.sh", "\n".join([script[0], "EXP_NAME=mine", "# more", *script[2:]])) == before
-    assert hash_with("training/model_zoo/LLM/modeling.py", "x") == before
-    assert hash_with("training/data/a.yaml", "x") == before
-    assert hash_with("__pycache__/a.py", "x") == before
-    assert hash_with("train.sh", "\n".join([*script[:3], "run faster"])) != before
-    assert hash_with("train.sh", "\n".join(script)) == before
-    assert hash_with("helper.py", "x") != before
-
-
-def test_banners_are_those_of_the_training_scripts() -> None:
-    scripts = sorted(TOOLKIT.glob("train_*.sh"))
-    assert scripts
-    for script in scripts:
-        lines = script.read_text().splitlines()
-        assert lines.count(EDITABLE_BEGINS) == lines.count(EDITABLE_ENDS) == 1

@@ -1,4 +1,4 @@
-"""A world small enough to train in seconds: base models, a preset, pictures and a data file."""
+"""A world small enough to train in seconds: base models, a preset, images and a data file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLOURS = ["red", "green", "blue", "white", "grey"]
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """Paths of a small world's preset, data and pictures."""
+    """Paths of a small world's preset, data and images."""
 
     folder: Path
     preset: Path
@@ -34,7 +34,7 @@ class SmallWorld:
     images: Path
 
     def write_data(self, name: str, rows: list[dict]) -> Path:
-        """Another data file over the same pictures."""
+        """Another data file over the same images."""
         path = self.folder / name
         path.write_text(json.dumps(rows))
         return path

@@ -1,4 +1,4 @@
-"""Samples: names of picture files, the batch, and rows that turn bad."""
+"""Samples: names of image files, the batch, and rows that turn bad."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reader(tmp_path: Path) -> SampleReader:
     )
 
 
-def picture(path: Path) -> None:
+def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.effect_noise((40, 40), 60).convert("RGB").save(path)
 
@@ -52,18 +52,18 @@ def row(image: str | None = None, answer: str = "a red dress") -> dict:
         ("synthetic_images/1.png", "processed/synthetic_images/1.png"),
     ],
 )
-def test_picture_files_are_found(reader: SampleReader, tmp_path: Path, name: str, file: str) -> None:
-    picture(tmp_path / file)
-    assert reader.picture_path({"image": name}) == tmp_path / file
+def test_image_files_are_found(reader: SampleReader, tmp_path: Path, name: str, file: str) -> None:
+    write_image(tmp_path / file)
+    assert reader.image_path({"image": name}) == tmp_path / file
 
 
 def test_a_path_must_not_leave_its_folder(reader: SampleReader) -> None:
     with pytest.raises(RowFault, match="bad_image_path"):
-        reader.picture_path({"image": "../a.png"})
+        reader.image_path({"image": "../a.png"})
 
 
-def test_a_batch_pads_on_the_right_and_brings_only_its_pictures(reader: SampleReader, tmp_path: Path) -> None:
-    picture(tmp_path / "seed/a.png")
+def test_a_batch_pads_on_the_right_and_brings_only_its_images(reader: SampleReader, tmp_path: Path) -> None:
+    write_image(tmp_path / "seed/a.png")
     rows = [row(), row("a.png", "a long blue dress with a white collar"), row()]
     dataset = TrainingSet(rows, reader)
     batch = Collator(pad_token_id=0)([dataset[index] for index in range(3)])
@@ -78,7 +78,7 @@ def test_a_batch_pads_on_the_right_and_brings_only_its_pictures(reader: SampleRe
 
 def test_the_scan_names_every_fault(reader: SampleReader, tmp_path: Path) -> None:
     for name in ("good.png", "cut.png", "cut.jpg"):
-        picture(tmp_path / "seed" / name)
+        write_image(tmp_path / "seed" / name)
     for name in ("cut.png", "cut.jpg"):
         path = tmp_path / "seed" / name
         path.write_bytes(path.read_bytes()[:-300])
@@ -107,14 +107,14 @@ def test_the_scan_names_every_fault(reader: SampleReader, tmp_path: Path) -> Non
 
 
 def test_a_row_whose_answer_would_be_cut_off_is_a_fault(reader: SampleReader, tmp_path: Path) -> None:
-    picture(tmp_path / "seed/a.png")
+    write_image(tmp_path / "seed/a.png")
     long = row("a.png")
     long["conversations"][0]["value"] += " please" * 60
     assert scan([long], reader).faults[0].reason == "nothing_supervised"
 
 
-def test_a_picture_that_vanishes_during_training_stops_it_by_name(reader: SampleReader, tmp_path: Path) -> None:
-    picture(tmp_path / "seed/a.png")
+def test_an_image_that_vanishes_during_training_stops_it_by_name(reader: SampleReader, tmp_path: Path) -> None:
+    write_image(tmp_path / "seed/a.png")
     dataset = TrainingSet([row("a.png"), row()], reader)
     assert not scan(dataset.rows, reader).faults
     (tmp_path / "seed/a.png").unlink()

@@ -19,7 +19,7 @@ def test_pretraining_order_is_one_permutation() -> None:
     assert order != shuffled_order(10, 43)
 
 
-def test_word_lengths_count_all_turns_and_are_negative_without_picture() -> None:
+def test_word_lengths_count_all_turns_and_are_negative_without_image() -> None:
     turns = [{"from": "human", "value": "<image>\nWhat  is\tthis?"}, {"from": "gpt", "value": "a dog"}]
     assert word_lengths([{"image": "a.png", "conversations": turns}, {"conversations": turns}]) == [6, -6]
 
@@ -29,7 +29,7 @@ def test_grouped_order_keeps_modalities_apart_except_at_the_end() -> None:
     order = modality_grouped_order(LENGTHS, batch, chunks, 42)
     assert sorted(order) == list(range(50))
     size = batch * chunks
-    # 33 pictures and 17 texts: 5 and 2 whole mega-batches go first, 3 pictures and 5 texts by index at the end.
+    # 33 images and 17 texts: 5 and 2 whole mega-batches go first, 3 images and 5 texts by index at the end.
     tail = order[7 * size :]
     assert tail == sorted(tail)
     assert {LENGTHS[index] > 0 for index in tail} == {True, False}

@@ -17,7 +17,7 @@ from toolkit.presets import load_preset
 from toolkit.training.data import Collator, SampleReader, TrainingSet
 from toolkit.training.order import shuffled_order
 from toolkit.training.plan import Settings
-from toolkit.training.stage import Pace, fit
+from toolkit.training.stage import RunOptions, fit
 
 SETTINGS = Settings(
     stage="pretrain",
@@ -37,7 +37,7 @@ SETTINGS = Settings(
     images="",
     synthetic_images="",
 )
-PACE = Pace(workers=0, logging_steps=1, save_steps=100, save_total_limit=1)
+OPTIONS = RunOptions(workers=0, logging_steps=1, save_steps=100, save_total_limit=1)
 
 
 def model_of(small_world: SmallWorld) -> MGMGemmaForCausalLM:
@@ -62,7 +62,7 @@ def reader_of(small_world: SmallWorld) -> SampleReader:
 def test_a_step_averages_the_means_of_its_micro_batches(small_world: SmallWorld, tmp_path: Path) -> None:
     rows, reader = small_world.rows()[:18], reader_of(small_world)
     trained = model_of(small_world)
-    outcome = fit(trained, rows, reader, SETTINGS, PACE, tmp_path, save_weights=lambda _folder: None)
+    outcome = fit(trained, rows, reader, SETTINGS, OPTIONS, tmp_path, save_weights=lambda _folder: None)
     logged = [entry["loss"] for entry in outcome.trainer.state.log_history if "loss" in entry]
 
     model = model_of(small_world)
@@ -98,18 +98,18 @@ def test_stochastic_depth_is_on_unless_switched_off(small_world: SmallWorld, tmp
     for on in (True, False):
         settings = dataclasses.replace(SETTINGS, stochastic_depth=on)
         folder = tmp_path / str(on)
-        outcome = fit(model_of(small_world), rows, reader, settings, PACE, folder, lambda _folder: None)
+        outcome = fit(model_of(small_world), rows, reader, settings, OPTIONS, folder, lambda _folder: None)
         losses[on] = outcome.trainer.state.log_history[0]["loss"]
     assert losses[True] != losses[False]
 
 
 def test_too_few_rows_for_one_step_are_refused(small_world: SmallWorld, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="4 rows make no pretrain step: one takes 6"):
-        fit(model_of(small_world), small_world.rows()[:4], reader_of(small_world), SETTINGS, PACE, tmp_path, print)
+        fit(model_of(small_world), small_world.rows()[:4], reader_of(small_world), SETTINGS, OPTIONS, tmp_path, print)
 
 
 def test_a_loss_that_is_no_number_stops_training(small_world: SmallWorld, tmp_path: Path) -> None:
     model = model_of(small_world)
     model.model.mm_projector[0].bias.data.fill_(torch.nan)
     with pytest.raises(UserError, match="loss is nan at step 1"):
-        fit(model, small_world.rows(), reader_of(small_world), SETTINGS, PACE, tmp_path, lambda _folder: None)
+        fit(model, small_world.rows(), reader_of(small_world), SETTINGS, OPTIONS, tmp_path, lambda _folder: None)

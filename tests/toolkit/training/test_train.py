@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests.toolkit.training.conftest import SmallWorld, run
-from toolkit.files import REPOSITORY, sha256_of
+from toolkit.files import REPOSITORY, read_json, sha256_of, write_json
+from toolkit.fixed_part import LOG_LINE, read_fixed_part
 from toolkit.mgm.checkpoint import load_finetuned
 
 STEPS = 22 // 4
@@ -46,6 +47,9 @@ def test_pretraining_leaves_its_files_and_record(small_world: SmallWorld, pretra
     assert record["configuration"]["initialisation_seed"] == 1024
     assert record["configuration"]["order_seed"] == 42
     assert record["experiment_only"] == []
+    fixed_part = read_fixed_part(str(small_world.preset))
+    assert record["fixed_part"] == {"sha256": fixed_part.sha256, "files": fixed_part.files}
+    assert "toolkit/training/trainer.py" in fixed_part.files
     history = json.loads((pretrained / record["loss_history"]).read_text())["log_history"]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4, 5]
 
@@ -75,6 +79,34 @@ def test_a_finished_folder_refuses_another_run(small_world: SmallWorld, pretrain
     assert refused.stderr.count("\n") == 1
     refused = run(small_world.command("pretrain", pretrained), TRAIN_SEED="7")
     assert "initialisation_seed, order_seed" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["plan.json", "run.json"])
+@pytest.mark.parametrize("age", ["changed", "old"])
+def test_another_fixed_part_neither_resumes_nor_counts_as_finished(
+    small_world: SmallWorld, pretrained: Path, tmp_path: Path, name: str, age: str
+) -> None:
+    record = read_json(pretrained / "run.json")
+    if age == "changed":
+        record["fixed_part"]["files"]["toolkit/training/trainer.py"] = "0" * 64
+    else:
+        del record["fixed_part"]
+    write_json(tmp_path / name, record)
+    refused = small_world.train("pretrain", tmp_path, "--save-steps", "2")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.count("\n") == 1
+    assert f"{tmp_path / name}: this run began under another fixed part: " in refused.stderr
+    named = {"changed": "toolkit/training/trainer.py changed; ", "old": "as an older kit wrote it; "}[age]
+    assert f"{named}choose another EXP_NAME, or remove the folder" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_log_of_another_fixed_part_is_not_continued(small_world: SmallWorld, tmp_path: Path) -> None:
+    log = tmp_path / "pretrain.log"
+    log.write_text(f"{LOG_LINE}{'0' * 64}\nerror: no rows\n")
+    refused = small_world.train("pretrain", tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"{log}: this log began under another fixed part" in refused.stderr
 
 
 def test_a_killed_run_resumes_to_the_same_adapter(small_world: SmallWorld, pretrained: Path, tmp_path: Path) -> None:
@@ -128,7 +160,7 @@ def faulty_rows(small_world: SmallWorld) -> list[dict]:
     rows = small_world.rows()
     rows[3]["conversations"][1]["value"] = ""
     rows[6]["image"] = "missing.png"
-    # Its answer begins behind the 128 tokens a sample may have: every label would be masked.
+    # Its answer begins after the 128 tokens a sample may have: every label would be masked.
     rows[9]["conversations"][0]["value"] = "<image>\n" + "a long story about nothing " * 40
     return rows
 
