@@ -15,9 +15,11 @@ CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
 DOCUMENTS = sorted(
     [
         REPOSITORY / "README.md",
+        REPOSITORY / "README_ZH.md",
         REPOSITORY / "CHANGELOG.md",
         CONTRIBUTING,
         REPOSITORY / "solution" / "readme.md",
+        REPOSITORY / "solution" / "readme_zh.md",
         *(REPOSITORY / "docs").glob("*.md"),
     ]
 )

@@ -1,4 +1,4 @@
-"""README.md and README_ZH.md: every command exists, the cheap ones run, both say the same, figures are recomputed."""
+"""The readmes: every command exists, the cheap ones run, both languages say the same, figures are recomputed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from toolkit.presets import load_preset
 from toolkit.training.memory import GIB, MGM_2B, best_fit
 
 README, README_ZH = (REPOSITORY / name for name in ("README.md", "README_ZH.md"))
+SOLUTION, SOLUTION_ZH = (REPOSITORY / "solution" / name for name in ("readme.md", "readme_zh.md"))
 BASH_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:bash|cd|git|python|torchrun) [^`]+)`")
+INDENTED = re.compile(r"^    .*", re.MULTILINE)
+SPAN = re.compile(r"`([^`\n]+)`")
 COMMENT = re.compile(r"(^|\s+)#.*$")
 ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
 # Scripts that take minutes, GPUs or downloads -> the test that runs them, whole or as far as it goes without those.
@@ -162,18 +165,42 @@ def test_a_command_that_does_not_exist_would_be_noticed(command: str) -> None:
         require_known(words, folder)
 
 
-def test_both_languages_show_the_same() -> None:
-    assert commands(README_ZH) == commands(README)
-    english, chinese = (file.read_text(encoding="utf-8") for file in (README, README_ZH))
+def table_rows(text: str) -> list[list[str]]:
+    """What each table row shows in backticks, in its first cell."""
+    cells = re.findall(r"^\| *((?:\\\||[^|\n])*?) *\|", text, re.MULTILINE)
+    return [SPAN.findall(cell) for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("english_file", "chinese_file"), [(README, README_ZH), (SOLUTION, SOLUTION_ZH)], ids=["README", "solution"]
+)
+def test_both_languages_show_the_same(english_file: Path, chinese_file: Path) -> None:
+    assert commands(chinese_file) == commands(english_file)
+    english, chinese = (file.read_text(encoding="utf-8") for file in (english_file, chinese_file))
     for pattern in (r"^#+ ", r"^\|", r"^```", r"\]\([^)]+\)", r"\n\n"):
         assert len(re.findall(pattern, english, re.MULTILINE)) == len(re.findall(pattern, chinese, re.MULTILINE)), (
             pattern
         )
-    for file in re.findall(r"\]\(([^)]+)\)", english + chinese):
-        assert (REPOSITORY / file).exists(), file
-    # Figures are the same figures, wherever the sentence puts them.
-    numbers = [set(re.findall(r"\d[\d,.]*\d|\d", text)) for text in (english, chinese)]
-    assert numbers[0] == numbers[1]
+    for file in re.findall(r"\]\(([^)#]+)\)", english + chinese):
+        assert (english_file.parent / file).exists(), file
+    indented = [[COMMENT.sub("", line) for line in INDENTED.findall(text)] for text in (english, chinese)]
+    assert indented[0] == indented[1]
+    assert table_rows(english) == table_rows(chinese)
+    # Names and figures are the same, wherever the sentence puts them.
+    for pattern in (SPAN, r"\d[\d,.]*\d|\d"):
+        found = [set(re.findall(pattern, BASH_BLOCK.sub("", text))) for text in (english, chinese)]
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("file", [SOLUTION, SOLUTION_ZH], ids=lambda file: file.name)
+def test_tables_hold_every_option_recipe_and_operator(file: Path) -> None:
+    folder = REPOSITORY / "solution"
+    shown_names = [name for row in table_rows(file.read_text(encoding="utf-8")) for name in row]
+    options = set(re.findall(r"^  (--[\w-]+)", run("python solution/process.py --help", REPOSITORY), re.MULTILINE))
+    recipes = {path.stem for path in (folder / "recipes").glob("*.yaml")} | {"mini/..."}
+    operators = {path.stem for path in (folder / "operators").glob("[a-z]*.py")}
+    assert len(shown_names) == len(set(shown_names))
+    assert {name.split()[0] for name in shown_names} == options | recipes | operators
 
 
 @pytest.mark.parametrize("file", [README, README_ZH], ids=lambda file: file.name)
@@ -195,9 +222,11 @@ def test_largest_batches_are_those_of_the_memory_estimate(file: Path) -> None:
 
 def test_the_mini_worlds_figures_are_its_presets() -> None:
     preset = load_preset("mini")
-    text = README.read_text(encoding="utf-8")
+    text, chinese = (file.read_text(encoding="utf-8") for file in (README, README_ZH))
     assert f"({preset.pretrain.global_batch} and {preset.finetune.global_batch} in the mini world)" in text
+    assert f"（迷你世界为 {preset.pretrain.global_batch} 和 {preset.finetune.global_batch}）" in chinese
     assert f"({preset.sample_cap:,} in the mini world)" in text
+    assert f"（迷你世界为 {preset.sample_cap:,} 条）" in chinese
 
 
 @pytest.mark.parametrize("file", [README, README_ZH], ids=lambda file: file.name)

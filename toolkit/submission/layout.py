@@ -64,7 +64,7 @@ def layout_faults(names: Iterable[str], kind: str) -> list[str]:
         faults.append(f"solution/ has no readme ({', '.join(READMES)})")
     if "solution/requirements.txt" not in names:
         faults.append("solution/requirements.txt is missing")
-    if not solution - readmes - {"solution/requirements.txt"}:
+    if all(name in readmes or name.endswith((".md", ".txt")) for name in solution):
         faults.append("solution/ holds no code")
     if kind == "online":
         weights = {name for name in names if name.endswith(WEIGHT_SUFFIXES)}

@@ -379,6 +379,22 @@ def test_verify_accepts_every_readme(workspace: Path, readme: str) -> None:
     assert main(["verify", str(renamed)]) == 0
 
 
+@pytest.mark.parametrize(
+    ("drop", "message"),
+    [("solution/README.md", "solution/ has no readme"), ("solution/process.py", "solution/ holds no code")],
+)
+def test_other_notes_are_neither_the_readme_nor_code(
+    workspace: Path, capsys: pytest.CaptureFixture[str], drop: str, message: str
+) -> None:
+    for name in ("readme_zh.md", "requirements-ray.txt"):
+        (workspace / "solution" / name).touch()
+    status, packed = pack(workspace, "online")
+    assert (status, main(["verify", str(packed)])) == (0, 0)
+    capsys.readouterr()
+    byhand = rewritten(packed, workspace / "byhand.zip", drop=drop)
+    assert message in refusal(capsys, main(["verify", str(byhand)]))
+
+
 def test_verify_sees_absolute_image_paths(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, packed = pack(workspace, "offline")
     rows = '{"images": ["/home/me/images/1.jpg"], "text": "<image>\\nx", "id": "1"}\n'
