@@ -1,4 +1,4 @@
-"""A seed of six pictures with its preset, for the commands that read `processed_data.jsonl`."""
+"""What tests of all folders share: the order of files, a clean checkout, and a small seed with its preset."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ from toolkit.files import REPOSITORY
 from toolkit.presets import PRESET_FOLDER
 
 TINY_TOKENIZER = Path(__file__).parent / "parity" / "goldens" / "tiny_tokenizer"
+
+
+# Files that take minutes, longest first: two workers then end at about the same time.
+LONGEST = ("test_quickstart.py",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the longest files to the front; the others keep their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def checkout(folder: Path) -> Path:
