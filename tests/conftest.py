@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from PIL import Image
 from toolkit.files import REPOSITORY
 from toolkit.presets import PRESET_FOLDER
 
+# For this process and all that tests start: more threads would spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 TINY_TOKENIZER = Path(__file__).parent / "parity" / "goldens" / "tiny_tokenizer"
 
 
