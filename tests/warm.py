@@ -16,9 +16,18 @@ from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 
 _forks = multiprocessing.get_context("forkserver")
-# What commands import that is not the kit's; Data-Juicer is imported by each, as its adapter patches it first.
+# What takes long to import and reads no setting of the kit's: `transformers` and Hugging Face's hub do, when imported.
 _forks.set_forkserver_preload(
-    ["torch", "datasets", "transformers.trainer", "transformers.models.clip.modeling_clip", "yaml", "PIL.Image"]
+    [
+        "torch",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "pandas",
+        "pyarrow.dataset",
+        "scipy.optimize",
+        "aiohttp",
+        "PIL.Image",
+    ]
 )
 
 

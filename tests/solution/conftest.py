@@ -166,7 +166,9 @@ def run_process(tmp_path) -> Callable[..., SimpleNamespace]:
         ]
         command += ["--dataset", str(seed)] if seed else []
         changed = environment or {}
-        start = partial(subprocess.run, capture_output=True, text=True) if "PYTHONPATH" in changed else warm.run
+        # Ray's processes and what PYTHONPATH names are to be met by a Python of their own.
+        alone = "ray" in options or "PYTHONPATH" in changed
+        start = partial(subprocess.run, capture_output=True, text=True) if alone else warm.run
         done = start([*command, *options], cwd=tmp_path, env=os.environ | changed, timeout=300)
         result, record = output / "processed_data.jsonl", output / "run.json"
         return SimpleNamespace(

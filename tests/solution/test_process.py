@@ -278,8 +278,8 @@ def test_a_killed_run_resumes_with_the_same_result(make_seed, make_recipe, run_p
 
 
 @pytest.mark.slow
-def test_ten_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner_folder, tmp_path):
-    """Killed at ten random moments, the command resumes each time; the result has the same bytes as in one go."""
+def test_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner_folder, tmp_path):
+    """Killed at four random moments, the command resumes each time; the result has the same bytes as in one go."""
     words = ["red", "blue", "dog", "cat", "on", "the", "car", "a"]
     random = Random(3)
     seed = make_seed([" ".join(random.choices(words, k=random.randint(1, 6))) for _ in range(400)])
@@ -304,7 +304,7 @@ def test_ten_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner
     assert start("whole").wait(timeout=300) == 0
     seconds = time.monotonic() - started
     kills, result = 0, tmp_path / "killed" / "processed_data" / "processed_data.jsonl"
-    while kills < 10:
+    while kills < 4:
         run = start("killed")
         try:
             run.wait(timeout=random.uniform(0.4 * seconds, 1.1 * seconds))
