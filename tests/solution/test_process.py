@@ -250,6 +250,7 @@ class WaitingMapper(Mapper):
 '''
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_same_result(make_seed, make_recipe, run_process, tmp_path):
     seed = make_seed([f"{caption} stock photo" for caption in CAPTIONS])
     (tmp_path / "waiting.py").write_text(SLOW_OPERATOR)

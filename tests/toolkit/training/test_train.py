@@ -75,6 +75,7 @@ def test_a_finished_folder_refuses_another_run(small_world: SmallWorld, pretrain
     assert "initialisation_seed, order_seed" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_adapter(small_world: SmallWorld, pretrained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = small_world.command("pretrain", out, "--save-steps", "2")
@@ -185,6 +186,7 @@ def test_train_seed_moves_both_seeds_and_is_recorded(small_world: SmallWorld, tm
     assert not torch.equal(adapter(tmp_path / "out")[name], adapter(pretrained)[name])
 
 
+@pytest.mark.slow
 def test_reference_mode_trains_the_same(small_world: SmallWorld, tmp_path: Path) -> None:
     """Every fast path at once against none, over a whole stage."""
     for stage in ("pretrain", "finetune"):
