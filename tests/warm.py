@@ -64,7 +64,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str], out: str, err: str)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    sys.path.insert(0, cwd)
+    sys.path.insert(0, cwd if words[0] == "-m" else str(Path(words[0]).parent))
     try:
         if words[0] == "-m":
             sys.argv = words[1:]
