@@ -31,7 +31,7 @@ ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
 # Scripts that take minutes, GPUs or downloads -> the test that runs them, whole or as far as it goes without those.
 SCRIPTS_TESTED_BY = {
     "quickstart.sh": "tests/test_quickstart.py",
-    "install.sh": "tests/test_readme.py",
+    "install.sh": "quickstart.sh",
     "run_tests.sh": ".ci/run",
     "download.sh": "tests/test_readme.py",
     "download_10k_baseline.sh": "tests/test_readme.py",
