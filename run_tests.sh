@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Lint and the whole test suite; further words go to pytest, such as: bash run_tests.sh tests/mgm -k generate
+# Lint, types, and the tests on two workers; further words go to pytest:
+#   bash run_tests.sh                                    everything, as CI runs it
+#   bash run_tests.sh --quick                            without the tests marked slow: every package, in two minutes
+#   bash run_tests.sh tests/toolkit/mgm -k generate -n 0 some tests, in one process
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x .venv/bin/python ]]; then
@@ -7,5 +10,13 @@ if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x .venv/bin/python ]]; then
 fi
 # Tests start processes of their own; more threads in each would spin while they wait for each other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
+CHOSEN=()
+if [[ ${1:-} == --quick ]]; then
+    CHOSEN=(-m "not slow")
+    shift
+fi
 ruff check .
-python -m pytest --durations=10 "$@"
+ruff format --check .
+ty check
+# A file's tests stay together, in one worker: they share what they train, and its ports. Longest files first: conftest.py.
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 "${CHOSEN[@]}" "$@"

@@ -1,8 +1,9 @@
-"""A seed of six pictures with its preset, for the commands that read `processed_data.jsonl`."""
+"""What tests of all folders share: the order of files, a clean checkout, and a small seed with its preset."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -15,7 +16,18 @@ from PIL import Image
 from toolkit.files import REPOSITORY
 from toolkit.presets import PRESET_FOLDER
 
+# For this process and all that tests start: more threads would spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 TINY_TOKENIZER = Path(__file__).parent / "parity" / "goldens" / "tiny_tokenizer"
+
+
+# Files that take minutes, longest first: two workers then end at about the same time.
+LONGEST = ("test_quickstart.py",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the longest files to the front; the others keep their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def checkout(folder: Path) -> Path:

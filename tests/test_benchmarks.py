@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 import yaml
 
 from experiments.mini_world.recaptioning import KINDS, RECAPTION, recipe
+from tests import warm
 from toolkit.files import REPOSITORY
 
 
@@ -23,7 +23,7 @@ from toolkit.files import REPOSITORY
 )
 def test_benchmark_runs_on_the_mini_preset(words: list[str]) -> None:
     command = [sys.executable, "-m", f"benchmarks.{words[0]}", "--preset", "mini", *words[1:]]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = warm.run(command, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "times as fast" in done.stdout or "samples/s" in done.stdout
 

@@ -33,8 +33,8 @@ COMMENT = re.compile(r"(^|\s+)#.*$")
 ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
 # Scripts that take minutes, GPUs or downloads -> the test that runs them, whole or as far as it goes without those.
 SCRIPTS_TESTED_BY = {
-    "quickstart.sh": "tests/test_readme.py",
-    "install.sh": "tests/test_readme.py",
+    "quickstart.sh": "tests/test_quickstart.py",
+    "install.sh": "quickstart.sh",
     "run_tests.sh": ".ci/run",
     "download.sh": "tests/test_readme.py",
     "download_10k_baseline.sh": "tests/test_readme.py",
@@ -260,22 +260,3 @@ def test_check_and_convert_run_as_shown(workspace: Path) -> None:
     convert = shown("python -m toolkit convert llava-to-dj")
     shutil.copy(workspace / "input/mini/stage_1.json", workspace / shlex.split(convert)[5])
     assert "2,400 written" in run(convert, workspace)
-
-
-@pytest.mark.slow
-def test_quickstart_and_what_follows_it(tmp_path: Path) -> None:
-    """The two commands of the README's start, again (it resumes), then the commands that need a trained model."""
-    folder = checkout(tmp_path / "better-synth")
-    first = run("bash quickstart.sh", folder)
-    assert "TextVQA soft accuracy" in first
-    assert (folder / "submit.zip").is_file()
-    again = run("bash quickstart.sh", folder)
-    assert again.count("already finished") == 4
-    assert "already done" in again
-    assert "a complete online submission" in run(shown("python -m toolkit verify"), folder)
-    assert "online submission of recipe" in run(shown("python -m toolkit pack online").replace("EXP", "recipe"), folder)
-    assert "MMBench tolerant" in run(shown("python -m toolkit score"), folder)
-    assert ".html" in run(shown("python solution/process.py report"), folder)
-    assert "questions answered" in run(shown("python -m toolkit eval textvqa"), folder)
-    picture = next((folder / "input/mini/images").rglob("*.jpg"))
-    assert run(shown("python -m toolkit ask").replace("PICTURE.jpg", str(picture)), folder).strip()

@@ -6,6 +6,7 @@ import string
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import yaml
 from PIL import Image
 
 from solution import operators
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 operators.register()  # all of them; process.py takes only what a recipe names
@@ -163,14 +165,11 @@ def run_process(tmp_path) -> Callable[..., SimpleNamespace]:
             str(output),
         ]
         command += ["--dataset", str(seed)] if seed else []
-        done = subprocess.run(
-            [*command, *options],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        changed = environment or {}
+        # Ray's processes and what PYTHONPATH names are to be met by a Python of their own.
+        alone = "ray" in options or "PYTHONPATH" in changed
+        start = partial(subprocess.run, capture_output=True, text=True) if alone else warm.run
+        done = start([*command, *options], cwd=tmp_path, env=os.environ | changed, timeout=300)
         result, record = output / "processed_data.jsonl", output / "run.json"
         return SimpleNamespace(
             code=done.returncode,

@@ -84,11 +84,10 @@ def test_a_whole_recipe(make_seed, make_recipe, run_process, clip_folder, captio
     assert done.record["inputs"]["dataset"]["sha256"]
     assert not list(done.output.parent.rglob("*.tmp"))
 
-    started = time.monotonic()
     again = run_process(recipe, seed)
     assert again.code == 0
     assert "already done" in again.out
-    assert time.monotonic() - started < 5
+    assert again.record == done.record  # its times too: nothing ran
     lines = (done.output / "processed_data.jsonl").read_bytes()
     over = run_process(recipe, seed, "--overwrite")
     assert "already done" not in over.out
@@ -260,6 +259,7 @@ class WaitingMapper(Mapper):
 '''
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_same_result(make_seed, make_recipe, run_process, tmp_path):
     seed = make_seed([f"{caption} stock photo" for caption in CAPTIONS])
     (tmp_path / "waiting.py").write_text(SLOW_OPERATOR)
@@ -288,8 +288,8 @@ def test_a_killed_run_resumes_with_the_same_result(make_seed, make_recipe, run_p
 
 
 @pytest.mark.slow
-def test_ten_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner_folder, tmp_path):
-    """Killed at ten random moments, the command resumes each time; the result has the same bytes as in one go."""
+def test_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner_folder, tmp_path):
+    """Killed at four random moments, the command resumes each time; the result has the same bytes as in one go."""
     words = ["red", "blue", "dog", "cat", "on", "the", "car", "a"]
     random = Random(3)
     seed = make_seed([" ".join(random.choices(words, k=random.randint(1, 6))) for _ in range(400)])
@@ -314,7 +314,7 @@ def test_ten_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner
     assert start("whole").wait(timeout=300) == 0
     seconds = time.monotonic() - started
     kills, result = 0, tmp_path / "killed" / "processed_data" / "processed_data.jsonl"
-    while kills < 10:
+    while kills < 4:
         run = start("killed")
         try:
             run.wait(timeout=random.uniform(0.4 * seconds, 1.1 * seconds))

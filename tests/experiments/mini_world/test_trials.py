@@ -190,6 +190,7 @@ def test_two_shells_build_a_world_one_after_the_other(runner, tmp_path, monkeypa
     assert len(built) == 1
 
 
+@pytest.mark.slow
 def test_a_trial_trains_as_the_command_does(runner, draw, tmp_path, monkeypatch):
     record = runner.run(Trial("raw", 0, 1))
     monkeypatch.setenv("TRAIN_SEED", "1")
@@ -210,12 +211,14 @@ def test_a_trial_trains_as_the_command_does(runner, draw, tmp_path, monkeypatch)
         assert losses[-1] == pytest.approx(record["loss"][stage], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_without_pretraining_the_draw_does_not_matter(runner):
     record = runner.run(Trial("none", 0, 1))
     assert "pretrain" not in record["loss"]
     assert record["counts"]["rows"] == 0
 
 
+@pytest.mark.slow
 def test_with_stochastic_depth_images_are_encoded_in_every_step(runner, tmp_path):
     plain = runner.run(Trial("none", 0, 1))
     record = dataclasses.replace(runner, records=tmp_path, stochastic_depth=True).run(Trial("none", 0, 1))

@@ -174,6 +174,7 @@ def test_a_bad_original_fails_alone(data, pipeline_folder, clip_folder, tmp_path
     assert [bool(text) for text in found["__failure__"]] == [False, True, False, False, False]
 
 
+@pytest.mark.slow
 def test_a_recipe_that_generates_images(make_seed, make_recipe, run_process, pipeline_folder, clip_folder):
     seed = make_seed(["a red dog", "two blue cars", "the cat"])
     steps = [

@@ -64,7 +64,7 @@ def _add(folder, first: int) -> None:
 
 
 def test_two_processes_add_at_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # imports nothing again
     workers = [context.Process(target=_add, args=(tmp_path, first)) for first in (0, 100)]
     for worker in workers:
         worker.start()

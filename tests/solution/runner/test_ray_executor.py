@@ -96,6 +96,7 @@ def steps_of(done) -> list[dict]:
     return [{key: value for key, value in step.items() if key != "seconds"} for step in done.record["steps"]]
 
 
+@pytest.mark.slow
 def test_one_process_two_and_ray_give_the_same(
     operators, captions, make_seed, make_recipe, run_process, clip_folder, captioner_folder, tmp_path
 ):
@@ -154,6 +155,7 @@ def start(recipe: Path, seed: Path, output: Path) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_ended_run_leaves_no_process_and_is_resumed(
     how, operators, captions, make_seed, make_recipe, run_process, tmp_path
@@ -181,6 +183,7 @@ def test_an_ended_run_leaves_no_process_and_is_resumed(
     assert "resuming after operator 1 of 1" in resumed.err
 
 
+@pytest.mark.slow
 def test_workers_that_die_fail_no_row(operators, make_seed, make_recipe, run_process):
     recipe = make_recipe([{"trial_dying_mapper": None}], np=2, custom_operator_paths=[operators])
     done = run_process(recipe, make_seed(["a dog"] * 6), "--executor", "ray")
@@ -190,6 +193,7 @@ def test_workers_that_die_fail_no_row(operators, make_seed, make_recipe, run_pro
     assert {line["state"] for line in pq.read_table(done.audit).to_pylist()} == {"kept"}
 
 
+@pytest.mark.slow
 def test_a_cluster_of_two_machines(operators, captions, make_seed, make_recipe, run_process, tmp_path):
     """Two nodes with a core each, found by their address; they keep running when the command ends."""
     from ray.cluster_utils import Cluster

@@ -166,6 +166,7 @@ def test_nothing_left_is_an_error(tmp_path, capsys):
     assert "nothing to write (1 skipped)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_large_file_needs_little_memory(tmp_path):
     """60,000 samples of 1.1 kB; reading them at once would take some 200 MB."""
     text = json.dumps(sample(**turns("What?\n<image>", "word " * 200)))

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests import warm
 from tests.parity.reference_weights import write_base_models
 from toolkit.files import REPOSITORY
 from toolkit.presets import PRESET_FOLDER
@@ -51,7 +52,7 @@ class SmallWorld:
 
     def train(self, stage: str, out: Path, *more: str, data: Path | None = None) -> subprocess.CompletedProcess:
         """Run it."""
-        return run(self.command(stage, out, *more, data=data))
+        return warm.run(self.command(stage, out, *more, data=data), cwd=REPOSITORY)
 
 
 def environment(**changes: str) -> dict[str, str]:
