@@ -71,7 +71,7 @@ def test_the_real_seed_there_and_back_byte_for_byte(tmp_path):
 def test_a_sample_becomes_a_row(token):
     row = {"id": "1", "text": f"{token}\na cat <|__dj__eoc|>", "images": ["images/1.jpg"]}
     assert to_row(sample(), token, first_turn=False) == row
-    assert to_row(sample(image=["images/1.jpg"], id=1), token, first_turn=False) == row | {"id": 1}
+    assert to_row(sample(image=["images/1.jpg"], id=1), token, first_turn=False) == row
 
 
 def test_a_text_only_sample_becomes_a_row_without_image_token():
@@ -93,6 +93,9 @@ def test_of_several_turns_the_first_on_request():
         (sample(image=7), "bad_image"),
         (sample(image="/a.jpg"), "bad_image_path"),
         (sample(image="../a.jpg"), "bad_image_path"),
+        (sample(image=""), "bad_image_path"),
+        (sample(**turns("<image>\nWhat?", "half \ud83d")), "not_json"),
+        (sample(id=True), "bad_id"),
         (sample(**turns("What?", "a cat")), "question_without_image_place"),
         (sample(**turns("<image><image> What?", "a cat")), "question_without_image_place"),
         ({"id": "1", **turns("<image>\nWhat?", "a cat")}, "question_without_image"),
