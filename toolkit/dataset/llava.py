@@ -98,9 +98,7 @@ def to_llava(row: Row, original: Original | None) -> dict[str, Any]:
         if row.image is None:
             raise RowFault("no_question", f"id {row.id!r} has no original question, and no image to ask about")
     if row.image and IMAGE_MARK not in question["value"]:
-        raise RowFault(
-            "question_without_image_place", f"{question['value'][:60]!r} has no {IMAGE_MARK} for {row.image}"
-        )
+        raise RowFault("question_without_image_place", f"no {IMAGE_MARK} in {question['value'][:60]!r} for {row.image}")
     if not row.image and IMAGE_MARK in question["value"]:
         raise RowFault("question_without_image", f"{question['value'][:60]!r} asks about an image, the row has none")
     sample = {"id": identifier, "conversations": [question, {"from": role, "value": row.caption}]}
