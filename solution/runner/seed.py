@@ -82,7 +82,7 @@ def _real_folder(folder: str) -> str:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second place, without a second copy where the disk allows it."""
+    """Give a file a second path, without a second copy where the disk allows it."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -8,7 +8,7 @@ The doors, in the order of the columns:
 - train:   `toolkit/training/data.py`'s scan of the sample that the row plainly stands for
 
 OK means accepted; other words of the toolkit's doors are keys of `toolkit.dataset.fixes.FIXES`. Doors differ only where
-they know different things: `convert` opens no image, `process` leaves to operators what they can write anew (an empty
+they know different things: `convert` opens no image, `process` leaves to operators what they can write again (an empty
 caption), and only `check` and `prepare` know the original questions.
 """
 
@@ -112,7 +112,7 @@ TEXTS = [
     fine("the documentation's token", text="<image>\nA dress. <|__dj__eoc|>"),
     fine("the seed's token", text="<__dj__image>\nA dress. <|__dj__eoc|>"),
     fine("no end token", text="<image>\nA dress."),
-    fine("a blank in place of the newline", text="<image> A dress. <|__dj__eoc|>"),
+    fine("a blank instead of the newline", text="<image> A dress. <|__dj__eoc|>"),
     fine("white space everywhere", text=" \n<image> \n\n A dress. \t <|__dj__eoc|> \n"),
     fine("the image token at the end", text="A dress.\n<image> <|__dj__eoc|>"),
     fine("a caption in Chinese", text="<image>\n一条裙子 <|__dj__eoc|>"),
@@ -130,7 +130,7 @@ TEXTS = [
     refused("a doubled end token", TOKEN_INSIDE, "token_in_caption", text="<image>\na <|__dj__eoc|> <|__dj__eoc|>"),
     refused("the end token in front", TOKEN_INSIDE, "token_in_caption", text="<image><|__dj__eoc|>\na dress"),
     refused("the end token before the image token", TOKEN_INSIDE, "token_in_caption", text="a <|__dj__eoc|> <image>"),
-    # What an operator can write anew is no fault of a seed row.
+    # What an operator can write again is no fault of a seed row.
     refused("an empty caption", OK, "empty_caption", "empty_answer", text="<image>\n <|__dj__eoc|>"),
     refused("an end-of-text token", OK, "special_token_in_text", "special_token_in_text", text="<image>\na <eos> b"),
     refused(
@@ -144,9 +144,9 @@ TEXTS = [
 ]  # fmt: skip
 
 IMAGE_LISTS = [
-    refused("an image path in place of the list", NO_LIST, "bad_images", images="images/good.png"),
-    refused("a number in place of the list", NO_LIST, "bad_images", images=3),
-    refused("an object in place of the list", NO_LIST, "bad_images", images={"path": "images/good.png"}),
+    refused("an image path instead of a list", NO_LIST, "bad_images", images="images/good.png"),
+    refused("a number instead of a list", NO_LIST, "bad_images", images=3),
+    refused("an object instead of a list", NO_LIST, "bad_images", images={"path": "images/good.png"}),
     refused("a number in the list", NO_LIST, "bad_images", images=[3]),
     refused("null in the list", NO_LIST, "bad_images", images=[None]),
     Case("one image twice", {"images": ["images/good.png"] * 2}, OK, OK, OK, OK, "malformed_row"),

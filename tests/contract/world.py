@@ -59,12 +59,12 @@ class World:
         (self.folder / "elsewhere").mkdir()
         for folder in ("seed", "processed"):
             (self.folder / folder / "synthetic_images").mkdir(parents=True)
-            picture(3).save(self.folder / folder / "synthetic_images" / "made.png")
-        picture(1).save(self.folder / "elsewhere" / "good.png")
-        picture(2).save(self.folder / "good.png")
+            noise(3).save(self.folder / folder / "synthetic_images" / "made.png")
+        noise(1).save(self.folder / "elsewhere" / "good.png")
+        noise(2).save(self.folder / "good.png")
         write_good_images(images)
         write_bad_images(images)
-        picture(4).save(self.seed / "12:30.png")
+        noise(4).save(self.seed / "12:30.png")
         (self.seed / "linked").symlink_to("images")
         (self.seed / "outside").symlink_to(self.folder / "elsewhere")
         (images / "link_inside.png").symlink_to("good.png")
@@ -124,10 +124,10 @@ class World:
         reader = SampleReader(roots, load_tokenizer(TINY_TOKENIZER), 96, "pad", 2048, 36)
         return {index + 1: fault.reason for index, fault in scan(rows, reader).faults.items()}
 
-    def process(self, content: bytes) -> tuple[Verdicts, list[dict[str, Any]]]:
-        """`solution/process.py`; also the rows of its result."""
+    def process(self, content: bytes, *operators: dict[str, Any]) -> tuple[Verdicts, list[dict[str, Any]]]:
+        """`solution/process.py` with RECIPE and further operators; also the rows of its result."""
         recipe, output = self.folder / "recipe.yaml", self.folder / "output" / "processed_data"
-        recipe.write_text(yaml.safe_dump({"process": RECIPE}))
+        recipe.write_text(yaml.safe_dump({"process": [*RECIPE, *operators]}))
         seed = self.write(content, self.seed)
         command = [sys.executable, str(REPOSITORY / "solution" / "process.py"), "--recipe", str(recipe)]
         command += ["--dataset", str(seed), "--output", str(output), "--overwrite"]
@@ -160,9 +160,9 @@ def sample_of(row: dict[str, Any]) -> dict[str, Any]:
     return sample | ({"image": images[0] if len(images) == 1 else images} if images else {})
 
 
-def picture(number: int, size: tuple[int, int] = (24, 20), mode: str = "RGB") -> Image.Image:
+def noise(strength: int, size: tuple[int, int] = (24, 20), mode: str = "RGB") -> Image.Image:
     """An image of noise, so that a file that is cut short lacks pixels."""
-    return Image.effect_noise(size, 10 * number).convert(mode)
+    return Image.effect_noise(size, 10 * strength).convert(mode)
 
 
 def write_good_images(folder: Path) -> None:
@@ -177,31 +177,31 @@ def write_good_images(folder: Path) -> None:
         "plain.tiff",
         "plain.ppm",
     ):
-        picture(5).save(folder / name)
-    picture(5).save(folder / "noending", "PNG")
-    picture(5, (1, 4000)).save(folder / "long.png")
-    picture(5, (1, 1)).save(folder / "one_pixel.png")
+        noise(5).save(folder / name)
+    noise(5).save(folder / "noending", "PNG")
+    noise(5, (1, 4000)).save(folder / "long.png")
+    noise(5, (1, 1)).save(folder / "one_pixel.png")
     for name, mode in [("cmyk.jpg", "CMYK"), ("palette.png", "P"), ("alpha.png", "RGBA"), ("grey.jpg", "L")]:
-        picture(6, mode=mode).save(folder / name)
+        noise(6, mode=mode).save(folder / name)
     Image.new("I;16", (24, 20), 999).save(folder / "deep.png")
-    frames = {"save_all": True, "append_images": [picture(7), picture(8)]}
-    picture(6).save(folder / "animated.gif", **frames)
-    picture(6).save(folder / "animated.webp", **frames)
-    picture(6).save(folder / "views.mpo", **frames)
+    frames = {"save_all": True, "append_images": [noise(7), noise(8)]}
+    noise(6).save(folder / "animated.gif", **frames)
+    noise(6).save(folder / "animated.webp", **frames)
+    noise(6).save(folder / "views.mpo", **frames)
     turned = Image.Exif()
     turned[ORIENTATION] = 6
-    picture(6).save(folder / "turned.jpg", exif=turned)
-    picture(6).save(folder / "bad_exif.jpg", exif=b"Exif\0\0none of it")
-    picture(6).save(folder / "gif_named.jpg", "GIF")
-    picture(6).save(folder / "webp_named.jpg", "WEBP")
-    picture(6).save(folder / "still.avif")
+    noise(6).save(folder / "turned.jpg", exif=turned)
+    noise(6).save(folder / "bad_exif.jpg", exif=b"Exif\0\0none of it")
+    noise(6).save(folder / "gif_named.jpg", "GIF")
+    noise(6).save(folder / "webp_named.jpg", "WEBP")
+    noise(6).save(folder / "still.avif")
 
 
 def write_bad_images(folder: Path) -> None:
     """Files that no door may take for an image."""
     (folder / "empty.jpg").touch()
     for name in ("cut.jpg", "cut.png"):
-        picture(9, (64, 64)).save(folder / name)
+        noise(9, (64, 64)).save(folder / name)
         (folder / name).write_bytes((folder / name).read_bytes()[:-200])
     (folder / "page.jpg").write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
     (folder / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')

@@ -155,7 +155,7 @@ class _FileRules:
         self._seen_rows: set[Fingerprint] = set()
 
     def admit(self, row: Row, number: int) -> None:
-        """Count a row in.
+        """Take a row into the counts.
 
         Args:
             row: the row.

@@ -117,7 +117,7 @@ def test_what_has_no_counterpart_is_refused_by_name(entry, reason, tmp_path, cap
         to_row(entry, IMAGE_TOKENS[0], first_turn=False)
     assert fault.value.reason == reason
     file, out = tmp_path / "in.json", tmp_path / "out.jsonl"
-    file.write_text(json.dumps([sample(id="sound"), entry]))
+    file.write_text(json.dumps([sample(id="valid"), entry]))
     assert main(["convert", "llava-to-dj", str(file), "--out", str(out)]) == 1
     assert f"in.json: entry 1 (id {entry.get('id', '?')}): {reason}" in capsys.readouterr().err
     assert not out.exists()
@@ -127,7 +127,7 @@ def test_what_has_no_counterpart_is_refused_by_name(entry, reason, tmp_path, cap
     assert [skipped["reason"] for skipped in record["skipped"]] == [reason]
 
 
-def test_one_id_for_two_pictures_or_questions_is_refused(tmp_path):
+def test_one_id_for_two_images_or_questions_is_refused(tmp_path):
     file = tmp_path / "in.jsonl"
     entries = [sample(), sample(), sample(image="other.jpg"), sample(**turns("Who?\n<image>", "a cat"))]
     file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
