@@ -23,6 +23,7 @@ from tests.contract.cases import CASES, FURTHER, NO_DOOR, TEXT, Case
 from tests.contract.world import World, sample_of
 from toolkit.__main__ import main as toolkit
 from toolkit.dataset import images as toolkit_images
+from toolkit.dataset.arrays import read_array
 from toolkit.dataset.fixes import FIXES
 from toolkit.errors import UserError as ToolkitError
 from toolkit.files import REPOSITORY
@@ -236,3 +237,20 @@ def test_rows_that_are_no_regular_file_are_refused_by_name(no_file, world, tmp_p
 def test_scores_open_no_pipe_either(name, world):
     with pytest.raises(solution_images.ImageError, match="no regular file"):
         image_digest(str(world.seed / "images" / name))
+
+
+def test_half_a_character_is_no_training_text(world):
+    sample = sample_of({"id": "1", "text": "half a character \ud83d"})
+    assert world.train([sample]) == {1: "malformed_row"}
+
+
+def test_documents_with_a_mark_are_read_and_nested_ones_refused(tmp_path):
+    file = tmp_path / "samples.json"
+    file.write_bytes(MARK + b'[{"id": "1"}]')
+    assert read_samples(file) == [{"id": "1"}]
+    for content in (b"[" * 100_000, b'[{"a": ' + b"[" * 100_000):
+        file.write_bytes(content)
+        with pytest.raises(ToolkitError, match="not a JSON document"):
+            read_samples(file)
+        with pytest.raises(ToolkitError, match=r"expected an object|nested too deeply"):
+            list(read_array(file))
