@@ -63,17 +63,28 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def require_file(path: Path, advice: str = "") -> None:
+    """Refuse what is no file before it is opened: opening a named pipe may wait for ever.
+
+    Raises:
+        UserError: nothing is there, with `advice` on how to get it; or a folder, pipe, socket or device is.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file" + f"; {advice}" * bool(advice))
+    if not path.is_file():
+        raise UserError(f"{path}: no regular file; of a pipe or an archive, write the content to a file first")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON document.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: those of `require_file`; the file is not JSON.
     """
+    require_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON document ({error})") from None
 
 
@@ -81,10 +92,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, object) for every line that is not blank.
 
     Raises:
-        UserError: the file is missing, or a line is not a JSON object; names the line.
+        UserError: those of `require_file`; a line is not a JSON object; names the line.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    require_file(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -97,19 +107,22 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def parse_object(line: bytes) -> dict:
-    """The JSON object a line holds.
+    """The JSON object a line holds; a byte order mark in front is left out.
 
     Raises:
         ValueError: the line is not JSON, no Unicode, or not an object; the text says which.
     """
     try:
-        value = json.loads(line)
+        # Decoded here: json would guess the encoding of bytes, and let encoded halves of a character pass.
+        value = json.loads(line.decode("utf-8-sig"))
         if b"\\u" in line:
             # Half an emoji, as text cut at a byte count has it, is JSON but can be neither written nor tokenised.
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"not Unicode text ({error.reason})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError("not JSON (nested too deeply)") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or a number of more than 4,300 digits
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")

@@ -116,6 +116,8 @@ def _dataset(recipe: Path, given: Path | None, own: str | None) -> Path:
     if given is None and own is None:
         raise UserError(f"recipe {recipe} has no dataset_path; add one or give --dataset FILE.jsonl")
     path = given.absolute() if given else ROOT / own
+    if path.exists() and not path.is_file():
+        raise UserError(f"data set {shown(path)} is no regular file; expected a .jsonl (of a pipe, write it to a file)")
     if not path.is_file():
         way = (
             "`python -m toolkit mini build` makes it" if "mini" in path.parts else "`bash download.sh` fetches the seed"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
-import pyarrow as pa
 from datasets.fingerprint import get_temporary_cache_files_directory
 from loguru import logger
 from tqdm.auto import tqdm
@@ -112,12 +111,7 @@ class Run:
     def _read(self, folders: Folders, ledger: Ledger, checkpoint: Checkpoint) -> NestedDataset:
         """The seed's good rows as a data set. Raises UserError where there is none."""
         _say(f"reading {shown(self.recipe.dataset)} and decoding every image")
-        try:
-            return checkpoint.save(0, _counted(read_rows(self.recipe.dataset, folders, ledger)), ledger)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise UserError(
-                f"data set {shown(self.recipe.dataset)} has a key with values of several types: {error}"
-            ) from error
+        return checkpoint.save(0, _counted(read_rows(self.recipe.dataset, folders, ledger)), ledger)
 
     def _nothing_left(self, ledger: Ledger) -> str:
         """The message for an empty result: which operator took the last rows, and why."""

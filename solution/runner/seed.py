@@ -1,20 +1,25 @@
-"""Rows in and out: the seed's jsonl with its pictures, and the contract's processed_data.jsonl."""
+"""Rows in and out: the seed's jsonl with its images, and the contract's processed_data.jsonl.
+
+`toolkit/dataset/rows.py` reads the same rows on its own; `tests/contract/` holds the two together, case by case.
+"""
 
 import json
+import math
 import os
+import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, reduce
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset
 
-from solution.operators.common.captions import IMAGE_TOKENS, image_token_of
+from solution.operators.common.captions import IMAGE_TOKENS, image_token_of, split_text
 from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.rows import PART
 from solution.runner.audit import Ledger, RowAudit
@@ -25,27 +30,36 @@ from solution.runner.files import replaced, shown
 SYNTHETIC = "synthetic_images"
 WORK_TOKEN = IMAGE_TOKENS[0]  # Data-Juicer's own; rows written with the other one get theirs back at the end
 ROW = "__row__"  # the column that says which row of the ledger a row of the data set is
+EXTRA = "__extra__"  # the column with a row's keys besides CORE, as JSON: they come out as they went in
+CORE = {"id": pa.string(), "text": pa.string(), "images": pa.list_(pa.string())}
+_MOST_NESTED = 16  # levels of lists and objects in a column that operators see
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where pictures lie: synthetic ones beside the jsonl that names them, all others under the seed's image root."""
+    """Where images lie: synthetic ones beside the jsonl that names them, all others under the seed's image root."""
 
     images: Path  # the seed's image root
     dataset: Path  # the input jsonl's folder
     output: Path  # the folder of processed_data.jsonl
 
     def absolute(self, image: str) -> str:
-        """The file of a relative image path of the input. Raises ValueError for an absolute path or one with `..`."""
-        path = PurePosixPath(image)
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"image path {image} must be relative and without ..")
-        return str((self.dataset if path.parts[:1] == (SYNTHETIC,) else self.images) / path)
+        """The file of an image path of the input. Raises ValueError where a link leads out of the image root."""
+        root = self.dataset if _is_synthetic(image) else self.images
+        file = root / image
+        real = os.path.join(_real_folder(str(file.parent)), file.name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        if not real.startswith(os.path.join(_real_folder(str(root)), "")):
+            raise ValueError(f"image {file} is a link to {real}, outside {root}")
+        return str(file)
 
     def relative(self, image: str) -> str:
-        """The contract's path of a picture; a synthetic one of the input is linked (or copied) into the output folder.
+        """The contract's path of an image; a synthetic one of the input is linked (or copied) into the output folder.
 
-        Raises UserError for a picture outside the image root and the synthetic folder.
+        Raises UserError for an image outside the image root and the synthetic folder.
         """
         path = Path(image)
         for folder in (self.output, self.dataset):
@@ -61,8 +75,14 @@ class Folders:
         )
 
 
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    """A folder without symbolic links; many files share it."""
+    return os.path.realpath(folder)
+
+
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second place, without a second copy where the disk allows it."""
+    """Give a file a second path, without a second copy where the disk allows it."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -72,23 +92,22 @@ def _link(source: Path, target: Path) -> None:
 
 
 def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> Iterator[pa.Table]:
-    """Read the seed and decode every picture; rows that are not fit to work on are failed in the ledger.
+    """Read the seed and decode every image; rows that are not fit to work on are failed in the ledger.
 
-    Yields the good rows, part by part, as Data-Juicer sees them: absolute image paths, one image token for all, and
-    their ROW. Raises UserError for a file without a good row, and for the first bad row where the policy is stop;
-    ArrowInvalid or ArrowTypeError for a key with values of several types.
+    Yields the valid rows, part by part, as Data-Juicer sees them: absolute image paths, one image token for all, the
+    further keys that can be columns, and their ROW. Raises UserError for a file without a valid row, and for the first
+    bad row where the policy is stop.
     """
     started = time.monotonic()
     ledger.begin("read_and_check_pictures", 0)
+    columns = CORE | _further_columns(dataset) | {ROW: pa.int64()}
     known, lines = _Known(), _lines(dataset)
     has_rows = False
     while part := list(islice(lines, PART)):
         rows = _checked(part, folders, ledger, known)
         if rows:
             has_rows = True
-            ledger.columns = list(dict.fromkeys([*ledger.columns, *(key for row in rows for key in row if key != ROW)]))
-            columns = {key: [row.get(key) for row in rows] for key in (*ledger.columns, ROW)}
-            yield Dataset.from_dict(columns).with_format("arrow")[:].replace_schema_metadata()
+            yield pa.table({key: _column([row.get(key) for row in rows], kind) for key, kind in columns.items()})
     if not ledger.steps[-1].rows_in:
         raise UserError(f"data set {shown(dataset)} has no rows")
     if not has_rows:
@@ -100,21 +119,98 @@ def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> Iterator[pa.Ta
     ledger.steps[-1].seconds = time.monotonic() - started
 
 
+def _further_columns(dataset: Path) -> dict[str, pa.DataType]:
+    """The columns besides CORE: EXTRA, and each key whose values have one type all through the file.
+
+    Operators can read those by name. A key with values of several types, or named like a column of Data-Juicer's or
+    ours, travels in EXTRA alone. Empty for a file without further keys.
+    """
+    types: dict[str, pa.DataType | None] = {}
+    for _, line in _lines(dataset):
+        try:
+            row = _object(line)
+        except ValueError:  # `_checked` says so
+            continue
+        for key in row.keys() - CORE:
+            kind = types.get(key, pa.null())
+            if kind is not None:
+                try:
+                    types[key] = _common(kind, _type_of(row[key], _MOST_NESTED))
+                except ValueError:
+                    types[key] = None
+    counts = ("caption_index", "copy_index")  # operators write them, as whole numbers
+    columns = {
+        key: kind
+        for key, kind in types.items()
+        if kind not in (None, pa.null())
+        and "struct<>" not in str(kind)  # an object that is always empty
+        and not _is_reserved(key)
+        and (key not in counts or kind == pa.int64())
+    }
+    return columns | ({EXTRA: pa.string()} if types else {})
+
+
+def _is_reserved(key: str) -> bool:
+    """Whether a column of this name is Data-Juicer's or ours."""
+    return key.startswith("__")
+
+
+def _type_of(value: Any, levels: int) -> pa.DataType:
+    """The Arrow type of a JSON value. Raises ValueError where it has none."""
+    if value is None:
+        return pa.null()
+    if isinstance(value, list | dict) and not levels:
+        raise ValueError("nested too deeply")
+    if isinstance(value, list):
+        return pa.list_(reduce(_common, (_type_of(item, levels - 1) for item in value), pa.null()))
+    if isinstance(value, dict):
+        return pa.struct({key: _type_of(item, levels - 1) for key, item in value.items()})
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        raise ValueError("beyond 64 bits")
+    return {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}[type(value)]
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both. Raises ValueError where there is none."""
+    if one == other or other == pa.null():
+        return one
+    if one == pa.null():
+        return other
+    if {one, other} == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        return pa.list_(_common(one.value_type, other.value_type))
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        fields = {field.name: field.type for field in one}
+        for field in other:
+            fields[field.name] = _common(fields.get(field.name, pa.null()), field.type)
+        return pa.struct(fields)
+    raise ValueError(f"{one} and {other}")
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; without values where a whole number is too large for a column of fractions."""
+    try:
+        return pa.array(values, kind)
+    except pa.ArrowInvalid:
+        return pa.nulls(len(values), kind)
+
+
 class _Known:
-    """What the lines read so far said: the pictures of an id, the faults of a file. Kept on the disk."""
+    """What the lines read so far said: the images of an id, the faults of a file. Kept on the disk."""
 
     def __init__(self) -> None:
         self._rows = sqlite3.connect("")  # a private file that goes when it is closed
-        self._rows.execute("CREATE TABLE pictures (id TEXT PRIMARY KEY, images TEXT) WITHOUT ROWID")
+        self._rows.execute("CREATE TABLE images (id TEXT PRIMARY KEY, images TEXT) WITHOUT ROWID")
         self._rows.execute("CREATE TABLE faults (file TEXT PRIMARY KEY, fault TEXT) WITHOUT ROWID")
 
     def images_of(self, name: str, images: list[str]) -> list[str]:
         """The original images of the id: those that its first row has."""
-        self._rows.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", (name, json.dumps(images)))
-        return json.loads(self._rows.execute("SELECT images FROM pictures WHERE id = ?", (name,)).fetchone()[0])
+        self._rows.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (name, json.dumps(images)))
+        return json.loads(self._rows.execute("SELECT images FROM images WHERE id = ?", (name,)).fetchone()[0])
 
     def fault_of(self, file: str) -> str:
-        """Why a picture cannot be used, empty for a good one; each file is decoded once."""
+        """Why an image cannot be used, empty for a good one; each file is decoded once."""
         found = self._rows.execute("SELECT fault FROM faults WHERE file = ?", (file,)).fetchone()
         if found:
             return found[0]
@@ -127,8 +223,10 @@ class _Known:
         return fault
 
 
-def _checked(lines: Sequence[tuple[int, str]], folders: Folders, ledger: Ledger, known: _Known) -> list[dict[str, Any]]:
-    """The good rows among numbered lines; all are booked, the others as failed."""
+def _checked(
+    lines: Sequence[tuple[int, bytes]], folders: Folders, ledger: Ledger, known: _Known
+) -> list[dict[str, Any]]:
+    """The valid rows among numbered lines; the ledger gets all of them, the others as failed."""
     rows, audits, faults = [], [], []
     for number, line in lines:
         audits.append(audit := RowAudit("", number, None, "", "", ""))
@@ -139,7 +237,7 @@ def _checked(lines: Sequence[tuple[int, str]], folders: Folders, ledger: Ledger,
             audit.image_state = _state_of(audit.image)
             _check_tokens(row)
             files = [folders.absolute(image) for image in row["images"]]
-            originals = [image for image in row["images"] if not image.startswith(f"{SYNTHETIC}/")]
+            originals = [image for image in row["images"] if not _is_synthetic(image)]
             if originals and (others := known.images_of(row["id"], originals)) != originals:
                 raise ValueError(f"id {row['id']} already stands for another image, {' '.join(others)}")
             if fault := next(filter(None, map(known.fault_of, files)), ""):
@@ -149,7 +247,11 @@ def _checked(lines: Sequence[tuple[int, str]], folders: Folders, ledger: Ledger,
             if ledger.on_error == "stop":
                 break
             continue
-        rows.append(row | {"text": row["text"].replace(IMAGE_TOKENS[1], WORK_TOKEN), "images": files, ROW: number})
+        ledger.columns += [key for key in row if key not in ledger.columns]
+        extra = {key: value for key, value in row.items() if key not in CORE}
+        text = row["text"].replace(IMAGE_TOKENS[1], WORK_TOKEN)
+        columns = {"text": text, "images": files, ROW: number, EXTRA: _json(extra) if extra else ""}
+        rows.append(row | columns)
     ledger.steps[-1].rows_in += len(audits)
     ledger.add(audits)
     for number, fault in faults:
@@ -157,56 +259,111 @@ def _checked(lines: Sequence[tuple[int, str]], folders: Folders, ledger: Ledger,
     return rows
 
 
-def _lines(dataset: Path) -> Iterator[tuple[int, str]]:
+def _lines(dataset: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers from 1."""
-    # Bytes that are no UTF-8 become lone surrogates, which json refuses to pass on: such a line fails, not the file.
-    with dataset.open(encoding="utf-8", errors="surrogateescape") as file:
-        yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+    with dataset.open("rb") as file:
+        yield from (
+            (number, line) for number, line in enumerate(file, start=1) if line.removeprefix(_BYTE_ORDER_MARK).strip()
+        )
 
 
-def _parsed(line: str) -> dict[str, Any]:
-    """One row of the contract. Raises ValueError saying what is wrong with the line."""
+def _object(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line. Raises ValueError saying what is wrong with it."""
     try:
-        row = json.loads(line)
-        line.encode()
-    except (json.JSONDecodeError, UnicodeEncodeError) as error:
+        row = json.loads(line.decode("utf-8-sig"))
+        if b"\\u" in line:
+            _json(row).encode()  # half a character written as an escape has no UTF-8 form
+    except RecursionError:
+        raise ValueError("not valid JSON in UTF-8 (nested too deeply)") from None
+    except ValueError as error:  # JSON, Unicode, or a number of more than 4,300 digits
         raise ValueError(f"not valid JSON in UTF-8 ({error})") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
-    for key, kind in (("id", str), ("text", str), ("images", list)):
-        if not isinstance(row.get(key), kind):
-            raise ValueError(f"key '{key}' is missing or not a {'list of paths' if kind is list else 'string'}")
-    json.dumps(row, ensure_ascii=False).encode()  # half a character written as an escape has no UTF-8 form
-    if not row["images"] or not all(isinstance(image, str) for image in row["images"]):
-        raise ValueError("key 'images' must list one or more image paths")
     return row
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """One row of the contract: its id as text, each image once. Raises ValueError saying what is wrong with it."""
+    row = _object(line)
+    identifier, images = row.get("id"), row.get("images")
+    if identifier in (None, "") or type(identifier) not in (str, int):
+        raise ValueError("key 'id' is missing or neither text nor a whole number")
+    if not isinstance(row.get("text"), str):
+        raise ValueError("key 'text' is missing or not a string")
+    if images is None:  # as tools write a text-only row among others
+        images = []
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise ValueError("key 'images' is not a list of image paths")
+    images = list(dict.fromkeys(map(_normal, images)))
+    if len(images) > 1:
+        raise ValueError(f"{len(images)} different images in a row, {' '.join(images)}: write a row for each")
+    return row | {"id": str(identifier), "images": images}
+
+
+def _normal(image: str) -> str:
+    """An image path in its one spelling. Raises ValueError for one that is no relative path of a file."""
+    path = PurePosixPath(image)
+    outside = image.startswith(("/", "\\")) or ".." in path.parts or _DRIVE_OR_SCHEME.match(image)
+    if not path.parts or outside or "\0" in image:
+        raise ValueError(f"image path {image!r} must be relative and without ..")
+    return path.as_posix()
+
+
 def _check_tokens(row: dict[str, Any]) -> None:
-    """Raise ValueError unless the text has one kind of image token, one for each image."""
+    """Raise ValueError unless the text is one caption with one kind of image token, one for each image."""
     token = image_token_of(row["text"])
     found = row["text"].count(token) if token else 0
     if found != len(row["images"]):
         raise ValueError(f"text has {found} image token(s) for {len(row['images'])} image(s)")
+    split_text(row["text"])
 
 
 def write_rows(path: Path, dataset: NestedDataset, folders: Folders, ledger: Ledger) -> None:
     """Write processed_data.jsonl whole or not at all: seed keys and copy marks, relative paths, the seed's token."""
     keys = dict.fromkeys([*ledger.columns, "caption_index", "copy_index"])
+    order = {key: index for index, key in enumerate(keys)}
     with replaced(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for part in dataset.iter(PART):
             results = []
-            for place, number in enumerate(part[ROW]):
-                images = [folders.relative(image) for image in part["images"][place]]
+            columns = [key for key in keys if key in part and key not in CORE and not _is_reserved(key)]
+            extras = part.get(EXTRA) or [""] * len(part[ROW])
+            for index, number in enumerate(part[ROW]):
+                images = [folders.relative(image) for image in part["images"][index]]
                 token = image_token_of(ledger.find(number).text_before) or WORK_TOKEN
-                text = part["text"][place].replace(WORK_TOKEN, token)
+                text = part["text"][index].replace(WORK_TOKEN, token)
                 image = " ".join(images)
                 results.append((number, text, image, _state_of(image)))
-                row = {key: part[key][place] for key in keys if key in part and part[key][place] is not None}
-                file.write(json.dumps(row | {"text": text, "images": images}, ensure_ascii=False) + "\n")
+                row = {"id": part["id"][index], "text": text, "images": images}
+                further = json.loads(extras[index]) if extras[index] else {}
+                for key in columns:
+                    value = part[key][index]
+                    if value is not None and not _is_same(further.get(key), value):  # written by an operator
+                        further[key] = value
+                row |= further
+                file.write(_json({key: row[key] for key in sorted(row, key=order.__getitem__)}) + "\n")
             ledger.result(results)
+
+
+def _is_same(value: Any, seen: Any) -> bool:
+    """Whether a column's value is the row's own as the column's type showed it: fractions for whole numbers, None for
+    what an object lacks."""
+    if isinstance(value, dict) and isinstance(seen, dict):
+        return all(_is_same(value.get(key), seen.get(key)) for key in value.keys() | seen.keys())
+    if isinstance(value, list) and isinstance(seen, list):
+        return len(value) == len(seen) and all(map(_is_same, value, seen))
+    if isinstance(value, float) and isinstance(seen, float) and math.isnan(value):
+        return math.isnan(seen)
+    return value == seen
+
+
+def _is_synthetic(image: str) -> bool:
+    return image.startswith(f"{SYNTHETIC}/")
 
 
 def _state_of(image: str) -> str:
     """A row's image_state in the audit, by the paths of its images."""
-    return "synthetic" if image.startswith(f"{SYNTHETIC}/") else "seed"
+    return "synthetic" if _is_synthetic(image) else "seed"

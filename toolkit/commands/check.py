@@ -14,9 +14,9 @@ from toolkit.dataset.fixes import FIXES, NOTE_FIXES
 from toolkit.dataset.images import NOTES
 from toolkit.dataset.provenance import ORIGINS
 from toolkit.dataset.rows import IMAGE_TOKENS
-from toolkit.dataset.validation import Report, examine
+from toolkit.dataset.validation import Report, validate
 from toolkit.errors import UserError
-from toolkit.files import package_versions, sha256_of, write_json, write_jsonl
+from toolkit.files import package_versions, require_file, sha256_of, write_json, write_jsonl
 from toolkit.presets import Preset, load_preset
 
 SHOWN_FAULTS = 20
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="skip: faulty rows are no failure")
     parser.add_argument("--json", type=Path, help="also write the report, with every fault, as JSON")
     parser.add_argument(
-        "--fixes", type=Path, help="also write a JSONL of every faulty line and odd picture, and what to do about it"
+        "--fixes", type=Path, help="also write a JSONL of every faulty line and odd image, and what to do about it"
     )
     parser.add_argument("--audit", type=Path, help="the recipe's audit (default: found by the run.json beside FILE)")
 
@@ -40,15 +40,14 @@ def run(args: argparse.Namespace) -> None:
     """Check a file, print the report.
 
     Raises:
-        UserError: no such file or folder; faulty rows under the policy `stop`; no sound row.
+        UserError: no such file or folder; faulty rows under the policy `stop`; no valid row.
     """
     start = time.monotonic()
     preset = load_preset(args.preset)
-    if not args.file.is_file():
-        raise UserError(f"{args.file}: no such file; run a recipe first (python solution/process.py)")
+    require_file(args.file, "run a recipe first (python solution/process.py)")
     if not args.images.is_dir():
         raise UserError(f"--images {args.images}: no such folder; expected the seed's folder")
-    report = examine(args.file, args.images, preset, args.tokenizer or preset.llm, args.audit)
+    report = validate(args.file, args.images, preset, args.tokenizer or preset.llm, args.audit)
     seconds = round(time.monotonic() - start, 1)
     print(f"{args.file}: {report.rows:,} rows checked in {seconds} s")
     print("\n".join(_lines(report, preset)))
@@ -56,12 +55,12 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, _record(report, args, preset, seconds))
     if args.fixes:
         write_jsonl(args.fixes, _fixes(report))
-    if not report.sound_rows:
+    if not report.valid_rows:
         raise UserError(f"{args.file}: no row can be trained")
     if report.faults and args.on_error == "stop":
         raise UserError(
             f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
-            "mend or drop them (--fixes FILE lists how), or pass --on-error skip"
+            "fix or drop them (--fixes FILE lists how), or pass --on-error skip"
         )
 
 
@@ -75,7 +74,7 @@ def _lines(report: Report, preset: Preset) -> list[str]:
     )
     lines = [
         f"  image token  {', '.join(tokens) or 'none'}",
-        f"  pictures     {counts['pictures']:,} different ones, {counts['synthetic']:,} rows with a synthetic one",
+        f"  images       {counts['pictures']:,} different ones, {counts['synthetic']:,} rows with a synthetic one",
         f"  questions    {counts['question restored']:,} restored, {counts['question by rule']:,} by the caption rule",
         f"  repeats      {counts['exact repeats']:,} exact repeats, "
         f"{counts['further rows of an id']:,} further rows of an id (allowed)",
@@ -90,7 +89,7 @@ def _lines(report: Report, preset: Preset) -> list[str]:
             f"{audit['created']:,} created, {audit['synthetic']:,} synthetic; "
             f"{audit['unknown']:,} rows it does not know, {audit['left_out']:,} kept rows not in the file"
         )
-    lines += [f"  note         {counts[name]:,} pictures {text}" for name, text in NOTES.items() if counts[name]]
+    lines += [f"  note         {counts[name]:,} images {text}" for name, text in NOTES.items() if counts[name]]
     lines += [f"  NOT CHECKED  {remark}" for remark in report.remarks]
     lines.append(f"  faults       {len(report.faults):,} rows" if report.faults else "  faults       none")
     by_reason = sorted(report.faults, key=lambda fault: (fault.reason, fault.line))
@@ -119,6 +118,6 @@ def _record(report: Report, args: argparse.Namespace, preset: Preset, seconds: f
 
 
 def _fixes(report: Report) -> Iterator[dict[str, Any]]:
-    """Lines of the fix list: faults, which must be mended, then notes, which may be."""
+    """Lines of the fix list: faults, which must be fixed, then notes, which may be."""
     for kind, findings, fixes in (("fault", report.faults, FIXES), ("note", report.notes, NOTE_FIXES)):
         yield from ({"kind": kind, **asdict(finding), "fix": fixes[finding.reason]} for finding in findings)

@@ -6,18 +6,13 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from toolkit.dataset.arrays import read_array
-from toolkit.dataset.llava import load_originals, to_llava, to_row
-from toolkit.dataset.rows import IMAGE_TOKENS, Line, id_of, parse_row, read_rows
-from toolkit.errors import RowFault, SkippedRow, UserError
+from toolkit.dataset.directions import LlavaToRows, RowsToLlava, convert_entries
+from toolkit.dataset.llava import load_originals
+from toolkit.dataset.rows import IMAGE_TOKENS
+from toolkit.errors import SkippedRow, UserError
 from toolkit.files import atomic_write, package_versions, sha256_of, write_json
-
-# One entry as read -> the other format's entry; faults are RowFaults.
-Rule = Callable[[Line], dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,14 +37,15 @@ def run(args: argparse.Namespace) -> None:
         UserError: the file cannot be read; a faulty entry under `stop`; nothing left under `skip`.
     """
     start = time.monotonic()
-    to_dj = args.direction == "llava-to-dj"
-    counts: Counter[str] = Counter()
     skipped: list[SkippedRow] = []
-    rule = _row_rule(args, counts) if to_dj else _sample_rule(args.questions, counts)
-    opening, between, closing = ("", "\n", "\n") if to_dj else ("[\n", ",\n", "\n]\n")
+    if args.direction == "llava-to-dj":
+        direction = LlavaToRows(args.image_token, args.turns == "first")
+    else:
+        direction = RowsToLlava(load_originals(args.questions) if args.questions else {})
+    counts, (opening, between, closing) = direction.counts, direction.layout
     with atomic_write(args.out) as file:
         file.write(opening)
-        for entry in _converted(args, rule, skipped):
+        for entry in convert_entries(direction, args.file, args.on_error, skipped):
             file.write(between * bool(counts["written"]) + json.dumps(entry, ensure_ascii=False))
             counts["written"] += 1
         if not counts["written"]:
@@ -72,49 +68,3 @@ def run(args: argparse.Namespace) -> None:
     notes = [f"{name} {count:,}" for name, count in counts.items() if count and name != "written"]
     notes += [f"skipped for {reason} {count:,}" for reason, count in reasons.items()]
     print(f"{args.out}: {counts['written']:,} written" + "".join(f"; {note}" for note in notes))
-
-
-def _converted(args: argparse.Namespace, rule: Rule, skipped: list[SkippedRow]) -> Iterator[dict[str, Any]]:
-    """The file's entries through the rule, faulty ones after the policy."""
-    lines = args.direction == "dj-to-llava" or args.file.suffix == ".jsonl"
-    for number, entry in (read_rows if lines else read_array)(args.file):
-        try:
-            yield rule(entry)
-        except RowFault as fault:
-            where = f"{args.file}:{number}" if lines else f"{args.file}: entry {number}"
-            if args.on_error == "stop":
-                raise UserError(f"{where} (id {id_of(entry)}): {fault}; mend it or pass --on-error skip") from None
-            skipped.append(SkippedRow(id_of(entry), where, fault.reason, fault.detail))
-
-
-def _row_rule(args: argparse.Namespace, counts: Counter[str]) -> Rule:
-    # Questions come back by id, so an id may not stand for two. Hashes: some 10^5 ids and questions are long texts.
-    known: dict[int, int] = {}
-
-    def rule(sample: Line) -> dict[str, Any]:
-        row = to_row(sample, args.image_token, args.turns == "first")
-        turns = sample["conversations"]
-        asked = hash((turns[0]["value"], *row["images"]))
-        if known.setdefault(hash(str(row["id"])), asked) != asked:
-            raise RowFault("repeated_id", f"id {row['id']!r} came before with another picture or question")
-        counts["text only"] += not row["images"]
-        counts["later turns dropped"] += len(turns) // 2 - 1
-        counts["answers stripped of blanks"] += turns[1]["value"] != turns[1]["value"].strip()
-        counts.update(f"field {name!r} dropped" for name in sample.keys() - {"id", "image", "conversations"})
-        return row
-
-    return rule
-
-
-def _sample_rule(questions: Path | None, counts: Counter[str]) -> Rule:
-    originals = load_originals(questions) if questions else {}
-
-    def rule(line: Line) -> dict[str, Any]:
-        row = parse_row(line)
-        original = originals.get(str(row.id))
-        sample = to_llava(row, original)
-        counts["questions restored" if original else "questions by the caption rule"] += 1
-        counts.update(f"field {name!r} dropped" for name in line.keys() - {"id", "images", "text"})
-        return sample
-
-    return rule

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toolkit.errors import UserError
+from toolkit.files import require_file
 
 BLOCK = 1 << 20  # characters
 LONGEST_ENTRY = 1 << 26  # characters; a data set's longest conversations have some 10^5
@@ -19,20 +20,20 @@ class _Text:
     """The part of a file that is in memory, and how far it has been used."""
 
     def __init__(self, file: TextIO):
-        self._file, self.text, self.place = file, "", 0
+        self._file, self.text, self.index = file, "", 0
 
     def more(self, size: int) -> bool:
         """Read on; what was used goes. False at the end of the file."""
         if block := self._file.read(size):
-            self.text, self.place = self.text[self.place :] + block, 0
+            self.text, self.index = self.text[self.index :] + block, 0
         return bool(block)
 
     def sign(self) -> str:
         """The next character that is not blank, which is not used up; empty at the end of the file."""
         while True:
-            self.place = _BLANKS.match(self.text, self.place).end()
-            if self.place < len(self.text):
-                return self.text[self.place]
+            self.index = _BLANKS.match(self.text, self.index).end()
+            if self.index < len(self.text):
+                return self.text[self.index]
             if not self.more(BLOCK):
                 return ""
 
@@ -41,11 +42,11 @@ class _Text:
         size = BLOCK
         while True:
             try:
-                value, self.place = json.JSONDecoder().raw_decode(self.text, self.place)
+                value, self.index = json.JSONDecoder().raw_decode(self.text, self.index)
                 return value
             except json.JSONDecodeError:
                 # Cut off where the block ends, or wrong: more text tells.
-                if len(self.text) - self.place > LONGEST_ENTRY or not self.more(size):
+                if len(self.text) - self.index > LONGEST_ENTRY or not self.more(size):
                     raise
             size *= 2
 
@@ -54,33 +55,34 @@ def read_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number from 0, entry) of a JSON array of objects, one entry at a time in memory.
 
     Raises:
-        UserError: the file is missing, is no JSON array of objects, or an entry is longer than 64 million characters;
-            names the entry.
+        UserError: those of `require_file`; the file is no JSON array of objects, or an entry is longer than 64 million
+            characters; names the entry.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    require_file(path)
     number = 0
     with path.open(encoding="utf-8-sig") as file:
         text = _Text(file)
         try:
             if (sign := text.sign()) != "[":
                 raise UserError(f"{path}: expected a JSON array, found {sign or 'nothing'!r} at its beginning")
-            text.place += 1
+            text.index += 1
             while (sign := text.sign()) != "]":
                 if number:
                     if sign != ",":
                         found = repr(sign) if sign else "the end"
                         raise UserError(f"{path}: expected ',' or ']' after entry {number - 1}, found {found}")
-                    text.place += 1
+                    text.index += 1
                     sign = text.sign()
                 if sign != "{":
                     raise UserError(f"{path}: entry {number}: expected an object, found {sign or 'the end'!r}")
                 yield number, text.entry()
                 number += 1
-            text.place += 1
+            text.index += 1
             if sign := text.sign():
                 raise UserError(f"{path}: {sign!r} after the end of the JSON array")
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: entry {number} is not JSON, or cut short ({error.msg})") from None
+        except RecursionError:
+            raise UserError(f"{path}: entry {number} is nested too deeply") from None
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 near entry {number} ({error.reason})") from None

@@ -1,4 +1,4 @@
-"""What to do about each fault and each odd picture that `check` lists."""
+"""What to do about each fault and each odd image that `check` lists."""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ FIXES = {
     # the line itself
     "not_json": "write one JSON object a line, in UTF-8; json.dumps does",
     "missing_id": "give the row the id of the seed row it came from",
-    "bad_id": "write the id as text, as the seed does",
+    "bad_id": "write the id as text, as the seed does; a whole number is taken as its text",
     "bad_text": "write the caption as text under 'text', the image token in front",
     "bad_images": "write a list with one relative path under 'images'",
-    "two_images": "write a row for each picture",
+    "two_images": "write a row for each image",
     "bad_image_path": "start the path at the seed's folder, or at synthetic_images/ beside the file",
+    "link_leaves_root": "put the file itself there, or give the folder that holds it as --images",
     # tokens and caption
     "mixed_image_tokens": "use one of <image> and <__dj__image> throughout the row",
     "image_without_token": "put <image> and a newline in front of the caption",
-    "token_without_image": "name the picture under 'images', or take the image token out",
+    "token_without_image": "name the image under 'images', or take the image token out",
     "token_in_caption": "take the special token out of the caption",
     "empty_caption": "write a caption (a recaptioning operator does), or drop the row",
     "dialogue_in_caption": "keep one caption: training puts its own question in front",
     # the question that training puts in front
-    "no_question": "give the row the id of a seed row, or a picture; else drop it",
-    "question_without_image_place": "drop the row: its original question has no place for a picture",
-    "question_without_image": "give the row its picture back, or drop it",
+    "no_question": "give the row the id of a seed row, or an image; else drop it",
+    "question_without_image_place": "drop the row: its original question has no <image>",
+    "question_without_image": "give the row its image back, or drop it",
     # trainability
     "special_token_in_text": "take the turn marker or <eos> out of the caption",
     "nothing_supervised": "drop the row: its question fills the whole sample",
     "image_in_answer": "take <image> out of the caption",
     "empty_answer": "write a caption, or drop the row",
-    "unknown_role": "mend the original in stage_1.json: turns are from human and gpt",
-    "roles_not_alternating": "mend the original in stage_1.json: human and gpt take turns",
-    "question_without_answer": "mend the original in stage_1.json: the last turn is gpt's",
+    "unknown_role": "correct the original in stage_1.json: turns are from human and gpt",
+    "roles_not_alternating": "correct the original in stage_1.json: human and gpt take turns",
+    "question_without_answer": "correct the original in stage_1.json: the last turn is gpt's",
     # the file as a whole
-    "two_images_of_one_id": "give each picture's rows an id of their own",
-    "synthetic_image_of_unknown_id": "give the row the id of the seed row its picture was made from",
-    # pictures
+    "two_images_of_one_id": "give the rows of each image an id of their own",
+    "synthetic_image_of_unknown_id": "give the row the id of the seed row its image was made from",
+    # images
     "missing_image": "put the file there, or drop the row",
-    "unreadable_image": "write the picture again, or drop the row",
+    "unreadable_image": "write the image again, or drop the row",
+    "not_a_regular_file": "put the image's file there, or drop the row",
 }
 
 NOTE_FIXES = {

@@ -1,10 +1,11 @@
-"""Looks at many picture files at once: does each decode to its last byte, and is there anything odd about it."""
+"""Looks at many image files at once: does each decode to its last byte, and is there anything odd about it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,14 @@ from tqdm import tqdm
 
 from toolkit.errors import RowFault
 
+# Formats of images in data sets (MPO counts as JPEG). Pillow reads more: for EPS it would run Ghostscript.
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 # Below the first, the reference's data path takes the height for the channels; beyond the others, preparing one
-# picture costs as much memory as preparing hundreds.
+# image costs as much memory as preparing hundreds.
 TINY_SIDE = 3
 LONG_RATIO = 20
 HUGE_PIXELS = 50_000_000
-FILES_A_TASK = 32
+FILES_PER_TASK = 32
 # libjpeg's smallest scale: it still reads every byte of the file, and leaves out most of the arithmetic.
 DRAFT_SCALE = 8
 
@@ -31,7 +34,7 @@ NOTES = {
     "long": f"are more than {LONG_RATIO} times as long as wide",
     "huge": f"have more than {HUGE_PIXELS // 1_000_000} million pixels",
     "greyscale": "are greyscale",
-    "deep": "have more than 8 bits a channel, which training clips, nearly always to white",
+    "deep": "have more than 8 bits per channel, which training clips, nearly always to white",
     "cmyk": "are CMYK, which training turns to RGB without a colour profile",
     "transparent": "carry transparency, which training drops without a background",
     "animated": "are animated; training sees the first frame",
@@ -40,11 +43,11 @@ NOTES = {
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What is known of a sound picture.
+    """What is known of a readable image.
 
     Args:
         width, height: px, as stored.
-        mode: Pillow's name of its pixels' kind, such as RGB, L, CMYK, I;16.
+        mode: Pillow's name of its pixel type, such as RGB, L, CMYK, I;16.
         oriented: its EXIF says it must be turned.
         transparent: it has an alpha channel or a transparent colour.
         animated: it has several frames that are shown one after another.
@@ -59,7 +62,7 @@ class ImageInfo:
 
     @property
     def notes(self) -> list[str]:
-        """Keys of NOTES that hold for this picture."""
+        """Keys of NOTES that hold for this image."""
         short, long = sorted((self.width, self.height))
         holds = {
             "oriented": self.oriented,
@@ -75,20 +78,39 @@ class ImageInfo:
         return [name for name in NOTES if holds[name]]
 
 
-@contextlib.contextmanager
-def opened(source: Path | bytes) -> Iterator[Image.Image]:
-    """Open a picture; what goes wrong until the block ends, decoding included, is the picture's fault.
+def require_regular_file(path: Path) -> None:
+    """Refuse what is no regular file before it is opened: opening a named pipe may wait for ever.
 
     Raises:
-        RowFault: `missing_image`, or `unreadable_image` for a file that is broken, truncated or no picture.
+        RowFault: `missing_image`, `not_a_regular_file`, or `unreadable_image` where the system refuses the path.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise RowFault("missing_image", f"{path}: no such file") from None
+    except OSError as error:
+        raise RowFault("unreadable_image", f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise RowFault("not_a_regular_file", f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}")
+
+
+@contextlib.contextmanager
+def opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """Open an image; what goes wrong until the block ends, decoding included, is the image's fault.
+
+    Raises:
+        RowFault: those of `require_regular_file`; `unreadable_image` for a file that is broken, truncated or in none
+            of IMAGE_FORMATS.
+    """
+    if isinstance(source, Path):
+        require_regular_file(source)
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
             yield image
-    except FileNotFoundError:
-        raise RowFault("missing_image", f"{source}: no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        name = source if isinstance(source, Path) else "embedded picture"
+        name = source if isinstance(source, Path) else "embedded image"
         raise RowFault("unreadable_image", f"{name}: {error}") from None
 
 
@@ -99,19 +121,19 @@ def inspect_images(paths: Sequence[Path]) -> dict[Path, ImageInfo | RowFault]:
         paths: different files.
 
     Returns:
-        For each path its picture, or the fault `missing_image` or `unreadable_image`.
+        For each path what is known of its image, or the fault of `opened`.
     """
-    tasks = [paths[start : start + FILES_A_TASK] for start in range(0, len(paths), FILES_A_TASK)]
+    tasks = [paths[start : start + FILES_PER_TASK] for start in range(0, len(paths), FILES_PER_TASK)]
     found: dict[Path, ImageInfo | RowFault] = {}
-    # Threads suffice: Pillow lets go of the interpreter while it decodes.
+    # Threads suffice: Pillow releases the interpreter lock while it decodes.
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(paths), unit=" pictures", desc="pictures", disable=None, leave=False) as progress,
+        tqdm(total=len(paths), unit=" images", desc="images", disable=None, leave=False) as progress,
     ):
-        warnings.filterwarnings("ignore", module="PIL")  # corrupt EXIF, large pictures: counted, not shouted
-        for task, pictures in zip(tasks, pool.map(_inspect_task, tasks), strict=True):
-            found.update(zip(task, pictures, strict=True))
+        warnings.filterwarnings("ignore", module="PIL")  # corrupt EXIF, large images: counted, not shouted
+        for task, results in zip(tasks, pool.map(_inspect_task, tasks), strict=True):
+            found.update(zip(task, results, strict=True))
             progress.update(len(task))
     return found
 
@@ -123,8 +145,8 @@ def _inspect_task(paths: Sequence[Path]) -> list[ImageInfo | RowFault]:
 def _inspect(path: Path) -> ImageInfo | RowFault:
     try:
         with opened(path) as image:
-            width, height = image.size  # of the whole picture: draft() changes them
-            picture = ImageInfo(
+            width, height = image.size  # of the whole image: draft() changes them
+            info = ImageInfo(
                 width,
                 height,
                 image.mode,
@@ -138,11 +160,11 @@ def _inspect(path: Path) -> ImageInfo | RowFault:
             image.convert("RGB")
     except RowFault as fault:
         return fault
-    return picture
+    return info
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except SyntaxError:  # Pillow's word for EXIF that is none
+    except SyntaxError:  # what Pillow raises for EXIF that is none
         return 1

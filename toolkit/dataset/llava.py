@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.dataset.arrays import read_array
-from toolkit.dataset.rows import END_OF_CHUNK, IMAGE_TOKENS, ImageRoots, Line, Row, parse_row
+from toolkit.dataset.rows import END_OF_CHUNK, IMAGE_TOKENS, Line, Row, normal_image_path, parse_row
 from toolkit.errors import RowFault, UserError
 
-# Where LLaVA-format questions say the picture goes.
-IMAGE_PLACE = "<image>"
+# Marks in a LLaVA-format question where the image goes.
+IMAGE_MARK = "<image>"
 
 # LLaVA's prompts for a brief caption, in the order `caption_question` counts them.
 CAPTION_PROMPTS = (
@@ -37,7 +38,7 @@ CAPTION_PROMPTS = (
 @dataclass(frozen=True, slots=True)
 class Original:
     """What `stage_1.json` knows of one id: the id in its own type, the first question, who answers it with which
-    caption, and the picture's path."""
+    caption, and the image's path."""
 
     id: str | int
     question: dict[str, Any]
@@ -71,35 +72,35 @@ def load_originals(path: Path) -> dict[str, Original]:
 
 
 def caption_question(identifier: str | int) -> str:
-    """The question of a picture whose row has no original: `<image>`, a newline, one of the eleven prompts.
+    """The question about an image whose row has no original: `<image>`, a newline, one of the eleven prompts.
 
     The choice is stable: SHA-256 of the id's text in UTF-8, its first eight bytes as a big-endian number, modulo 11.
     """
     digest = hashlib.sha256(str(identifier).encode()).digest()
-    return f"{IMAGE_PLACE}\n{CAPTION_PROMPTS[int.from_bytes(digest[:8], 'big') % len(CAPTION_PROMPTS)]}"
+    return f"{IMAGE_MARK}\n{CAPTION_PROMPTS[int.from_bytes(digest[:8], 'big') % len(CAPTION_PROMPTS)]}"
 
 
 def to_llava(row: Row, original: Original | None) -> dict[str, Any]:
     """The training sample of a row.
 
     Args:
-        row: a sound row.
+        row: a valid row.
         original: the sample of `stage_1.json` with the row's id; its question comes back as it stands, and its id.
 
     Raises:
-        RowFault: `no_question` (a row without picture and original), `question_without_image_place`,
-            `question_without_image` (the original's question and the row disagree on whether there is a picture).
+        RowFault: `no_question` (a row without image and original), `question_without_image_place`,
+            `question_without_image` (the original's question and the row disagree on whether there is an image).
     """
     if original:
         identifier, question, role = original.id, dict(original.question), original.answer_role
     else:
         identifier, question, role = row.id, {"from": "human", "value": caption_question(row.id)}, "gpt"
         if row.image is None:
-            raise RowFault("no_question", f"id {row.id!r} has no original question, and no picture to ask about")
-    if row.image and IMAGE_PLACE not in question["value"]:
-        raise RowFault("question_without_image_place", f"{question['value'][:60]!r} has no place for {row.image}")
-    if not row.image and IMAGE_PLACE in question["value"]:
-        raise RowFault("question_without_image", f"{question['value'][:60]!r} asks about a picture, the row has none")
+            raise RowFault("no_question", f"id {row.id!r} has no original question, and no image to ask about")
+    if row.image and IMAGE_MARK not in question["value"]:
+        raise RowFault("question_without_image_place", f"no {IMAGE_MARK} in {question['value'][:60]!r} for {row.image}")
+    if not row.image and IMAGE_MARK in question["value"]:
+        raise RowFault("question_without_image", f"{question['value'][:60]!r} asks about an image, the row has none")
     sample = {"id": identifier, "conversations": [question, {"from": role, "value": row.caption}]}
     if row.image:
         sample["image"] = row.image
@@ -123,18 +124,19 @@ def to_row(sample: Line, token: str, first_turn: bool) -> dict[str, Any]:
         raise sample
     question, answer = _first_turn(sample.get("conversations"), first_turn)
     image = _image_of(sample.get("image"))
-    if image:
-        # Only the path's form counts here; `check` looks for the file.
-        ImageRoots(Path(), Path()).resolve(image)
-    if image and question.count(IMAGE_PLACE) != 1:
-        raise RowFault("question_without_image_place", f"expected one {IMAGE_PLACE} in {question[:60]!r}, for {image}")
-    if not image and IMAGE_PLACE in question:
-        raise RowFault("question_without_image", f"{question[:60]!r} asks about a picture, the sample has none")
+    if image and question.count(IMAGE_MARK) != 1:
+        raise RowFault("question_without_image_place", f"expected one {IMAGE_MARK} in {question[:60]!r}, for {image}")
+    if not image and IMAGE_MARK in question:
+        raise RowFault("question_without_image", f"{question[:60]!r} asks about an image, the sample has none")
     if any(mark in answer for mark in IMAGE_TOKENS):
         raise RowFault("image_in_answer", f"an image token in the answer {answer[:60]!r}")
     row = {"id": sample.get("id"), "text": f"{token}\n" * bool(image) + f"{answer.strip()} {END_OF_CHUNK}"}
     row["images"] = [image] if image else []
-    parse_row(row)  # what cannot come back as a caption is no row
+    row["id"] = parse_row(row).id  # what cannot come back as a caption is no row
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half a character, which an array's entry may hold as an escape
+        raise RowFault("not_json", f"not Unicode text ({error.reason})") from None
     return row
 
 
@@ -146,7 +148,7 @@ def _first_turn(conversations: Any, first_turn: bool) -> tuple[str, str]:
         raise RowFault("bad_conversation", "expected 'conversations', a list of {from, value}") from None
     if not all(isinstance(text, str) for turn in turns for text in turn) or len(turns) < 2:
         raise RowFault("bad_conversation", f"expected a question and an answer, found {turns!r:.80}")
-    if unknown := [role for place, (role, _) in enumerate(turns) if role != ("human", "gpt")[place % 2]]:
+    if unknown := [role for index, (role, _) in enumerate(turns) if role != ("human", "gpt")[index % 2]]:
         raise RowFault("unknown_role", f"expected human and gpt in turn, found {unknown[0]!r}")
     if len(turns) > 2 and not first_turn:
         raise RowFault("several_turns", f"{len(turns) // 2} questions with answers; --turns first takes the first")
@@ -154,10 +156,11 @@ def _first_turn(conversations: Any, first_turn: bool) -> tuple[str, str]:
 
 
 def _image_of(images: Any) -> str:
-    """The picture of a sample, which data sets write as a path or as a list of paths; empty for a text-only one."""
+    """The image of a sample, which data sets write as a path or as a list of paths; empty for a text-only one."""
     paths = [] if images is None else [images] if isinstance(images, str) else images
-    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise RowFault("bad_image", f"expected a path under 'image', found {images!r:.80}")
-    if len(set(paths)) > 1:
-        raise RowFault("several_images", f"expected one picture, found {', '.join(paths)[:80]}")
+    paths = list(dict.fromkeys(map(normal_image_path, paths)))
+    if len(paths) > 1:
+        raise RowFault("several_images", f"expected one image, found {', '.join(paths)[:80]}")
     return paths[0] if paths else ""

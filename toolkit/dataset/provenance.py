@@ -11,17 +11,17 @@ from toolkit.dataset.rows import Row, caption_of, is_synthetic
 from toolkit.errors import RowFault, UserError
 from toolkit.files import read_json, sha256_of
 
-# Origin of a row -> what the report calls it; every sound row has one.
+# Origin of a row -> what the report calls it; every valid row has one.
 ORIGINS = {
     "seed": "as in the seed",
     "changed_caption": "with another caption than the seed's",
-    "synthetic_image": "with a synthetic picture",
-    "other_image": "with another picture than the seed's",
+    "synthetic_image": "with a synthetic image",
+    "other_image": "with another image than the seed's",
     "new_id": "whose id the seed does not have",
 }
 AUDIT_COLUMNS = ["id", "image", "state", "text_before", "text_after", "parent", "image_state"]
 
-# Equal rows are equal in these: id, picture, caption.
+# Equal rows are equal in these: id, image, caption.
 Fingerprint = int
 
 
@@ -34,7 +34,7 @@ def origin_of(row: Row, original: Original | None) -> str:
     """Key of ORIGINS.
 
     Args:
-        row: a sound row.
+        row: a valid row.
         original: the seed's sample of the same id.
     """
     if row.image and is_synthetic(row.image):

@@ -1,17 +1,22 @@
 """What one row of `processed_data.jsonl` means: its tokens, its caption, where its image lies.
 
 {"images": ["images/00237/002375592.jpg"], "text": "<image>\\na pink dress <|__dj__eoc|>", "id": "002375592"}
+
+`solution/runner/seed.py` reads the same rows on its own; `tests/contract/` holds the two together, case by case.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from toolkit.errors import RowFault, UserError
-from toolkit.files import parse_object
+from toolkit.errors import RowFault
+from toolkit.files import parse_object, require_file
 
 # The real seed writes the first, the challenge's documentation the second; both are accepted, never both in one row.
 IMAGE_TOKENS = ("<__dj__image>", "<image>")
@@ -19,11 +24,18 @@ END_OF_CHUNK = "<|__dj__eoc|>"
 SYNTHETIC_FOLDER = "synthetic_images"
 # How Data-Juicer marks the speakers of a dialogue inside one text.
 DIALOGUE_MARKERS = ("[[human]]:", "[[gpt]]:")
+# What the language model's template ends an answer with and begins one with; in a caption they break the labels.
+MODEL_TOKENS = ("<eos>", "<start_of_turn>model\n")
+
+
+# A drive letter, or the scheme of a URL.
+_DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class ImageRoots:
-    """The two places a row's relative image path can point into.
+    """The two folders a row's relative image path can point into.
 
     Args:
         seed: the seed's folder (`--images DIR`); holds every path but those below.
@@ -37,13 +49,39 @@ class ImageRoots:
         """Path of a row's image.
 
         Raises:
-            RowFault: the path is absolute or leaves its root (`bad_image_path`).
+            RowFault: `bad_image_path`; `link_leaves_root` (by a symbolic link the file lies outside its root).
         """
-        parts = PurePosixPath(relative).parts
-        if not parts or relative.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts:
-            raise RowFault("bad_image_path", f"{relative!r} must be relative and without '..'")
-        root = self.processed if parts[0] == SYNTHETIC_FOLDER else self.seed
-        return root.joinpath(*parts)
+        name = normal_image_path(relative)
+        root = self.processed if is_synthetic(name) else self.seed
+        path = root / name
+        real = _real_path(path)
+        if not real.startswith(os.path.join(_real_folder(str(root)), "")):
+            raise RowFault("link_leaves_root", f"{path} is a link to {real}, outside {root}")
+        return path
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _real_path(path: Path) -> str:
+    """The path without symbolic links; folders, which many files share, are looked up once."""
+    real = os.path.join(_real_folder(str(path.parent)), path.name)
+    return os.path.realpath(real) if os.path.islink(real) else real
+
+
+def normal_image_path(relative: str) -> str:
+    """A row's image path in its one spelling: `./a//b.jpg` becomes `a/b.jpg`.
+
+    Raises:
+        RowFault: the path is empty, absolute, a URL, holds `..` or a NUL (`bad_image_path`).
+    """
+    path = PurePosixPath(relative)
+    outside = relative.startswith(("/", "\\")) or ".." in path.parts or _DRIVE_OR_SCHEME.match(relative)
+    if not path.parts or outside or "\0" in relative:
+        raise RowFault("bad_image_path", f"{relative!r} must be a path of a file, relative and without '..'")
+    return path.as_posix()
 
 
 def image_token_of(text: str) -> str | None:
@@ -61,8 +99,8 @@ def image_token_of(text: str) -> str | None:
 def caption_of(text: str) -> str:
     """The caption inside a row's text, as the kit's converter cuts it out.
 
-    Source: Data-Juicer's dj_to_llava tool: strip, drop one trailing end-of-chunk token, then one leading and one
-    trailing image token.
+    Source: Data-Juicer's dj_to_llava tool: strip, drop one trailing end-of-chunk token, then one leading or, without
+    that, one trailing image token (the tool drops both; a row has one).
 
     Raises:
         RowFault: mixed image tokens; a token left inside the caption (`token_in_caption`); nothing left
@@ -71,7 +109,7 @@ def caption_of(text: str) -> str:
     token = image_token_of(text)
     caption = text.strip().removesuffix(END_OF_CHUNK).strip()
     if token:
-        caption = caption.removeprefix(token).removesuffix(token).strip()
+        caption = (caption.removeprefix(token) if caption.startswith(token) else caption.removesuffix(token)).strip()
     for left_over in (*IMAGE_TOKENS, END_OF_CHUNK):
         if left_over in caption:
             raise RowFault("token_in_caption", f"{left_over} inside the caption {caption[:60]!r}")
@@ -86,15 +124,15 @@ Line = dict[str, Any] | RowFault
 
 @dataclass(frozen=True)
 class Row:
-    """One sound row: its id as the file types it, its picture's relative path if it has one, its caption."""
+    """One valid row: its id as text, its image's relative path if it has one, its caption."""
 
-    id: str | int
+    id: str
     image: str | None
     caption: str
 
 
 def is_synthetic(image: str) -> bool:
-    """Whether a row's relative image path names a picture the participant made."""
+    """Whether a row's relative image path names an image the participant made."""
     return PurePosixPath(image).parts[:1] == (SYNTHETIC_FOLDER,)
 
 
@@ -108,8 +146,8 @@ def parse_row(line: Line) -> Row:
 
     Raises:
         RowFault: the line's own `not_json`, `missing_id`, `bad_id`, `bad_text`, `bad_images`, `two_images` (one row,
-            different pictures), `image_without_token`, `token_without_image`, `dialogue_in_caption` (two speakers in
-            one text), and those of `caption_of`.
+            different images), `bad_image_path`, `image_without_token`, `token_without_image`, `dialogue_in_caption`
+            (two speakers in one text), `special_token_in_text`, and those of `caption_of`.
     """
     if isinstance(line, RowFault):
         raise line
@@ -120,35 +158,39 @@ def parse_row(line: Line) -> Row:
         raise RowFault("bad_id", f"expected a string or a whole number, found {identifier!r}")
     if not isinstance(text, str):
         raise RowFault("bad_text", f"expected a string under 'text', found {text!r}")
-    image, token, caption = _image_of(line.get("images", [])), image_token_of(text), caption_of(text)
+    image, token, caption = _image_of(line.get("images")), image_token_of(text), caption_of(text)
     if image and not token:
         raise RowFault("image_without_token", f"{image} has no image token in the text {text[:60]!r}")
     if token and not image:
-        raise RowFault("token_without_image", f"{token} in the text but no picture under 'images'")
+        raise RowFault("token_without_image", f"{token} in the text but no image under 'images'")
     if all(marker in caption for marker in DIALOGUE_MARKERS):
         raise RowFault("dialogue_in_caption", f"expected one caption, found two speakers: {caption[:60]!r}")
-    return Row(identifier, image, caption)
+    if mark := next((mark for mark in MODEL_TOKENS if mark in caption), None):
+        raise RowFault("special_token_in_text", f"{mark!r} inside the caption {caption[:60]!r}")
+    return Row(str(identifier), image, caption)
 
 
 def _image_of(images: Any) -> str | None:
+    if images is None:  # as tools write a text-only row among others
+        return None
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise RowFault("bad_images", f"expected a list of paths under 'images', found {images!r}")
-    if len(set(images)) > 1:
-        raise RowFault("two_images", f"expected one picture, found {', '.join(dict.fromkeys(images))}")
-    return images[0] if images else None
+        raise RowFault("bad_images", f"expected a list of paths under 'images', found {images!r:.80}")
+    paths = list(dict.fromkeys(map(normal_image_path, images)))
+    if len(paths) > 1:
+        raise RowFault("two_images", f"expected one image, found {', '.join(paths)}")
+    return paths[0] if paths else None
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Line]]:
-    """Yield (line number from 1, line) for every line that is not blank; `not_json` faults in the objects' place.
+    """Yield (line number from 1, line) for every line that is not blank; for a line that is no object, its fault.
 
     Raises:
-        UserError: the file is missing.
+        UserError: those of `require_file`.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; run a recipe first (python solution/process.py)")
+    require_file(path, "run a recipe first (python solution/process.py)")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            if not line.removeprefix(BYTE_ORDER_MARK).strip():
                 continue
             try:
                 yield number, parse_object(line)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from toolkit.dataset.images import require_regular_file
 from toolkit.dataset.llava import Original, to_llava
 from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row
 from toolkit.errors import OnError, RowFault, SkippedRow, UserError
@@ -28,15 +29,15 @@ def convert_row(line: Line, originals: dict[str, Original], roots: ImageRoots) -
     Args:
         line: as read.
         originals: `stage_1.json` by id.
-        roots: where its picture must lie.
+        roots: where its image must lie.
 
     Raises:
-        RowFault: those of `parse_row`, `ImageRoots.resolve` and `to_llava`; `missing_image`.
+        RowFault: those of `parse_row`, `ImageRoots.resolve`, `require_regular_file` and `to_llava`.
     """
     row = parse_row(line)
-    if row.image and not (path := roots.resolve(row.image)).is_file():
-        raise RowFault("missing_image", f"{path}: no such file")
-    return to_llava(row, originals.get(str(row.id)))
+    if row.image:
+        require_regular_file(roots.resolve(row.image))
+    return to_llava(row, originals.get(row.id))
 
 
 def convert_rows(
@@ -46,7 +47,7 @@ def convert_rows(
     file: Path,
     on_error: OnError,
 ) -> tuple[list[dict[str, Any]], list[SkippedRow]]:
-    """Samples of the sound lines, in order, and the lines skipped.
+    """Samples of the valid lines, in order, and the lines skipped.
 
     Raises:
         UserError: a faulty row under `stop`; no row left under `skip`.
@@ -58,7 +59,7 @@ def convert_rows(
         except RowFault as fault:
             if on_error == "stop":
                 raise UserError(
-                    f"{file}:{number} (id {id_of(line)}): {fault}; mend the row or pass --on-error skip; "
+                    f"{file}:{number} (id {id_of(line)}): {fault}; fix the row or pass --on-error skip; "
                     "`python -m toolkit check` lists every fault"
                 ) from None
             skipped.append(SkippedRow(id_of(line), f"{file}:{number}", fault.reason, fault.detail))

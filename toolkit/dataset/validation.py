@@ -24,7 +24,7 @@ TrainabilityTest = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Finding:
-    """A line that cannot be trained (a fault), or whose picture is odd (a note).
+    """A line that cannot be trained (a fault), or whose image is odd (a note).
 
     Args:
         line: from 1.
@@ -46,9 +46,9 @@ class Report:
     Args:
         rows: lines that are not blank.
         faults: at most one a line, by line.
-        notes: odd pictures, for every line that shows one, by line.
-        counts: rows by property, pictures by note.
-        origins: sound rows by key of ORIGINS; empty where the seed is not known, or another one's folder was given.
+        notes: odd images, for every line that shows one, by line.
+        counts: rows by property, images by note.
+        origins: valid rows by key of ORIGINS; empty where the seed is not known, or another one's folder was given.
         audit: what `compare_with_audit` counted; empty without an audit.
         remarks: what could not be checked, and why.
     """
@@ -62,17 +62,17 @@ class Report:
     remarks: list[str] = field(default_factory=list)
 
     @property
-    def sound_rows(self) -> int:
+    def valid_rows(self) -> int:
         """Rows without a fault."""
         return self.rows - len(self.faults)
 
 
-def examine(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: Path | None) -> Report:
-    """Look at every row and every picture.
+def validate(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: Path | None) -> Report:
+    """Look at every row and every image.
 
     Args:
         file: `processed_data.jsonl`; its folder holds `synthetic_images/`.
-        images: folder of every other picture.
+        images: folder of every other image.
         preset: whose questions, cap and token limit apply.
         tokenizer: folder of the language model's tokenizer.
         audit: of the recipe that wrote the file (default: found by the record beside the file).
@@ -92,43 +92,43 @@ def examine(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: Pa
     rules = _FileRules(known_ids)
     roots = ImageRoots(seed=images, processed=file.parent)
 
-    lines_of_picture: dict[Path, list[tuple[int, str]]] = defaultdict(list)
+    lines_of_image: dict[Path, list[tuple[int, str]]] = defaultdict(list)
     for number, line in tqdm(read_rows(file), desc="rows", unit=" rows", disable=None, leave=False):
         report.rows += 1
         try:
             row = parse_row(line)
-            original = originals.get(str(row.id))
-            picture = roots.resolve(row.image) if row.image else None
+            original = originals.get(row.id)
+            path = roots.resolve(row.image) if row.image else None
             rules.admit(row, number)
             require_trainable(to_llava(row, original))
         except RowFault as fault:
             report.faults.append(Finding(number, id_of(line), fault.reason, fault.detail))
             continue
-        if picture:
-            lines_of_picture[picture].append((number, id_of(line)))
+        if path:
+            lines_of_image[path].append((number, id_of(line)))
         report.counts[image_token_of(line["text"]) or "text-only"] += 1
         report.counts["question restored" if original else "question by rule"] += 1
         if known_ids:
             report.origins[origin_of(row, original)] += 1
     report.counts += rules.counts
 
-    for path, picture in inspect_images(list(lines_of_picture)).items():
+    for path, image in inspect_images(list(lines_of_image)).items():
         report.counts["pictures"] += 1
-        lines = lines_of_picture[path]
-        if isinstance(picture, RowFault):
-            report.faults += [Finding(*line, picture.reason, picture.detail) for line in lines]
+        lines = lines_of_image[path]
+        if isinstance(image, RowFault):
+            report.faults += [Finding(*line, image.reason, image.detail) for line in lines]
             continue
-        for note in picture.notes:
+        for note in image.notes:
             report.counts[note] += 1
-            seen = f"{path}: {picture.width} x {picture.height} pixels, {picture.mode}"
+            seen = f"{path}: {image.width} x {image.height} pixels, {image.mode}"
             report.notes += [Finding(*line, note, seen) for line in lines]
     for findings in (report.faults, report.notes):
         findings.sort(key=lambda finding: finding.line)
-    _ask_the_audit(report, file, audit, rules.rows)
+    _compare_audit(report, file, audit, rules.rows)
     return report
 
 
-def _ask_the_audit(report: Report, file: Path, audit: Path | None, rows: list[Fingerprint]) -> None:
+def _compare_audit(report: Report, file: Path, audit: Path | None, rows: list[Fingerprint]) -> None:
     if audit:
         report.audit = compare_with_audit(rows, audit)
         return
@@ -155,7 +155,7 @@ class _FileRules:
         self._seen_rows: set[Fingerprint] = set()
 
     def admit(self, row: Row, number: int) -> None:
-        """Count a row in.
+        """Take a row into the counts.
 
         Args:
             row: the row.
@@ -164,21 +164,20 @@ class _FileRules:
         Raises:
             RowFault: `two_images_of_one_id`, `synthetic_image_of_unknown_id`.
         """
-        identifier = str(row.id)
         if row.image and is_synthetic(row.image):
-            if self.known_ids and identifier not in self.known_ids:
+            if self.known_ids and row.id not in self.known_ids:
                 raise RowFault("synthetic_image_of_unknown_id", f"{row.image}: expected the id of the row it came from")
             self.counts["synthetic"] += 1
         elif row.image:
-            image, first = self._original_image.setdefault(identifier, (row.image, number))
+            image, first = self._original_image.setdefault(row.id, (row.image, number))
             if image != row.image:
                 raise RowFault("two_images_of_one_id", f"{row.image} here, {image} in line {first}")
-        content = fingerprint(identifier, row.image, row.caption)
+        content = fingerprint(row.id, row.image, row.caption)
         if content in self._seen_rows:
             self.counts["exact repeats"] += 1
-        elif identifier in self._seen_ids:
+        elif row.id in self._seen_ids:
             self.counts["further rows of an id"] += 1
-        self._seen_ids.add(identifier)
+        self._seen_ids.add(row.id)
         self._seen_rows.add(content)
         self.rows.append(content)
 

@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from toolkit.dataset.rows import ImageRoots, is_synthetic
+from toolkit.dataset.rows import ImageRoots, is_synthetic, normal_image_path
 from toolkit.errors import RowFault, UserError
 from toolkit.files import parse_object
 
@@ -138,12 +138,11 @@ def image_faults(lines: Iterable[bytes], members: Iterable[str], seed_images: Pa
         if not line.strip():
             continue
         try:
-            for image in parse_object(line).get("images", []):
-                path = ImageRoots(seed=seed_images or Path(), processed=Path()).resolve(image)
+            for image in map(normal_image_path, parse_object(line).get("images") or []):
                 if is_synthetic(image):
                     if str(folder / image) not in members:
                         found["is not in synthetic_images/"].append(f"line {number}: {image}")
-                elif seed_images and not path.is_file():
+                elif seed_images and not ImageRoots(seed_images, seed_images).resolve(image).is_file():
                     found[f"is not under {seed_images}"].append(f"line {number}: {image}")
         except (RowFault, ValueError, TypeError) as fault:
             found["cannot be read"].append(f"line {number} ({fault})")

@@ -212,6 +212,10 @@ def _turns(row: dict[str, Any]) -> list[dict[str, str]]:
         for turn in turns
     ):
         raise RowFault("malformed_row", "conversations must be a list of {'from': text, 'value': text}")
+    try:
+        "".join(turn["value"] for turn in turns).encode()
+    except UnicodeEncodeError as error:  # half a character, which no tokenizer takes
+        raise RowFault("malformed_row", f"not Unicode text ({error.reason})") from None
     return turns
 
 

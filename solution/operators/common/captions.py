@@ -5,15 +5,13 @@ as ``<image>``. Every operator here reads and writes the caption alone, whatever
 """
 
 import re
+from collections.abc import Sequence
 
 IMAGE_TOKENS = ("<__dj__image>", "<image>")
 END_TOKEN = "<|__dj__eoc|>"
 
 # One white-space character on either side of the caption belongs to the frame, more of it does not.
-_FRAME = re.compile(
-    r"^(?P<head>(?:\s*(?:<__dj__image>|<image>))*\s?)\s*(?P<caption>.*?)\s*?(?P<tail>\s?(?:<\|__dj__eoc\|>\s*)?)$",
-    re.DOTALL,
-)
+_HEAD = re.compile(r"(?:\s*(?:<__dj__image>|<image>))*\s?")
 _SPECIAL = re.compile("|".join(re.escape(token) for token in (*IMAGE_TOKENS, END_TOKEN)))
 
 
@@ -22,20 +20,39 @@ def caption_of(text: str) -> str:
     return _SPECIAL.sub(" ", text).strip()
 
 
-def with_caption(text: str, caption: str) -> str:
-    """``text`` with its caption replaced and its tokens kept, each with the one white-space character beside it.
+def split_text(text: str) -> tuple[str, str, str]:
+    """(head, caption, tail) of a row's text: head and tail are the tokens, each with the white space beside it.
 
-    Raises ValueError where a special token stands inside the caption (several chunks): no one caption to replace.
+    The image token stands in front of the caption or, where it does not, at its end. Raises ValueError where a special
+    token stands inside the caption (several chunks): no one caption to replace.
     """
-    parts = _FRAME.match(text)
-    if parts is None or _SPECIAL.search(parts["caption"]):
+    body, tail = _without_end(text, (END_TOKEN,))
+    head = _HEAD.match(body)[0]
+    if not head.strip():
+        body, token = _without_end(body, IMAGE_TOKENS)
+        head, tail = _HEAD.match(body)[0], token + tail
+    caption = body[len(head) :].strip()
+    if _SPECIAL.search(caption):
         raise ValueError("text has a special token inside its caption")
-    return f"{parts['head']}{caption}{parts['tail']}"
+    return head, caption, (body[len(body.rstrip()) :][-1:] if caption else "") + tail
+
+
+def _without_end(text: str, tokens: Sequence[str]) -> tuple[str, str]:
+    """The text before the token that it ends with, and the rest; nothing where it ends with none of them."""
+    trimmed = text.rstrip()
+    length = next((len(token) for token in tokens if trimmed.endswith(token)), 0)
+    return (text[: len(trimmed) - length], text[len(trimmed) - length :]) if length else (text, "")
+
+
+def with_caption(text: str, caption: str) -> str:
+    """``text`` with its caption replaced and its tokens kept. Raises ValueError as `split_text` does."""
+    head, _, tail = split_text(text)
+    return f"{head}{caption}{tail}"
 
 
 def image_token_of(text: str) -> str | None:
     """The image token that ``text`` uses, None without one. Raises ValueError where both kinds stand in one text."""
     found = [token for token in IMAGE_TOKENS if token in text]
     if len(found) > 1:
-        raise ValueError(f"text mixes {found[0]} and {found[1]}: use one image token in a line")
+        raise ValueError(f"text mixes {found[0]} and {found[1]}: use one kind of image token in a row")
     return found[0] if found else None

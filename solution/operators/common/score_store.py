@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .images import ImageError
+from .images import ImageError, stat_image
 
 _KEY = pa.binary(16)
 _MOST_PARTS = 64  # this many small parts are merged into one
@@ -68,10 +68,8 @@ def score_key(images: Sequence[str], *texts: str) -> bytes:
 def image_digest(path: str) -> bytes:
     """16 bytes that name an image's file content. Raises ImageError for an unreadable file."""
     try:
-        state = os.stat(path)
+        state = stat_image(path)
         return _digest(path, state.st_size, state.st_mtime_ns)
-    except FileNotFoundError:
-        raise ImageError(f"image {path} is missing") from None
     except OSError as error:
         raise ImageError(f"image {path} cannot be read ({error})") from error
 

@@ -1,4 +1,4 @@
-"""`python -m toolkit check`: every fault by its line, repeats counted, origins and odd pictures noted."""
+"""`python -m toolkit check`: every fault by its line, repeats counted, origins and odd images noted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolkit.dataset.llava import to_llava
 from toolkit.files import REPOSITORY, sha256_of
 
 SEED_1K = REPOSITORY.parent / "shared" / "seed_1k"
-FEW_TOKENS = 80  # more than the small seed's picture takes (36), fewer than picture and LONG_QUESTION
+FEW_TOKENS = 80  # more than the small seed's image takes (36), fewer than image and LONG_QUESTION
 LONG_QUESTION = "why " * 100
 
 
@@ -37,7 +37,7 @@ def faults(seed, *lines):
     return [(fault["line"], fault["reason"]) for fault in report["faults"]]
 
 
-def test_a_sound_file_passes(small_seed, capsys):
+def test_a_valid_file_passes(small_seed, capsys):
     status, report = check(small_seed, *(small_seed.row(number) for number in range(6)))
     assert status == 0
     assert (report["faults"], report["not_checked"]) == ([], [])
@@ -83,10 +83,10 @@ def test_faults_of_rows_are_named_by_line(small_seed):
     ]
 
 
-def test_missing_broken_and_truncated_pictures_are_named_for_every_row_that_shows_them(small_seed):
+def test_missing_broken_and_truncated_images_are_named_for_every_row_that_shows_them(small_seed):
     images = small_seed.folder / "images"
     (images / "0.png").unlink()
-    (images / "1.png").write_text("no picture")
+    (images / "1.png").write_text("no image")
     Image.effect_noise((64, 64), 50).save(images / "2.png", "JPEG")
     (images / "2.png").write_bytes((images / "2.png").read_bytes()[:-200])
     rows = [small_seed.row(number) for number in (0, 1, 2, 3, 1)]
@@ -98,7 +98,7 @@ def test_missing_broken_and_truncated_pictures_are_named_for_every_row_that_show
     ]
 
 
-def test_a_synthetic_picture_lies_beside_the_file_and_keeps_a_seed_id(small_seed):
+def test_a_synthetic_image_lies_beside_the_file_and_keeps_a_seed_id(small_seed):
     synthetic = {"images": ["synthetic_images/a.png"]}
     status, report = check(small_seed, small_seed.row(0), small_seed.row(0, **synthetic))
     assert status == 0
@@ -115,7 +115,7 @@ def test_ids_are_not_held_against_the_questions_of_another_seed(small_seed, tmp_
     assert "origin" not in capsys.readouterr().out.replace("original", "")
 
 
-def test_one_id_with_two_original_pictures_is_a_fault(small_seed):
+def test_one_id_with_two_original_images_is_a_fault(small_seed):
     assert faults(small_seed, small_seed.row(0), small_seed.row(1), small_seed.row(0, images=["images/1.png"])) == [
         (3, "two_images_of_one_id")
     ]
@@ -201,7 +201,7 @@ def test_every_fault_has_advice():
     assert set(NOTES) == set(NOTE_FIXES)
 
 
-def test_the_fix_list_names_every_faulty_line_and_odd_picture(small_seed):
+def test_the_fix_list_names_every_faulty_line_and_odd_image(small_seed):
     Image.new("L", (24, 24)).save(small_seed.folder / "images" / "1.png")
     fixes = small_seed.processed / "fixes.jsonl"
     lines = [small_seed.row(1), small_seed.row(0, text="<image>"), small_seed.row(2), small_seed.row(1)]

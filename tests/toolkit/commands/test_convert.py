@@ -71,7 +71,7 @@ def test_the_real_seed_there_and_back_byte_for_byte(tmp_path):
 def test_a_sample_becomes_a_row(token):
     row = {"id": "1", "text": f"{token}\na cat <|__dj__eoc|>", "images": ["images/1.jpg"]}
     assert to_row(sample(), token, first_turn=False) == row
-    assert to_row(sample(image=["images/1.jpg"], id=1), token, first_turn=False) == row | {"id": 1}
+    assert to_row(sample(image=["images/1.jpg"], id=1), token, first_turn=False) == row
 
 
 def test_a_text_only_sample_becomes_a_row_without_image_token():
@@ -93,6 +93,9 @@ def test_of_several_turns_the_first_on_request():
         (sample(image=7), "bad_image"),
         (sample(image="/a.jpg"), "bad_image_path"),
         (sample(image="../a.jpg"), "bad_image_path"),
+        (sample(image=""), "bad_image_path"),
+        (sample(**turns("<image>\nWhat?", "half \ud83d")), "not_json"),
+        (sample(id=True), "bad_id"),
         (sample(**turns("What?", "a cat")), "question_without_image_place"),
         (sample(**turns("<image><image> What?", "a cat")), "question_without_image_place"),
         ({"id": "1", **turns("<image>\nWhat?", "a cat")}, "question_without_image"),
@@ -114,7 +117,7 @@ def test_what_has_no_counterpart_is_refused_by_name(entry, reason, tmp_path, cap
         to_row(entry, IMAGE_TOKENS[0], first_turn=False)
     assert fault.value.reason == reason
     file, out = tmp_path / "in.json", tmp_path / "out.jsonl"
-    file.write_text(json.dumps([sample(id="sound"), entry]))
+    file.write_text(json.dumps([sample(id="valid"), entry]))
     assert main(["convert", "llava-to-dj", str(file), "--out", str(out)]) == 1
     assert f"in.json: entry 1 (id {entry.get('id', '?')}): {reason}" in capsys.readouterr().err
     assert not out.exists()
@@ -124,7 +127,7 @@ def test_what_has_no_counterpart_is_refused_by_name(entry, reason, tmp_path, cap
     assert [skipped["reason"] for skipped in record["skipped"]] == [reason]
 
 
-def test_one_id_for_two_pictures_or_questions_is_refused(tmp_path):
+def test_one_id_for_two_images_or_questions_is_refused(tmp_path):
     file = tmp_path / "in.jsonl"
     entries = [sample(), sample(), sample(image="other.jpg"), sample(**turns("Who?\n<image>", "a cat"))]
     file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))

@@ -66,7 +66,7 @@ def test_samples_do_not_share_their_question():
 
 
 def test_a_text_only_row_has_no_image_key():
-    original = Original("g", {"from": "human", "value": "No picture?"}, "gpt", "old", None)
+    original = Original("g", {"from": "human", "value": "No image?"}, "gpt", "old", None)
     assert "image" not in to_llava(Row("g", None, "none"), original)
 
 
@@ -82,7 +82,7 @@ def test_a_text_only_row_has_no_image_key():
         (Row("n", None, "a"), Original("n", QUESTION, "gpt", "old", None), "question_without_image"),
     ],
 )
-def test_question_and_picture_must_agree(row, original, reason):
+def test_question_and_image_must_agree(row, original, reason):
     with pytest.raises(RowFault) as fault:
         to_llava(row, original)
     assert fault.value.reason == reason

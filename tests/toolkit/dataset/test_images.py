@@ -10,15 +10,15 @@ from toolkit.errors import RowFault
 from toolkit.mgm.images import open_image
 
 
-def test_odd_pictures_are_noted(tmp_path):
+def test_odd_images_are_noted(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=turned)
     Image.new("RGB", (30, 20)).save(tmp_path / "broken_exif.jpg", exif=b"Exif\0\0none of it")
     Image.new("RGB", (30, 3)).save(tmp_path / "tiny.png")
     Image.new("RGB", (200, 9)).save(tmp_path / "long.png")
-    pictures = inspect_images(sorted(tmp_path.iterdir()))
-    assert {path.stem: picture.notes for path, picture in pictures.items()} == {
+    infos = inspect_images(sorted(tmp_path.iterdir()))
+    assert {path.stem: info.notes for path, info in infos.items()} == {
         "turned": ["oriented"],
         "broken_exif": [],
         "tiny": ["tiny"],
@@ -27,7 +27,7 @@ def test_odd_pictures_are_noted(tmp_path):
     assert ImageInfo(8000, 7000, oriented=False).notes == ["huge"]
 
 
-def test_pictures_are_all_looked_at_and_keep_their_path(tmp_path):
+def test_images_are_all_looked_at_and_keep_their_path(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(100)]
     for number, path in enumerate(paths[:-1], 1):
         Image.new("RGB", (number, 5)).save(path)
@@ -48,8 +48,8 @@ def test_kinds_of_pixels_are_noted(tmp_path):
     frames[0].save(tmp_path / "animated.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "animated.webp", save_all=True, append_images=frames[1:], lossless=True)
     frames[0].save(tmp_path / "still.gif")
-    pictures = inspect_images(sorted(tmp_path.iterdir()))
-    assert {path.name: picture.notes for path, picture in pictures.items()} == {
+    infos = inspect_images(sorted(tmp_path.iterdir()))
+    assert {path.name: info.notes for path, info in infos.items()} == {
         "grey.jpg": ["greyscale"],
         "grey_alpha.png": ["greyscale", "transparent"],
         "cmyk.jpg": ["cmyk"],
@@ -64,7 +64,7 @@ def test_kinds_of_pixels_are_noted(tmp_path):
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {}, {"format": "PNG"}, {"format": "WEBP"}])
 def test_the_quick_look_judges_as_training_does(tmp_path, options):
-    """A file cut off anywhere is broken for both, and its size is that of the whole picture."""
+    """A file cut off anywhere is broken for both, and its size is that of the whole image."""
     whole = tmp_path / "whole"
     Image.effect_noise((75, 61), 60).convert("RGB").save(whole, **{"format": "JPEG"} | options)
     content = whole.read_bytes()
@@ -73,11 +73,11 @@ def test_the_quick_look_judges_as_training_does(tmp_path, options):
         path.write_bytes(content[: int(path.name)])
     found = inspect_images([whole, *cut])
     assert (found[whole].width, found[whole].height) == (75, 61)
-    for path, picture in found.items():
+    for path, info in found.items():
         try:
             open_image(path)
             training_takes_it = True
         except RowFault:
             training_takes_it = False
-        assert isinstance(picture, ImageInfo) == training_takes_it, path
-    assert sum(isinstance(picture, RowFault) for picture in found.values()) > 30
+        assert isinstance(info, ImageInfo) == training_takes_it, path
+    assert sum(isinstance(info, RowFault) for info in found.values()) > 30

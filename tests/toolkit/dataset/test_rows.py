@@ -72,8 +72,8 @@ def test_a_row_without_a_key_is_named_too():
     assert reason_of({"id": 1, "images": ["a.jpg"]}) == "bad_text"
 
 
-def test_one_picture_listed_twice_and_text_only_rows_are_sound():
-    assert parse_row({"id": 7, "images": ["a.jpg", "a.jpg"], "text": "<image> a"}) == Row(7, "a.jpg", "a")
+def test_one_image_listed_twice_and_text_only_rows_are_valid():
+    assert parse_row({"id": 7, "images": ["a.jpg", "a.jpg"], "text": "<image> a"}) == Row("7", "a.jpg", "a")
     assert parse_row({"id": "g", "images": [], "text": "a"}) == Row("g", None, "a")
 
 
