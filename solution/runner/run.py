@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import pyarrow as pa
 from datasets.fingerprint import get_temporary_cache_files_directory
 from loguru import logger
 from tqdm.auto import tqdm

@@ -13,7 +13,7 @@ import pytest
 from PIL import ImageFile
 
 from solution.operators.common import images as solution_images
-from solution.operators.common.score_store import picture_digest as image_digest
+from solution.operators.common.score_store import image_digest
 from solution.runner.audit import Ledger
 from solution.runner.errors import UserError
 from solution.runner.seed import Folders, write_rows
