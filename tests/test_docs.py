@@ -10,6 +10,7 @@ import pytest
 
 from toolkit.__main__ import COMMANDS
 from toolkit.files import REPOSITORY
+from toolkit.fixed_part import read_fixed_part
 
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
 DOCUMENTS = sorted(
@@ -102,17 +103,30 @@ def test_what_exists_is_found() -> None:
     assert missing(text, REPOSITORY) == []
 
 
+def change_table() -> list[list[str]]:
+    """Rows of "Where do I change X?": question, answer, what to look for, test."""
+    section = CONTRIBUTING.read_text(encoding="utf-8").partition("## Where do I change")[2].partition("\n## ")[0]
+    return [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")][2:]
+
+
 def test_where_do_i_change_gives_one_path_and_what_to_look_for() -> None:
     """The table answers at least twenty questions, each with one file or folder that has the names to look for."""
-    section = CONTRIBUTING.read_text(encoding="utf-8").partition("## Where do I change")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")][2:]
+    rows = change_table()
     assert len(rows) >= 20
     wrong = []
-    for question, answer, names in rows:
+    for question, answer, names, _ in rows:
         (path,) = SPAN.findall(answer)
         files = [REPOSITORY / path] if path[-1] != "/" else sorted((REPOSITORY / path).glob("*.*"))
         text = "".join(file.read_text(encoding="utf-8") for file in files)
         wrong += [(question, name) for name in SPAN.findall(names) if name not in text and name not in NAMES]
+    assert wrong == []
+
+
+def test_the_change_table_marks_what_belongs_to_the_fixed_part() -> None:
+    files = read_fixed_part().files
+    wrong = [
+        question for question, answer, *_ in change_table() if ("*" in question) != (SPAN.findall(answer)[0] in files)
+    ]
     assert wrong == []
 
 
