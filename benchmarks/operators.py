@@ -135,6 +135,8 @@ def refine(data: Path, count: int, folder: Path) -> None:
     }
     (folder / "stock.yaml").write_text(yaml.safe_dump(recipe | stock | {"np": 1, "open_tracer": False}))
     dj_process = shutil.which("dj-process", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if dj_process is None:
+        sys.exit("error: no dj-process beside this Python or on PATH; run: bash install.sh")
     ours = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(folder / "ours.yaml")]
     ours += ["--dataset", str(seed), "--images", str(data.parent), "--output", str(folder / "ours")]
     commands = {"stock": [dj_process, "--config", str(folder / "stock.yaml")], "ours": ours}

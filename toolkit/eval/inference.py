@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ class Answerer:
         self.model = model
         self.tokenizer = tokenizer
         # Finetuning pads; published checkpoints say so in the same field.
-        self.aspect = getattr(model.config, "image_aspect_ratio", "pad")
+        self.aspect: Literal["square", "pad"] = getattr(model.config, "image_aspect_ratio", "pad")
 
     @classmethod
     def load(cls, folder: Path, full_precision: bool, reference_mode: bool = False) -> Answerer:

@@ -56,7 +56,7 @@ def _changes(log: str, sha256: str, current: FixedPart, records: Mapping[str, di
         if isinstance(part, dict) and part.get("sha256") == sha256 and (changes := current.changes(record)):
             return changes
     own = records.get(str(PurePosixPath(log).with_name("run.json")))
-    return (own and current.changes(own)) or UNKNOWN
+    return (current.changes(own) if own else None) or UNKNOWN
 
 
 def script_faults(script: bytes, name: str) -> list[str]:

@@ -114,7 +114,7 @@ class FixedTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a checkpoint's weights; under ZeRO-2 every process holds all of them."""
         if self.args.should_save:
-            folder = Path(output_dir)
+            folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self.save_weights(folder)
 
