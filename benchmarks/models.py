@@ -23,7 +23,7 @@ GEMMA_2B: dict[str, Any] = {
     "vocab_size": 256000,
 }
 # Words of a sample besides its image, and how many of them are learnt: the seed's mean caption with its question, and
-# a middling round of the finetuning set.
+# a typical round of the finetuning set.
 WORDS = {"pretrain": (45, 18), "finetune": (220, 120)}
 
 
@@ -71,11 +71,11 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Wall time of a piece of work, the device's queue included."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

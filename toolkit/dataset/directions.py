@@ -27,9 +27,9 @@ class LlavaToRows:
     image_token: str
     first_turn: bool
     counts: Counter[str] = field(default_factory=Counter)
-    # Questions come back by id, so an id may not stand for two. Hashes: some 10^5 ids and questions are long texts.
+    # Questions come back by id, so an id may not have two. Hashes: the texts of some 10^5 ids and questions are long.
     _asked: dict[int, int] = field(default_factory=dict)
-    layout: ClassVar = ("", "\n", "\n")  # what stands before, between and after the entries of the written file
+    layout: ClassVar = ("", "\n", "\n")  # written before, between and after the entries
 
     def entries(self, file: Path) -> Iterator[tuple[str, Line]]:
         """(where, entry) of a file. Raises UserError where it cannot be read."""

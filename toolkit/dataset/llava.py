@@ -85,7 +85,7 @@ def to_llava(row: Row, original: Original | None) -> dict[str, Any]:
 
     Args:
         row: a valid row.
-        original: the sample of `stage_1.json` with the row's id; its question comes back as it stands, and its id.
+        original: the sample of `stage_1.json` with the row's id; its question comes back unchanged, and its id.
 
     Raises:
         RowFault: `no_question` (a row without image and original), `question_without_image_place`,

@@ -18,7 +18,7 @@ from toolkit.mgm.model import MGMGemmaForCausalLM
 
 END_OF_TURN = "<end_of_turn>"
 # Questions are sorted by length within this many batches, whose image features are held in memory: about 2.4 MB per
-# image in MGM-2B, whatever the size of the benchmark.
+# image in MGM-2B, for benchmarks of any size.
 BATCHES_SORTED_TOGETHER = 8
 # The aux tower's stacked maps take 0.2 GB per image, and torch cannot resize those of 38 images and more at once.
 MAX_IMAGES_ENCODED_TOGETHER = 16

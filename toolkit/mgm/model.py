@@ -119,7 +119,7 @@ class MGMModel(GemmaModel):
         """
         like = self.mm_projector[0].weight
         width, width_aux = self.config.vision_config["hidden_size"], sum(self.config.vision_config_aux["dims"])
-        # Two patches a side of two positions a side: the smallest image that takes the same steps as a real one.
+        # Two patches per side, two positions per side of each: the smallest image that takes a real one's steps.
         return 0.0 * self.adapt(like.new_zeros(1, 4, width), like.new_zeros(1, width_aux, 4, 4)).sum()
 
     def adapt(self, tokens: torch.Tensor, aux: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ TRAINER_STATE = "trainer_state.json"
 class MicroBatches:
     """The micro-batches of one optimizer step, each read only when it is due.
 
-    The Trainer would read all of them first: the device would wait, and hundreds of images would lie in memory.
+    The Trainer would read all of them first: the device would wait, and hundreds of images would fill the memory.
     """
 
     def __init__(self, iterator: Iterator[dict[str, Any]], count: int):
