@@ -72,7 +72,7 @@ def require_file(path: Path, advice: str = "") -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file" + f"; {advice}" * bool(advice))
     if not path.is_file():
-        raise UserError(f"{path}: not a regular file; write the content of a pipe or an archive to a file first")
+        raise UserError(f"{path}: no regular file; write the content of a pipe or an archive to a file first")
 
 
 def read_json(path: Path) -> Any:
