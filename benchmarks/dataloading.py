@@ -75,11 +75,11 @@ def main() -> None:
             loader = DataLoader(
                 TrainingSet(rows, reader), batch_size=args.batch, num_workers=workers, collate_fn=collate
             )
-            begun = time.perf_counter()
+            started = time.perf_counter()
             for batch in loader:
                 if "fault" in batch:
                     raise SystemExit(f"error: {batch['fault']}")
-            rates[name] = len(rows) / (time.perf_counter() - begun)
+            rates[name] = len(rows) / (time.perf_counter() - started)
         ratio = rates["default"] / rates["reference"]
         print(f"{workers:8} {rates['reference']:10.1f} {rates['default']:8.1f}  x{ratio:.2f}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 
@@ -12,7 +13,7 @@ from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
 from toolkit.presets import INITIALISATION_SEED, Preset
 
-GEMMA_2B = {
+GEMMA_2B: dict[str, Any] = {
     "hidden_size": 2048,
     "intermediate_size": 16384,
     "num_hidden_layers": 18,
@@ -22,7 +23,7 @@ GEMMA_2B = {
     "vocab_size": 256000,
 }
 # Words of a sample besides its image, and how many of them are learnt: the seed's mean caption with its question, and
-# a middling round of the finetuning set.
+# a typical round of the finetuning set.
 WORDS = {"pretrain": (45, 18), "finetune": (220, 120)}
 
 
@@ -35,16 +36,24 @@ def model_of(preset: Preset, device: torch.device) -> MGMGemmaForCausalLM:
     """MGM of a preset's size and precision: random weights at full size, the shipped ones for `mini`."""
     torch.manual_seed(INITIALISATION_SEED)
     if not preset.needs_gpu:
-        sizes = {"image_size_aux": preset.image_size_aux, "max_length": preset.max_length}
-        folders = {"llm": preset.llm, "vision_tower": preset.vision_tower, "vision_tower_aux": preset.vision_tower_aux}
-        return build_model(**folders, **sizes, dtype=torch.float32, seed=INITIALISATION_SEED)
+        return build_model(
+            llm=preset.llm,
+            vision_tower=preset.vision_tower,
+            vision_tower_aux=preset.vision_tower_aux,
+            image_size_aux=preset.image_size_aux,
+            max_length=preset.max_length,
+            dtype=torch.float32,
+            seed=INITIALISATION_SEED,
+        )
     with device:
         model = MGMGemmaForCausalLM(MGMConfig(**GEMMA_2B, image_size_aux=preset.image_size_aux))
         model.model.build_adapter()
     return model.to(torch.bfloat16)
 
 
-def batch_of(model: MGMGemmaForCausalLM, stage: str, samples: int, seed: int) -> dict[str, torch.Tensor]:
+def batch_of(
+    model: MGMGemmaForCausalLM, stage: Literal["pretrain", "finetune"], samples: int, seed: int
+) -> dict[str, torch.Tensor]:
     """A micro-batch of random images and words, on the model's device; see `MGMGemmaForCausalLM.forward`."""
     generator = torch.Generator().manual_seed(seed)
     words, learnt = WORDS[stage]
@@ -62,11 +71,11 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Wall time of a piece of work, the device's queue included."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -5,7 +5,7 @@
 For similarity it prints seconds, their ratio and the largest difference of a score; without --clip a ViT-B/32-sized
 CLIPModel with random weights is made, which costs the same. For the text and image measures of the LLaVA refinement
 it times `dj-process` against `solution/process.py`, whole commands, and compares the kept rows (needs ray importable).
-Rows of both sides alternate in slices, so that a busy machine is unfair to neither.
+Rows of both sides alternate in slices, so that a busy machine slows both alike.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# The LLaVA refinement's limits for what needs no model (Data-Juicer's recipe; see solution/recipes).
+# The LLaVA refinement's thresholds for what needs no model (Data-Juicer's recipe; see solution/recipes).
 REFINE = [
     {"alphanumeric_filter": {"tokenization": False, "min_ratio": 0.60}},
     {"character_repetition_filter": {"rep_len": 10, "max_ratio": 0.0937}},
@@ -36,7 +36,7 @@ REFINE = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="jsonl of pairs; images lie beside it")
+    parser.add_argument("--data", type=Path, required=True, help="jsonl of pairs; image paths start at its folder")
     parser.add_argument("--clip", help="folder of a CLIPModel (default: ViT-B/32 with random weights)")
     parser.add_argument("--rows", type=int, default=1000, help="rows to work on (default: 1000)")
     parser.add_argument("--slices", type=int, default=4, help="turns of each side (default: 4)")
@@ -96,12 +96,12 @@ def similarity(data: Path, clip: str, count: int, slices: int) -> None:
     for start in range(0, len(rows), size):
         part = NestedDataset.from_list(rows[start : start + size])
         for side, name in names.items():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             if side not in operators:
                 options = {"hf_clip": clip, "min_score": -1, "auto_op_parallelism": False, "num_proc": None}
                 operators[side] = OPERATORS.modules[name](**options)
             stats = operators[side].run(part, reduce=False)[STATS]
-            seconds[side] += time.perf_counter() - begun
+            seconds[side] += time.perf_counter() - started
             scores[side] += [
                 row["image_text_similarity"][0] if side == "stock" else row["clip_similarity"] for row in stats
             ]
@@ -112,16 +112,16 @@ def similarity(data: Path, clip: str, count: int, slices: int) -> None:
         f"ours {seconds['ours']:.1f} s, x{seconds['stock'] / seconds['ours']:.2f}; scores differ by at most {gap:.1e}",
         flush=True,
     )
-    begun = time.perf_counter()
+    started = time.perf_counter()
     options = {"hf_clip": clip, "min_score": 0.0, "auto_op_parallelism": False, "num_proc": None}
     OPERATORS.modules[names["ours"]](**options).run(NestedDataset.from_list(rows))
-    print(f"the same with another limit: {time.perf_counter() - begun:.1f} s", flush=True)
+    print(f"the same with another threshold: {time.perf_counter() - started:.1f} s", flush=True)
     if gap > 1e-4:
         sys.exit("error: scores differ by more than 1e-4")
 
 
 def refine(data: Path, count: int, folder: Path) -> None:
-    """`dj-process` against `process.py`: whole commands on the same rows and limits."""
+    """`dj-process` against `process.py`: whole commands on the same rows and thresholds."""
     import yaml
 
     seed = folder / "seed.jsonl"
@@ -135,15 +135,17 @@ def refine(data: Path, count: int, folder: Path) -> None:
     }
     (folder / "stock.yaml").write_text(yaml.safe_dump(recipe | stock | {"np": 1, "open_tracer": False}))
     dj_process = shutil.which("dj-process", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if dj_process is None:
+        sys.exit("error: no dj-process beside this Python or on PATH; run: bash install.sh")
     ours = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(folder / "ours.yaml")]
     ours += ["--dataset", str(seed), "--images", str(data.parent), "--output", str(folder / "ours")]
     commands = {"stock": [dj_process, "--config", str(folder / "stock.yaml")], "ours": ours}
     results = {"stock": folder / "stock" / "kept.jsonl", "ours": folder / "ours" / "processed_data.jsonl"}
     seconds, cpu, kept = {}, {}, {}
     for side, command in commands.items():
-        begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, cwd=data.parent, capture_output=True, text=True)
-        seconds[side], now = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds[side], now = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu[side] = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
         if done.returncode or not results[side].is_file():
             sys.exit(f"error: {side} failed: {' '.join((done.stderr or done.stdout).splitlines()[-1:])}")

@@ -83,7 +83,7 @@ def measure(folder: Path, count: int, clip: str | None) -> None:
     output = folder / f"out_{count}" / "processed_data"
     command = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(folder / "scale.yaml")]
     command += ["--dataset", str(folder / "part.jsonl"), "--images", str(folder), "--output", str(output)]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with (folder / "log.txt").open("w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log)
         own = 0
@@ -93,7 +93,7 @@ def measure(folder: Path, count: int, clip: str | None) -> None:
                 break
             own = max(own, own_memory(run.pid))
             time.sleep(0.1)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     if status:
         sys.exit(f"error: {(folder / 'log.txt').read_text().splitlines()[-1]}")
     steps = json.loads((output / "run.json").read_text())["steps"]

@@ -13,6 +13,7 @@ import argparse
 import gc
 import statistics
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,7 +36,9 @@ class Measured:
     operations: int
 
 
-def measure(preset: Preset, stage: str, reference: bool, args: argparse.Namespace) -> Measured:
+def measure(
+    preset: Preset, stage: Literal["pretrain", "finetune"], reference: bool, args: argparse.Namespace
+) -> Measured:
     """Train a few steps from the same weights on the same batches."""
     device = device_of(preset)
     model = model_of(preset, device).train()

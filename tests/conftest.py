@@ -43,10 +43,10 @@ def checkout(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class SmallSeed:
-    """Pictures images/0.png to images/5.png, ids s0 to s5 with the question `Q<n>?`, and a preset that names them.
+    """Images images/0.png to images/5.png, ids s0 to s5 with the question `Q<n>?`, and a preset that names them.
 
     Args:
-        folder: holds the seed's pictures and stage_1.json.
+        folder: holds the seed's images and stage_1.json.
         preset: a preset file with a cap of 8 rows, the goldens' tokenizer, and every path inside the test's folder.
         processed: folder for `processed_data.jsonl` and `synthetic_images/`.
     """
@@ -56,7 +56,7 @@ class SmallSeed:
     processed: Path
 
     def row(self, number: int, **changes: object) -> dict:
-        """The sound row of picture `number`, some fields replaced."""
+        """The valid row of image `number`, some fields replaced."""
         row = {
             "id": f"s{number}",
             "images": [f"images/{number}.png"],
@@ -114,8 +114,8 @@ def small_seed(tmp_path: Path) -> SmallSeed:
 
 
 @pytest.fixture(autouse=True)
-def _whole_pictures_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing Data-Juicer makes Pillow accept truncated pictures, for every later test of the process."""
+def _whole_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing Data-Juicer makes Pillow accept truncated images, for every later test of the process."""
     from PIL import ImageFile
 
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)

@@ -39,8 +39,8 @@ def test_the_commands_that_follow_it_run_as_shown(started: Path) -> None:
     assert "MMBench tolerant" in run(shown("python -m toolkit score"), started)
     assert ".html" in run(shown("python solution/process.py report"), started)
     assert "questions answered" in run(shown("python -m toolkit eval textvqa"), started)
-    picture = next((started / "input/mini/images").rglob("*.jpg"))
-    assert run(shown("python -m toolkit ask").replace("IMAGE.jpg", str(picture)), started).strip()
+    image = next((started / "input/mini/images").rglob("*.jpg"))
+    assert run(shown("python -m toolkit ask").replace("IMAGE.jpg", str(image)), started).strip()
 
 
 def test_the_notebook_runs_from_a_clean_checkout(started: Path, tmp_path: Path) -> None:

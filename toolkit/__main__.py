@@ -1,4 +1,4 @@
-"""`python -m toolkit COMMAND`: one door to everything the referee does."""
+"""`python -m toolkit COMMAND`: the entry point of all commands."""
 
 from __future__ import annotations
 

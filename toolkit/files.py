@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is half written and every input can be named by its hash."""
+"""Reading and writing of files: nothing is half written, and every input can be named by its hash."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def require_file(path: Path, advice: str = "") -> None:
     """Refuse what is no file before it is opened: opening a named pipe may wait for ever.
 
     Raises:
-        UserError: nothing is there, with `advice` on how to get it; or a folder, pipe, socket or device is.
+        UserError: nothing is there, with `advice` on how to get it; or it is a folder, pipe, socket or device.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file" + f"; {advice}" * bool(advice))
     if not path.is_file():
-        raise UserError(f"{path}: no regular file; of a pipe or an archive, write the content to a file first")
+        raise UserError(f"{path}: no regular file; write the content of a pipe or an archive to a file first")
 
 
 def read_json(path: Path) -> Any:

@@ -1,8 +1,8 @@
 """The fixed part: the files that decide training and scoring, with a hash of each and one over all.
 
-Every log of a stage begins with the one hash, and the stage's record lists the files, so that a changed referee shows
-and the changed file can be named. Files count by content: a changed comment in the trainer is a change; a note, an
-experiment, a backup or a module that nothing of the fixed part imports is none. It finds mistakes, not forgeries.
+Every log of a stage begins with the one hash, and the stage's record lists the files, so that a change of the referee
+is noticed and its file named. Files count by content: a changed comment in the trainer is a change; a note, an
+experiment, a backup or a module that nothing of the fixed part imports is not. It finds mistakes, not forgeries.
 
 | what | found by |
 |---|---|
@@ -54,7 +54,7 @@ EDITABLE_ENDS = f"{' Editable Part Ends ':#^{BANNER_WIDTH}}"
 
 @dataclass(frozen=True)
 class FixedPart:
-    """The fixed part as it lies on disk.
+    """The fixed part as it is on disk.
 
     Args:
         files: SHA-256 of each file by its path in the workspace.
@@ -116,7 +116,7 @@ def read_fixed_part(preset: str = "full", root: Path = REPOSITORY) -> FixedPart:
 
 
 def script_change(script: bytes, root: Path = REPOSITORY) -> str | None:
-    """The first difference, outside the editable lines, between a script and the training script most like it.
+    """The first difference, outside the editable lines, between a script and the most similar training script.
 
     Returns:
         None where there is none: the script is one of TRAIN_SCRIPTS, perhaps under another name.
@@ -155,7 +155,7 @@ def _fixed_lines(script: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _modules(root: Path) -> list[Path]:
-    """Files of the workspace that the entry points import, also where they stand in front of an installed library."""
+    """Files of the workspace that the entry points import, also where they shadow an installed library."""
     found: dict[str, Path] = {}
     waiting = list(ENTRY_POINTS)
     while waiting:

@@ -7,14 +7,17 @@ import difflib
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 PRESET_FOLDER = Path(__file__).resolve().parent / "presets"
 PRESETS = ("full", "10k", "mini")
 

@@ -12,7 +12,7 @@ EXP_NAME=${EXP_NAME:-default}
 PRETRAIN_DATASET=${PRETRAIN_DATASET:-../output/processed_data/processed_data.jsonl}
 PRETRAIN_DATASET_IMAGE_PATH=${PRETRAIN_DATASET_IMAGE_PATH:-../input/mini}
 
-# pre-training: `auto`, or a batch size; batch size x accumulation x 1 CPU must be 8
+# pre-training: `auto`, or a batch size; batch size x accumulation x 1 CPU must be 2
 PRETRAIN_BATCH_SIZE_PER_GPU=${PRETRAIN_BATCH_SIZE_PER_GPU:-2}
 PRETRAIN_GRADIENT_ACCUMULATION_STEPS=${PRETRAIN_GRADIENT_ACCUMULATION_STEPS:-1}
 PRETRAIN_DATALOADER_NUM_WORKERS=${PRETRAIN_DATALOADER_NUM_WORKERS:-1}

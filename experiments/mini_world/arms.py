@@ -136,7 +136,7 @@ def repeat(rows: list[dict[str, Any]], cap: int) -> list[dict[str, Any]]:
 
 
 def replaced(rows: list[dict[str, Any]], drawn: list[dict[str, Any]], allowed: set[str]) -> list[dict[str, Any]]:
-    """The drawn rows; in place of those whose id is not allowed, allowed rows that were not drawn, in their order.
+    """The drawn rows, those whose id is not allowed replaced by allowed rows that were not drawn, in their order.
 
     Where these do not suffice, the result is shorter.
     """

@@ -57,7 +57,7 @@ class FeatureCache:
         return torch.tensor(self.indices[key])
 
     def attach(self, model: MGMGemmaForCausalLM) -> None:
-        """Let a model take indices [N] in place of pixels [N, 3, A, A]; its own towers are no longer used."""
+        """Let a model take indices [N] instead of pixels [N, 3, A, A]; its own towers are no longer used."""
 
         def encode_images(indices: torch.Tensor) -> torch.Tensor:
             maps = [self.maps[index] for index in indices.tolist()]

@@ -56,9 +56,9 @@ def main() -> None:
         )
     if not arguments.only:
         for name, measure in (("TextVQA", textvqa), ("MMBench", mmbench), ("both", both)):
-            gain = paired(found["with"], found["without"], measure)
-            width = f" +- {gain.half_width:.1f}" if gain.half_width is not None else ""
-            print(f"with - without, {name}: {gain.mean:+.1f}{width}")
+            if gain := paired(found["with"], found["without"], measure):
+                width = f" +- {gain.half_width:.1f}" if gain.half_width is not None else ""
+                print(f"with - without, {name}: {gain.mean:+.1f}{width}")
 
 
 def recipe(file: Path, kind: str) -> Path:

@@ -129,7 +129,7 @@ def table(records: dict[str, list[Record]], main: Sequence[str]) -> list[str]:
         lines += ["", "One defect alone removed from raw:", "", *_arm_table(defects, raw)]
         changes = {arm: change.mean for arm, found in defects.items() if (change := paired(found, raw, both))}
         if changes and gain and gain.mean > 0:
-            largest = max(changes, key=changes.get)
+            largest = max(changes, key=lambda arm: changes[arm])
             lines += ["", f"largest: {largest}, {100 * changes[largest] / gain.mean:.0f} % of the recipe's gain"]
     return [*lines, "", "Kinds of question, mean per cent:", "", *_kind_table(records)]
 

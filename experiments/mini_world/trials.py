@@ -110,9 +110,11 @@ class TrialRunner:
         if file.is_file() and (record := read_json(file))["inputs"] == inputs:
             return record
         started, started_cpu = time.perf_counter(), time.process_time()
-        encoded = len(self.features.indices) if self.features else 0
-        model, losses = self._train(trial, rows, roots)
-        scores = self._evaluate(model)
+        model = self._new_model(trial.seed)
+        features = self.features = self.features or FeatureCache(model)
+        encoded = len(features.indices)
+        losses = self._train(model, features, rows, roots, trial.seed)
+        scores = self._evaluate(model.eval(), features)
         record = {
             "arm": trial.arm, "draw": trial.draw, "seed": trial.seed, "split": self.split,
             "scores": scores,
@@ -120,7 +122,7 @@ class TrialRunner:
             "counts": {
                 "rows": len(rows), "distinct_rows": len({_hash(row) for row in rows}),
                 "finetune_rows": len(self._finetune_rows),
-                "pictures_encoded": len(self.features.indices) - encoded,
+                "pictures_encoded": len(features.indices) - encoded,
             },
             "seconds": round(time.perf_counter() - started, 1),
             "cpu_seconds": round(time.process_time() - started_cpu, 1),
@@ -178,33 +180,41 @@ class TrialRunner:
                 build_mmbench(folder / "mmbench.tsv", self.split, self.questions)
         return folder
 
-    def _train(
-        self, trial: Trial, rows: list[dict[str, Any]], roots: ImageRoots
-    ) -> tuple[MGMGemmaForCausalLM, dict[str, float]]:
+    def _new_model(self, seed: int) -> MGMGemmaForCausalLM:
         preset = self.preset
-        model = build_model(
+        return build_model(
             llm=preset.llm,
             vision_tower=preset.vision_tower,
             vision_tower_aux=preset.vision_tower_aux,
             image_size_aux=preset.image_size_aux,
             max_length=preset.max_length,
             dtype=torch.float32,
-            seed=INITIALISATION_SEED + trial.seed,
+            seed=INITIALISATION_SEED + seed,
         )
-        self.features = self.features or FeatureCache(model)
+
+    def _train(
+        self,
+        model: MGMGemmaForCausalLM,
+        features: FeatureCache,
+        rows: list[dict[str, Any]],
+        roots: ImageRoots,
+        seed: int,
+    ) -> dict[str, float]:
+        """Train both stages in place, or finetuning alone without rows; returns each one's loss, see `_stage`."""
         if not self.stochastic_depth:
-            self.features.attach(model)
+            features.attach(model)
         losses = {}
         if rows:
-            losses["pretrain"] = self._stage("pretrain", model, rows, roots, trial.seed)
-        roots = ImageRoots(preset.finetune_images, preset.finetune_images)
-        losses["finetune"] = self._stage("finetune", model, self._finetune_rows, roots, trial.seed)
-        return model.eval(), losses
+            losses["pretrain"] = self._stage("pretrain", model, features, rows, roots, seed)
+        roots = ImageRoots(self.preset.finetune_images, self.preset.finetune_images)
+        losses["finetune"] = self._stage("finetune", model, features, self._finetune_rows, roots, seed)
+        return losses
 
     def _stage(
         self,
         stage: Literal["pretrain", "finetune"],
         model: MGMGemmaForCausalLM,
+        features: FeatureCache,
         rows: list[dict[str, Any]],
         roots: ImageRoots,
         seed: int,
@@ -238,7 +248,7 @@ class TrialRunner:
             "max_length": preset.max_length,
             "image_tokens": model.image_tokens,
         }
-        reader = SampleReader(**fields) if self.stochastic_depth else FeatureReader(**fields, features=self.features)
+        reader = SampleReader(**fields) if self.stochastic_depth else FeatureReader(**fields, features=features)
         options = RunOptions(workers=0, logging_steps=1, save_steps=NEVER, save_total_limit=1)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             outcome = fit(model, rows, reader, settings, options, Path(folder), lambda _folder: None)
@@ -250,10 +260,9 @@ class TrialRunner:
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.preset.llm)
 
-    def _evaluate(self, model: MGMGemmaForCausalLM) -> dict[str, dict[str, float]]:
+    def _evaluate(self, model: MGMGemmaForCausalLM, features: FeatureCache) -> dict[str, dict[str, float]]:
         """Accuracies from 0 to 1 by benchmark: `all`, and by kind of question."""
-        self.features.attach(model)
-        answerer = FeatureAnswerer(model, self._tokenizer, self.features)
+        answerer = FeatureAnswerer(model, self._tokenizer, features)
         folder = self._evaluation_folder
         asked = textvqa.read_questions(folder / "llava_textvqa_mini_ocr.jsonl", folder / "train_images")
         texts = _answers(answerer, asked, self.preset.textvqa.max_new_tokens)

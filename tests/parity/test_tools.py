@@ -57,7 +57,7 @@ def test_draw(tools):
 
 def test_conversion(tools, originals):
     written = {token: json.loads((tools / name).read_text()) for token, name in CONVERTED.items()}
-    sound = 0
+    valid = 0
     for number, row in enumerate(rows_in(tools / "dj_in.jsonl")):
         expected = written[image_token_of(row["text"]) or IMAGE_TOKENS[0]][number]
         reason = fault_of_reference(expected["conversations"][1]["value"])
@@ -67,8 +67,8 @@ def test_conversion(tools, originals):
             assert fault.value.reason == reason
         else:
             assert convert(row, originals) == expected
-            sound += 1
-    assert sound >= number / 2
+            valid += 1
+    assert valid >= number / 2
 
 
 def test_ids_regain_their_type(tools, originals):

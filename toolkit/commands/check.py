@@ -1,4 +1,4 @@
-"""`python -m toolkit check`: a `processed_data.jsonl` looked over before anything is trained on it."""
+"""`python -m toolkit check`: check every row and image of a `processed_data.jsonl` before training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.dataset.fixes import FIXES, NOTE_FIXES
 from toolkit.dataset.images import NOTES
 from toolkit.dataset.provenance import ORIGINS
 from toolkit.dataset.rows import IMAGE_TOKENS
-from toolkit.dataset.validation import Report, validate
+from toolkit.dataset.validation import Report, TrainabilityTest, validate
 from toolkit.errors import UserError
 from toolkit.files import package_versions, require_file, sha256_of, write_json, write_jsonl
 from toolkit.presets import Preset, load_preset
@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> None:
     require_file(args.file, "run a recipe first (python solution/process.py)")
     if not args.images.is_dir():
         raise UserError(f"--images {args.images}: no such folder; expected the seed's folder")
-    report = validate(args.file, args.images, preset, args.tokenizer or preset.llm, args.audit)
+    require_trainable, not_checked = _trainability_test(preset, args.tokenizer or preset.llm)
+    report = validate(args.file, args.images, preset, require_trainable, args.audit)
+    report.remarks = not_checked + report.remarks
     seconds = round(time.monotonic() - start, 1)
     print(f"{args.file}: {report.rows:,} rows checked in {seconds} s")
     print("\n".join(_lines(report, preset)))
@@ -62,6 +64,18 @@ def run(args: argparse.Namespace) -> None:
             f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
             "fix or drop them (--fixes FILE lists how), or pass --on-error skip"
         )
+
+
+def _trainability_test(preset: Preset, tokenizer: Path) -> tuple[TrainabilityTest | None, list[str]]:
+    """The test of every row with the real tokenizer, or None and a remark on the file that it lacks."""
+    for path in (tokenizer, preset.vision_tower / "config.json"):
+        if not path.exists():
+            return None, [f"trainability: {path} is missing, run `{preset.download}`"]
+
+    # Imported here: it brings torch, which `--help` need not wait for.
+    from toolkit.training.trainability import trainability_test
+
+    return trainability_test(preset, tokenizer), []
 
 
 def _lines(report: Report, preset: Preset) -> list[str]:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert a file entry by entry and record what became of it.
+    """Convert a file entry by entry, write its record, and print the counts.
 
     Raises:
         UserError: the file cannot be read; a faulty entry under `stop`; nothing left under `skip`.

@@ -22,11 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=positive, default=DEFAULT_BATCH, help="questions answered at a time (%(default)s)"
     )
     parser.add_argument("--chunk", type=int, default=0, help="answer only this part of the questions, from 0")
-    parser.add_argument("--chunks", type=positive, default=1, help="of this many parts")
+    parser.add_argument("--chunks", type=positive, default=1, help="number of parts (default: 1)")
     parser.add_argument(
         "--reference-mode", action="store_true", help="one question at a time, no fast path: what tests compare with"
     )
-    parser.add_argument("--language", choices=mmbench.INSTRUCTIONS, default="en", help="of MMBench's instruction")
+    parser.add_argument(
+        "--language", choices=mmbench.INSTRUCTIONS, default="en", help="of MMBench's instruction (%(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

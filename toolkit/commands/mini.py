@@ -12,9 +12,9 @@ PART_NAMES = ("seed", "instruct", "eval", "clip", "convnext", "gemma", "captione
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `mini`."""
+    """Arguments of `python -m toolkit mini`."""
     actions = parser.add_subparsers(dest="action", required=True)
-    build = actions.add_parser("build", help="build the world, or parts of it, in place")
+    build = actions.add_parser("build", help="build the world, or parts of it, where the kit keeps them")
     build.add_argument("--only", choices=PART_NAMES, action="append", help="build this part only (may be repeated)")
     actions.add_parser("check", help="measure the models against their thresholds; fails if one is missed")
     larger = actions.add_parser("eval-set", help="write an evaluation split of any size into a folder")

@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Gather an experiment's files, check them, write the zip and print what is in it."""
+    """Gather an experiment's files, check them, write the zip and print what is in it.
+
+    Raises:
+        UserError: no such experiment, several presets have it, or its files are no valid submission.
+    """
     preset = preset_of(args.experiment, args.preset)
     runs = {stage: preset.run_folder(stage, args.experiment) for stage in ("pretrain", "finetune")}
     refuse_experiments(runs)

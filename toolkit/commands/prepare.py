@@ -1,4 +1,4 @@
-"""From `processed_data.jsonl` to the file that is trained on: the cap, the questions, LLaVA format."""
+"""`python -m toolkit prepare`: `processed_data.jsonl` to the training file: cap, questions, LLaVA format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the training file and, beside it, its record `*.run.json`."""
+    """Write the training file and, beside it, its record `*.run.json`.
+
+    Raises:
+        UserError: the rows or the original questions cannot be read; a faulty row under `stop`; no row left.
+    """
     start = time.monotonic()
     preset = load_preset(args.preset)
     lines = list(read_rows(args.file))
@@ -34,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     roots = ImageRoots(seed=args.images, processed=args.file.parent)
     samples, skipped = convert_rows(drawn, originals, roots, args.file, args.on_error)
     with atomic_write(args.out) as file:
-        # One sample a line: as quick to read as one long line, and a person can look at it.
+        # One sample per line: as quick to parse as one long line, and readable by people.
         file.write("[\n" + ",\n".join(json.dumps(sample, ensure_ascii=False) for sample in samples) + "\n]\n")
 
     restored = sum(str(sample["id"]) in originals for sample in samples)

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the scores as a table, write score.json."""
+    """Print the scores as a table, write score.json. Raises UserError as `find_answers` and `score_answers` do."""
     folder, preset = find_answers(args.experiment, args.preset)
     score, notes = score_answers(folder, preset)
     columns = [_flat(score)]

@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check a zip by the rules for the kind it is, and read every byte of it once."""
+    """Check a zip by the rules for its kind, and read every byte of it once.
+
+    Raises:
+        UserError: no zip, a damaged one, or not a valid submission.
+    """
     if not zipfile.is_zipfile(args.zip):
         raise UserError(f"{args.zip}: not a zip file" if args.zip.is_file() else f"{args.zip}: no such file")
     try:

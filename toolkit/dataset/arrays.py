@@ -13,7 +13,7 @@ from toolkit.files import require_file
 
 BLOCK = 1 << 20  # characters
 LONGEST_ENTRY = 1 << 26  # characters; a data set's longest conversations have some 10^5
-_BLANKS = re.compile(r"[ \t\r\n]*")
+_NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
 class _Text:
@@ -31,9 +31,10 @@ class _Text:
     def sign(self) -> str:
         """The next character that is not blank, which is not used up; empty at the end of the file."""
         while True:
-            self.index = _BLANKS.match(self.text, self.index).end()
-            if self.index < len(self.text):
-                return self.text[self.index]
+            if found := _NOT_BLANK.search(self.text, self.index):
+                self.index = found.start()
+                return found[0]
+            self.index = len(self.text)
             if not self.more(BLOCK):
                 return ""
 

@@ -27,9 +27,9 @@ class LlavaToRows:
     image_token: str
     first_turn: bool
     counts: Counter[str] = field(default_factory=Counter)
-    # Questions come back by id, so an id may not stand for two. Hashes: some 10^5 ids and questions are long texts.
+    # Questions come back by id, so an id may not have two. Hashes: the texts of some 10^5 ids and questions are long.
     _asked: dict[int, int] = field(default_factory=dict)
-    layout: ClassVar = ("", "\n", "\n")  # what stands before, between and after the entries of the written file
+    layout: ClassVar = ("", "\n", "\n")  # written before, between and after the entries
 
     def entries(self, file: Path) -> Iterator[tuple[str, Line]]:
         """(where, entry) of a file. Raises UserError where it cannot be read."""
@@ -37,7 +37,7 @@ class LlavaToRows:
             return _lines(file)
         return ((f"{file}: entry {number}", entry) for number, entry in read_array(file))
 
-    def convert(self, sample: Line) -> dict[str, Any]:
+    def convert(self, sample: dict[str, Any]) -> dict[str, Any]:
         """The row of a sample. Raises RowFault: those of `to_row`; `repeated_id`."""
         row = to_row(sample, self.image_token, self.first_turn)
         turns = sample["conversations"]
@@ -68,7 +68,7 @@ class RowsToLlava:
         """(where, entry) of a file. Raises UserError where it cannot be read."""
         return _lines(file)
 
-    def convert(self, line: Line) -> dict[str, Any]:
+    def convert(self, line: dict[str, Any]) -> dict[str, Any]:
         """The sample of a row. Raises RowFault: those of `parse_row` and `to_llava`."""
         row = parse_row(line)
         original = self.originals.get(row.id)
@@ -92,6 +92,8 @@ def convert_entries(
     """
     for where, entry in direction.entries(file):
         try:
+            if isinstance(entry, RowFault):
+                raise entry
             yield direction.convert(entry)
         except RowFault as fault:
             if on_error == "stop":

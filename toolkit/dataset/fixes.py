@@ -4,12 +4,12 @@ from __future__ import annotations
 
 FIXES = {
     # the line itself
-    "not_json": "write one JSON object a line, in UTF-8; json.dumps does",
+    "not_json": "write one JSON object per line, in UTF-8; json.dumps does",
     "missing_id": "give the row the id of the seed row it came from",
     "bad_id": "write the id as text, as the seed does; a whole number is taken as its text",
     "bad_text": "write the caption as text under 'text', the image token in front",
     "bad_images": "write a list with one relative path under 'images'",
-    "two_images": "write a row for each image",
+    "two_images": "write one row per image",
     "bad_image_path": "start the path at the seed's folder, or at synthetic_images/ beside the file",
     "link_leaves_root": "put the file itself there, or give the folder that holds it as --images",
     # tokens and caption

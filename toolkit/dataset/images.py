@@ -1,4 +1,4 @@
-"""Looks at many image files at once: does each decode to its last byte, and is there anything odd about it."""
+"""Inspection of many image files at once: whether each decodes to its last byte, and what is odd about it."""
 
 from __future__ import annotations
 

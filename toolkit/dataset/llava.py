@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.dataset.arrays import read_array
-from toolkit.dataset.rows import END_OF_CHUNK, IMAGE_TOKENS, Line, Row, normal_image_path, parse_row
+from toolkit.dataset.rows import END_OF_CHUNK, IMAGE_TOKENS, Row, normal_image_path, parse_row
 from toolkit.errors import RowFault, UserError
 
 # Marks in a LLaVA-format question where the image goes.
@@ -85,7 +85,7 @@ def to_llava(row: Row, original: Original | None) -> dict[str, Any]:
 
     Args:
         row: a valid row.
-        original: the sample of `stage_1.json` with the row's id; its question comes back as it stands, and its id.
+        original: the sample of `stage_1.json` with the row's id; its question comes back unchanged, and its id.
 
     Raises:
         RowFault: `no_question` (a row without image and original), `question_without_image_place`,
@@ -107,7 +107,7 @@ def to_llava(row: Row, original: Original | None) -> dict[str, Any]:
     return sample
 
 
-def to_row(sample: Line, token: str, first_turn: bool) -> dict[str, Any]:
+def to_row(sample: dict[str, Any], token: str, first_turn: bool) -> dict[str, Any]:
     """The row of a LLaVA-format sample: its answer as caption; its question is left to `stage_1.json`.
 
     Args:
@@ -120,8 +120,6 @@ def to_row(sample: Line, token: str, first_turn: bool) -> dict[str, Any]:
             `several_images`, `bad_image_path`, `question_without_image_place`, `question_without_image`,
             `image_in_answer`.
     """
-    if isinstance(sample, RowFault):
-        raise sample
     question, answer = _first_turn(sample.get("conversations"), first_turn)
     image = _image_of(sample.get("image"))
     if image and question.count(IMAGE_MARK) != 1:

@@ -1,4 +1,4 @@
-"""Where the rows of a `processed_data.jsonl` come from: out of the files themselves, and out of the recipe's audit."""
+"""Where the rows of a `processed_data.jsonl` come from, by the seed's files and by the recipe's audit."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def find_audit(file: Path) -> Path | None:
 
 
 def compare_with_audit(rows: Iterable[Fingerprint], audit: Path) -> dict[str, int]:
-    """Match rows with the audit's kept ones, each with one at most.
+    """Match rows with the audit's kept ones, each with at most one.
 
     Args:
         rows: of the file.

@@ -1,4 +1,4 @@
-"""What one row of `processed_data.jsonl` means: its tokens, its caption, where its image lies.
+"""What one row of `processed_data.jsonl` means: its tokens, its caption, the path of its image.
 
 {"images": ["images/00237/002375592.jpg"], "text": "<image>\\na pink dress <|__dj__eoc|>", "id": "002375592"}
 
@@ -26,8 +26,6 @@ SYNTHETIC_FOLDER = "synthetic_images"
 DIALOGUE_MARKERS = ("[[human]]:", "[[gpt]]:")
 # What the language model's template ends an answer with and begins one with; in a caption they break the labels.
 MODEL_TOKENS = ("<eos>", "<start_of_turn>model\n")
-
-
 # A drive letter, or the scheme of a URL.
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -49,7 +47,7 @@ class ImageRoots:
         """Path of a row's image.
 
         Raises:
-            RowFault: `bad_image_path`; `link_leaves_root` (by a symbolic link the file lies outside its root).
+            RowFault: `bad_image_path`; `link_leaves_root` (a symbolic link leads outside its root).
         """
         name = normal_image_path(relative)
         root = self.processed if is_synthetic(name) else self.seed
@@ -142,7 +140,7 @@ def id_of(line: Line) -> str:
 
 
 def parse_row(line: Line) -> Row:
-    """Read a row's fields and hold them against the contract; other fields are left alone.
+    """Read a row's fields and check them by the contract; other fields are left alone.
 
     Raises:
         RowFault: the line's own `not_json`, `missing_id`, `bad_id`, `bad_text`, `bad_images`, `two_images` (one row,

@@ -1,4 +1,4 @@
-"""Rows become the samples of a training file: the cap's draw, then one sample a row."""
+"""Rows become the samples of a training file: the cap's draw, then one sample per row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def convert_row(line: Line, originals: dict[str, Original], roots: ImageRoots) -
     Args:
         line: as read.
         originals: `stage_1.json` by id.
-        roots: where its image must lie.
+        roots: folders that its image must be in.
 
     Raises:
         RowFault: those of `parse_row`, `ImageRoots.resolve`, `require_regular_file` and `to_llava`.

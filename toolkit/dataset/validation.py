@@ -1,9 +1,9 @@
-"""Holds every row of a `processed_data.jsonl` against the rules of the contract; changes nothing."""
+"""Checks every row of a `processed_data.jsonl` by the rules of the contract; changes nothing."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ from toolkit.dataset.llava import load_originals, to_llava
 from toolkit.dataset.provenance import Fingerprint, compare_with_audit, find_audit, fingerprint, origin_of
 from toolkit.dataset.rows import ImageRoots, Row, id_of, image_token_of, is_synthetic, parse_row, read_rows
 from toolkit.errors import RowFault, UserError
-from toolkit.files import read_json
 from toolkit.presets import Preset
 
-# Raises RowFault for a LLaVA-format sample of which nothing would be learnt.
+# Raises RowFault for a LLaVA-format sample that training refuses or would learn nothing from.
 TrainabilityTest = Callable[[dict[str, Any]], None]
 
 
@@ -45,8 +44,8 @@ class Report:
 
     Args:
         rows: lines that are not blank.
-        faults: at most one a line, by line.
-        notes: odd images, for every line that shows one, by line.
+        faults: at most one per line, in the file's order.
+        notes: odd images, for every line that shows one, in the file's order.
         counts: rows by property, images by note.
         origins: valid rows by key of ORIGINS; empty where the seed is not known, or another one's folder was given.
         audit: what `compare_with_audit` counted; empty without an audit.
@@ -67,21 +66,22 @@ class Report:
         return self.rows - len(self.faults)
 
 
-def validate(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: Path | None) -> Report:
-    """Look at every row and every image.
+def validate(
+    file: Path, images: Path, preset: Preset, require_trainable: TrainabilityTest | None, audit: Path | None
+) -> Report:
+    """Check every row and every image.
 
     Args:
         file: `processed_data.jsonl`; its folder holds `synthetic_images/`.
         images: folder of every other image.
-        preset: whose questions, cap and token limit apply.
-        tokenizer: folder of the language model's tokenizer.
+        preset: its questions come back by id.
+        require_trainable: a further test of each row's sample; None to leave it out.
         audit: of the recipe that wrote the file (default: found by the record beside the file).
 
     Raises:
         UserError: the file, or the audit that was named, cannot be read.
     """
     report = Report()
-    require_trainable = _trainability_test(preset, tokenizer, report.remarks)
     originals = {}
     if preset.questions.is_file():
         originals = load_originals(preset.questions)
@@ -100,7 +100,9 @@ def validate(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: P
             original = originals.get(row.id)
             path = roots.resolve(row.image) if row.image else None
             rules.admit(row, number)
-            require_trainable(to_llava(row, original))
+            sample = to_llava(row, original)
+            if require_trainable:
+                require_trainable(sample)
         except RowFault as fault:
             report.faults.append(Finding(number, id_of(line), fault.reason, fault.detail))
             continue
@@ -112,6 +114,15 @@ def validate(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: P
             report.origins[origin_of(row, original)] += 1
     report.counts += rules.counts
 
+    _check_images(report, lines_of_image)
+    for findings in (report.faults, report.notes):
+        findings.sort(key=lambda finding: finding.line)
+    _compare_audit(report, file, audit, rules.rows)
+    return report
+
+
+def _check_images(report: Report, lines_of_image: Mapping[Path, list[tuple[int, str]]]) -> None:
+    """Decode every image once; its fault or its notes count for every line, (number, id), that shows it."""
     for path, image in inspect_images(list(lines_of_image)).items():
         report.counts["pictures"] += 1
         lines = lines_of_image[path]
@@ -122,10 +133,6 @@ def validate(file: Path, images: Path, preset: Preset, tokenizer: Path, audit: P
             report.counts[note] += 1
             seen = f"{path}: {image.width} x {image.height} pixels, {image.mode}"
             report.notes += [Finding(*line, note, seen) for line in lines]
-    for findings in (report.faults, report.notes):
-        findings.sort(key=lambda finding: finding.line)
-    _compare_audit(report, file, audit, rules.rows)
-    return report
 
 
 def _compare_audit(report: Report, file: Path, audit: Path | None, rows: list[Fingerprint]) -> None:
@@ -180,26 +187,3 @@ class _FileRules:
         self._seen_ids.add(row.id)
         self._seen_rows.add(content)
         self.rows.append(content)
-
-
-def _trainability_test(preset: Preset, tokenizer: Path, remarks: list[str]) -> TrainabilityTest:
-    """A test of samples with the real tokenizer; one that accepts all, and a remark, where a file of it is missing."""
-    tower = preset.vision_tower / "config.json"
-    for path in (tokenizer, tower):
-        if not path.exists():
-            remarks.append(f"trainability: {path} is missing, run `{preset.download}`")
-            return lambda sample: None
-
-    # Imported here: they bring torch, which `--help` need not wait for.
-    from toolkit.mgm.checkpoint import load_tokenizer
-    from toolkit.mgm.conversation import require_trainable
-
-    loaded = load_tokenizer(tokenizer)
-    sizes = read_json(tower)
-    sizes = sizes.get("vision_config", sizes)
-    image_tokens = (sizes["image_size"] // sizes["patch_size"]) ** 2
-
-    def test(sample: dict[str, Any]) -> None:
-        require_trainable(sample["conversations"], loaded, "image" in sample, preset.max_length, image_tokens)
-
-    return test

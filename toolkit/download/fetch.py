@@ -78,7 +78,7 @@ def fetch(url: str, target: Path, attempts: int, report: Callable[[int, int | No
 
     Args:
         url: http or https.
-        target: path of the complete file; `NAME.part` and its notes lie next to it.
+        target: path of the complete file; `NAME.part` and its notes are next to it.
         attempts: failures in a row without a new byte that end it.
         report: called with (bytes so far, total bytes or None if the server gives none).
 

@@ -58,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What must lie at the destination; `resources.yaml` explains the keys."""
+    """What must be at the destination; `resources.yaml` explains the keys."""
 
     path: list[str]
     files: int = 1
@@ -130,7 +130,7 @@ def choose(resources: list[Resource], kit: str, only: list[str], home: str) -> l
     """The resources of a kit, or the named ones of any kit, from one home if one is named.
 
     Raises:
-        UserError: no such resource; none of them has that home.
+        UserError: no such resource; no chosen resource has that home.
     """
     known = {resource.name: resource for resource in resources}
     if unknown := [name for name in only if name not in known]:
@@ -143,7 +143,7 @@ def choose(resources: list[Resource], kit: str, only: list[str], home: str) -> l
         for resource in chosen
     ]
     if not any(resource.sources for resource in with_home):
-        raise UserError(f"--source {home}: none of {', '.join(resource.name for resource in chosen)} is there")
+        raise UserError(f"--source {home}: it has no {' or '.join(resource.name for resource in chosen)}")
     return with_home
 
 

@@ -68,11 +68,11 @@ def verify(installer: Installer, resources: list[Resource]) -> None:
     bad = []
     for resource in resources:
         faults = installer.verify(resource)
-        print(f"{resource.name}: {'; '.join(faults) or 'sound'}", flush=True)
+        print(f"{resource.name}: {'; '.join(faults) or 'complete'}", flush=True)
         bad += [resource.name] * bool(faults)
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(resources)} resources are not sound: {', '.join(bad)}; "
+            f"{len(bad)} of {len(resources)} resources are incomplete: {', '.join(bad)}; "
             "delete damaged files, then `python -m toolkit download` fetches what is missing"
         )
 

@@ -11,7 +11,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -129,19 +129,20 @@ class _Content:
     def __init__(self, content: IO[bytes]):
         self._content = content
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         with _reading():
             return self._content.read(size)
 
 
-class _Bounded:
+class _Bounded(gzip.GzipFile):
     """The decompressed stream of gzip, up to a limit of bytes."""
 
-    def __init__(self, file: gzip.GzipFile, limit: int):
-        self._file, self._left = file, limit
+    def __init__(self, path: Path, limit: int):
+        super().__init__(path, "rb")
+        self._left = limit
 
-    def read(self, size: int) -> bytes:
-        block = self._file.read(size)
+    def read(self, size: int | None = -1) -> bytes:
+        block = super().read(size)
         self._left -= len(block)
         if self._left < 0:
             raise RefusedArchive("it unpacks to far more than it should")
@@ -149,19 +150,33 @@ class _Bounded:
 
 
 class _ShortHeaders(tarfile.TarInfo):
-    """A member whose extended headers are short; `_proc_member` is tarfile's documented hook for such a rule."""
+    """A member whose extended headers are short: tarfile reads them whole right after `frombuf`."""
 
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in EXTENDED_HEADERS and self.size > MAX_HEADER:
-            raise RefusedArchive(f"an extended header of {self.size:,} bytes")
-        return super()._proc_member(archive)
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _ShortHeaders:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in EXTENDED_HEADERS and header.size > MAX_HEADER:
+            raise RefusedArchive(f"an extended header of {header.size:,} bytes")
+        return header
+
+
+class _StreamedTar(tarfile.TarFile):
+    """Keeps no members: their headers would take hundreds of megabytes for a seed."""
+
+    tarinfo = _ShortHeaders
+    members: list[tarfile.TarInfo]
+
+    def next(self) -> tarfile.TarInfo | None:
+        header = super().next()
+        self.members.clear()
+        return header
 
 
 def _tar_members(path: Path, limit: int) -> Iterator[Member]:
     with (
         _reading(),
-        gzip.open(path, "rb") as plain,
-        tarfile.open(fileobj=_Bounded(plain, limit), mode="r|", tarinfo=_ShortHeaders) as tar,
+        _Bounded(path, limit) as plain,
+        _StreamedTar.open(fileobj=plain, mode="r|") as tar,
     ):
         while header := tar.next():
             name = safe_path(header.name)
@@ -171,17 +186,16 @@ def _tar_members(path: Path, limit: int) -> Iterator[Member]:
                 yield Member(name, tar.extractfile(header))
             else:
                 raise RefusedArchive(f"{_kind(header)} {header.name[:80]!r}")
-            tar.members.clear()  # tarfile keeps every member: hundreds of megabytes for a seed
-        _require_end(tar.fileobj)
+        _require_end(tar.fileobj.read)
 
 
-def _require_end(stream: IO[bytes]) -> None:
+def _require_end(read: Callable[[int], bytes]) -> None:
     """Read past a tar's end mark: tarfile also stops, without an error, at a truncated or damaged header.
 
     Reading on to the end makes gzip check its checksum.
     """
     zeros = 0
-    while block := stream.read(BLOCK):
+    while block := read(BLOCK):
         if block.count(0) != len(block):
             raise DamagedArchive("a member's header is damaged")
         zeros += len(block)

@@ -68,21 +68,21 @@ def _file_faults(expectation: Expectation, path: Path) -> Iterator[str]:
         yield f"{path.name}: {size:,} bytes, expected {expectation.size:,}"
     elif expectation.sha256 and (digest := sha256_of(path)) != expectation.sha256:
         yield f"{path.name}: sha256 {digest}, expected {expectation.sha256}"
-    elif fault := _unsound(path, size):
+    elif fault := _format_fault(path, size):
         yield f"{path.name}: {fault}"
     elif expectation.lines and (lines := _count_lines(path)) != expectation.lines:
         yield f"{path.name}: {lines:,} lines, expected {expectation.lines:,}"
 
 
-def _unsound(path: Path, size: int) -> str:
+def _format_fault(path: Path, size: int) -> str:
     """Why a file's format shows that it is incomplete; empty if it does not."""
     if not size:
         return "empty"
     try:
         if path.suffix == ".safetensors":
-            return _unsound_safetensors(path, size)
+            return _safetensors_fault(path, size)
         if path.suffix == ".bin":
-            return _unsound_torch(path)
+            return _torch_fault(path)
         if path.suffix == ".jsonl":
             for _ in read_jsonl(path):
                 pass
@@ -94,12 +94,14 @@ def _unsound(path: Path, size: int) -> str:
     return ""
 
 
-def _unsound_safetensors(path: Path, size: int) -> str:
+def _safetensors_fault(path: Path, size: int) -> str:
     """Source: the safetensors format: 8 bytes of header length, the header in JSON, the tensors' bytes."""
     with path.open("rb") as file:
         try:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < size else None
+            if length >= size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (struct.error, ValueError, AttributeError, KeyError, TypeError):
             return "not a safetensors file"
@@ -107,7 +109,7 @@ def _unsound_safetensors(path: Path, size: int) -> str:
     return "" if size == whole else f"truncated or damaged: {size:,} bytes, {whole:,} by its header"
 
 
-def _unsound_torch(path: Path) -> str:
+def _torch_fault(path: Path) -> str:
     with path.open("rb") as file:
         legacy = file.read(4) == LEGACY_TORCH
     # A zip's directory is at its end: without it the file is truncated. The legacy format has no such mark.

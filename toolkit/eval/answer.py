@@ -84,7 +84,7 @@ def answer_benchmark(
     """
     if not 0 <= chunk < chunks:
         raise UserError(f"--chunk {chunk}: expected 0 to {chunks - 1}, as --chunks is {chunks}")
-    settings = {"textvqa": preset.textvqa, "mmbench": preset.mmbench}[benchmark]
+    settings = preset.textvqa if benchmark == "textvqa" else preset.mmbench
     configuration = {
         "benchmark": benchmark,
         "max_new_tokens": settings.max_new_tokens,
@@ -93,7 +93,7 @@ def answer_benchmark(
     }
     table = []
     if benchmark == "textvqa":
-        questions = textvqa.read_questions(settings.questions, settings.images)
+        questions = textvqa.read_questions(preset.textvqa.questions, preset.textvqa.images)
     else:
         configuration["language"] = language
         table = mmbench.read_table(settings.questions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -17,7 +18,7 @@ from toolkit.mgm.model import MGMGemmaForCausalLM
 
 END_OF_TURN = "<end_of_turn>"
 # Questions are sorted by length within this many batches, whose image features are held in memory: about 2.4 MB per
-# image in MGM-2B, whatever the size of the benchmark.
+# image in MGM-2B, for benchmarks of any size.
 BATCHES_SORTED_TOGETHER = 8
 # The aux tower's stacked maps take 0.2 GB per image, and torch cannot resize those of 38 images and more at once.
 MAX_IMAGES_ENCODED_TOGETHER = 16
@@ -35,7 +36,7 @@ class Answerer:
         self.model = model
         self.tokenizer = tokenizer
         # Finetuning pads; published checkpoints say so in the same field.
-        self.aspect = getattr(model.config, "image_aspect_ratio", "pad")
+        self.aspect: Literal["square", "pad"] = getattr(model.config, "image_aspect_ratio", "pad")
 
     @classmethod
     def load(cls, folder: Path, full_precision: bool, reference_mode: bool = False) -> Answerer:

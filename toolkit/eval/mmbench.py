@@ -15,6 +15,7 @@ import re
 import tempfile
 import zipfile
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -221,7 +222,7 @@ class Accuracy:
     groups: int
 
 
-def accuracy(table: list[dict[str, str]], answers: dict[int, str]) -> tuple[Accuracy, dict[str, Accuracy]]:
+def accuracy(table: list[dict[str, str]], answers: Mapping[str | int, str]) -> tuple[Accuracy, dict[str, Accuracy]]:
     """Score answers against the table's `answer` column.
 
     Args:
@@ -245,7 +246,7 @@ def accuracy(table: list[dict[str, str]], answers: dict[int, str]) -> tuple[Accu
     return _share(everything), {category: _share(outcomes[category]) for category in sorted(outcomes)}
 
 
-def _is_right(row: dict[str, str], answers: dict[int, str], tolerant: bool) -> bool:
+def _is_right(row: dict[str, str], answers: Mapping[str | int, str], tolerant: bool) -> bool:
     text = answers.get(int(row["index"]), "")
     found = letter_of(text, options_of(row)) if tolerant else text
     return bool(row["answer"]) and found == row["answer"]

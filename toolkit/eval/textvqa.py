@@ -84,8 +84,8 @@ def read_annotations(path: Path) -> dict[tuple[str, str], list[str]]:
 
 
 def annotation_key(question_id: str | int, prompt: str) -> tuple[str, str]:
-    """Key of `read_annotations` for an answer line: the question is the prompt's first line (the second, should the
-    OCR tokens stand first)."""
+    """Key of `read_annotations` for an answer line: the question is the prompt's first line (the second, if the
+    OCR tokens come first)."""
     lines = prompt.split("\n")
     question = lines[1] if len(lines) > 1 and lines[0].startswith("Reference OCR token:") else lines[0]
     return str(question_id), question.lower()

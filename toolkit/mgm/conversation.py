@@ -17,8 +17,8 @@ IGNORE_INDEX = -100
 QUESTION_TURN = "<start_of_turn>user\n{}<end_of_turn>\n"
 ANSWER_HEADER = "<start_of_turn>model\n"
 ANSWER_END = "<end_of_turn>\n<eos>"
-# Gemma's tokenizer falls back on bytes, of which a character has at most four in UTF-8.
-TOKENS_A_CHARACTER = 4
+# Gemma's tokenizer falls back on bytes, at most four per character in UTF-8.
+TOKENS_PER_CHARACTER = 4
 
 
 def encode_conversation(
@@ -61,7 +61,7 @@ def require_trainable(
     max_length: int,
     image_tokens: int,
 ) -> None:
-    """Refuse a sample that `encode_conversation` refuses, or of which nothing is left to learn at `max_length`.
+    """Refuse a sample that `encode_conversation` refuses, or that leaves nothing to learn at `max_length`.
 
     Only a sample whose first question is long is tokenised: of any other, the first answer surely begins in time.
 
@@ -74,14 +74,14 @@ def require_trainable(
     """
     question, _ = _rounds(conversations, tokenizer.eos_token, has_image)[0]
     prompt = QUESTION_TURN.format(question) + ANSWER_HEADER
-    if TOKENS_A_CHARACTER * len(prompt) + image_tokens + 1 < max_length:
+    if TOKENS_PER_CHARACTER * len(prompt) + image_tokens + 1 < max_length:
         return
     ids, labels = encode_conversation(conversations, tokenizer, has_image, max_length)
     require_supervision(labels, max_length, image_tokens if IMAGE_TOKEN_INDEX in ids else 0)
 
 
 def require_supervision(labels: list[int], max_length: int, image_tokens: int) -> None:
-    """Refuse a sample of which nothing would be learnt once it is cut to `max_length`.
+    """Refuse a sample that leaves nothing to learn once it is cut to `max_length`.
 
     Args:
         labels: as `encode_conversation` returns them.

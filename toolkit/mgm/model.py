@@ -119,7 +119,7 @@ class MGMModel(GemmaModel):
         """
         like = self.mm_projector[0].weight
         width, width_aux = self.config.vision_config["hidden_size"], sum(self.config.vision_config_aux["dims"])
-        # Two patches a side of two positions a side: the smallest image that takes the same steps as a real one.
+        # Two patches per side, two positions per side of each: the smallest image that takes a real one's steps.
         return 0.0 * self.adapt(like.new_zeros(1, 4, width), like.new_zeros(1, width_aux, 4, 4)).sum()
 
     def adapt(self, tokens: torch.Tensor, aux: torch.Tensor) -> torch.Tensor:
@@ -195,12 +195,19 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
 
         Returns:
             inputs_embeds [B, M, 2048], attention_mask [B, M] bool, labels [B, M].
+
+        Raises:
+            ValueError: there are more or fewer images than rows with a placeholder.
         """
         is_image = input_ids == IMAGE_TOKEN_INDEX
         words = self.model.embed_tokens(input_ids.masked_fill(is_image, 0))  # [B, L, 2048]
-        if image_features is not None:
-            # transformers 5 scales inside the token embedding, 4 scales everything later; features are scaled in both.
-            image_features = image_features * getattr(self.model.embed_tokens, "embed_scale", 1.0)
+        if image_features is None:
+            image_features = words.new_empty(0)
+        with_image = int((is_image & attention_mask.bool()).any(1).sum())
+        if with_image != len(image_features):
+            raise ValueError(f"{len(image_features)} images for {with_image} rows with an image's placeholder")
+        # transformers 5 scales inside the token embedding, 4 scales everything later; features are scaled in both.
+        image_features = image_features * getattr(self.model.embed_tokens, "embed_scale", 1.0)
         if labels is None:
             labels = torch.full_like(input_ids, IGNORE_INDEX)
         rows, row_labels, used = [], [], 0
@@ -216,8 +223,6 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
                 used += 1
             rows.append(embeds[: self.config.tokenizer_model_max_length])
             row_labels.append(targets[: self.config.tokenizer_model_max_length])
-        if image_features is not None and used != len(image_features):
-            raise ValueError(f"{len(image_features)} images for {used} rows with an image's placeholder")
 
         longest = max(len(row) for row in rows)
         inputs_embeds = words.new_zeros(len(rows), longest, words.shape[-1])
@@ -302,7 +307,5 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         """
         if image_features is None and pixels is not None:
             image_features = self.encode_images(pixels)
-        inputs_embeds, mask, _ = self.expand_images(
-            input_ids, attention_mask, None, image_features, padding_side="left"
-        )
+        inputs_embeds, mask, _ = self.expand_images(input_ids, attention_mask, None, image_features, "left")
         return super().generate(inputs_embeds=inputs_embeds, attention_mask=mask.long(), **kwargs)

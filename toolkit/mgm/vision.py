@@ -1,6 +1,6 @@
 """The eyes of MGM: a CLIP tower for the gist, a ConvNeXt tower for detail, and patch info mining between them.
 
-Shapes are given for MGM-2B: 336 px -> 24 x 24 CLIP patches, 768 px -> a 192 x 192 grid, 8 x 8 positions a patch.
+Shapes are given for MGM-2B: 336 px -> 24 x 24 CLIP patches, 768 px -> a 192 x 192 grid, 8 x 8 positions per patch.
 """
 
 from __future__ import annotations

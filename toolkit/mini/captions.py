@@ -67,7 +67,7 @@ def noun_phrase(thing: Thing, count: int = 1) -> str:
 def true_caption(scene: Scene, rng: random.Random, reads: bool = True) -> str:
     """One short caption that names all that can be asked about the scene; without `reads` it omits a sign's word."""
     first = scene.things[0]
-    if scene.layout == "pair":
+    if scene.relation:
         phrase = rng.choice(RELATION_PHRASES[scene.relation])
         body = f"{noun_phrase(first)} {phrase} {noun_phrase(scene.things[1])}"
     elif scene.sign and not reads:
@@ -95,7 +95,7 @@ def half_wrong_scene(scene: Scene, rng: random.Random) -> tuple[Scene, str]:
     details += ["relation"] if scene.relation else []
     details += ["sign", "sign"] if scene.sign else []
     detail = rng.choice(details)
-    if detail == "sign":
+    if scene.sign and detail == "sign":
         word = _other(rng, SIGN_WORDS, scene.sign.word)
         return replace(scene, sign=replace(scene.sign, word=word)), detail
     if detail == "relation":

@@ -22,7 +22,15 @@ from toolkit.mgm.vision import ConvNeXtTower
 from toolkit.mini import captions
 from toolkit.mini.build import CAPTIONER, CLIP, CONVNEXT, GEMMA
 from toolkit.mini.convnext import load_tower, stage_maps
-from toolkit.mini.questions import CATEGORIES, SHORT_ANSWER, Question, ask, choice_prompt, options_of, textvqa_prompt
+from toolkit.mini.questions import (
+    CATEGORIES,
+    SHORT_ANSWER,
+    Question,
+    choice_prompt,
+    find_question,
+    options_of,
+    textvqa_prompt,
+)
 from toolkit.mini.scenes import SIGN_WORDS, Scene, draw_scene, render
 from toolkit.mini.text_samples import IMAGE_TOKENS, ImageSimulator, TextSample, add
 from toolkit.mini.training import NO_WORD, dense_labels, main_pixels, scene_batch
@@ -80,7 +88,7 @@ def check_language() -> list[Check]:
 def _scene_asking(category: str, rng: random.Random) -> tuple[Scene, Question]:
     while True:
         scene = draw_scene(rng)
-        if question := ask(scene, category, rng):
+        if question := find_question(scene, category, rng):
             return scene, question
 
 

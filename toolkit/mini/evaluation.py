@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 from toolkit.files import atomic_write, write_json, write_jsonl
-from toolkit.mini.questions import CATEGORIES, Question, ask, options_of, textvqa_prompt
+from toolkit.mini.questions import CATEGORIES, Question, ask, find_question, options_of, textvqa_prompt
 from toolkit.mini.scenes import Scene, draw_scene, render
 from toolkit.mini.seed import JPEG_QUALITY, save_jpeg
 
@@ -93,7 +93,7 @@ def _scene_for(category: str, rng: random.Random) -> tuple[Scene, Question]:
         scene = draw_scene(rng)
         if category == "count" and scene.layout != "count" and rng.random() < 0.7:
             continue  # otherwise half the counts would be `one`
-        if question := ask(scene, category, rng):
+        if question := find_question(scene, category, rng):
             return scene, question
 
 

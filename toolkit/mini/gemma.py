@@ -66,11 +66,10 @@ def sample_losses(
     ids = torch.tensor([sample.ids + [0] * (length - len(sample.ids)) for sample in samples])
     answers = torch.tensor([sample.answers + [False] * (length - len(sample.ids)) for sample in samples])
     embeddings = model.get_input_embeddings()(ids)
-    with_image = [number for number, sample in enumerate(samples) if sample.scene]
-    if with_image:
-        table = model.get_input_embeddings().weight
-        simulated = simulator([samples[number].scene for number in with_image], table)
-        for number, image in zip(with_image, simulated, strict=True):
+    scenes = {number: sample.scene for number, sample in enumerate(samples) if sample.scene}
+    if scenes:
+        simulated = simulator(list(scenes.values()), model.get_input_embeddings().weight)
+        for number, image in zip(scenes, simulated, strict=True):
             start = samples[number].image_start
             embeddings[number, start : start + len(image)] = image
     hidden = model.model(

@@ -25,7 +25,14 @@ class Question:
     wrong: tuple[str, ...]
 
 
-def ask(scene: Scene, category: str, rng: random.Random) -> Question | None:
+def ask(scene: Scene, category: str, rng: random.Random) -> Question:
+    """A question of one category. Raises ValueError where the scene has nothing to ask about."""
+    if question := find_question(scene, category, rng):
+        return question
+    raise ValueError(f"no question of category {category} about {scene}")
+
+
+def find_question(scene: Scene, category: str, rng: random.Random) -> Question | None:
     """A question of one category, or None where the scene has nothing to ask about."""
     first = scene.things[0]
     if category == "object":
@@ -36,13 +43,13 @@ def ask(scene: Scene, category: str, rng: random.Random) -> Question | None:
         wrong = tuple(number for number in NUMBERS.values() if number != answer)
         return Question(category, f"how many {plural} are there?", answer, wrong)
     if category == "colour":
-        coloured = [thing for thing in scene.things if thing.colour]
+        coloured = [(thing.kind, thing.colour) for thing in scene.things if thing.colour]
         if coloured:
-            thing = rng.choice(coloured)
-            noun = number_of(thing.kind, scene.count)
+            kind, tint = rng.choice(coloured)
+            noun = number_of(kind, scene.count)
             verb = "are" if scene.layout == "count" else "is"
-            wrong = tuple(colour for colour in COLOURS if colour != thing.colour)
-            return Question(category, f"what colour {verb} the {noun}?", thing.colour, wrong)
+            wrong = tuple(colour for colour in COLOURS if colour != tint)
+            return Question(category, f"what colour {verb} the {noun}?", tint, wrong)
     if category == "relation" and scene.relation:
         second = scene.things[1]
         wrong = tuple(relation for relation in RELATIONS if relation != scene.relation)
@@ -68,7 +75,7 @@ def _ask_object(scene: Scene, rng: random.Random) -> Question:
 
 def ask_any(scene: Scene, rng: random.Random) -> Question:
     """A question of any category that the scene allows."""
-    questions = [question for category in CATEGORIES if (question := ask(scene, category, rng))]
+    questions = [question for category in CATEGORIES if (question := find_question(scene, category, rng))]
     return rng.choice(questions)
 
 

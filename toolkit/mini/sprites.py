@@ -60,7 +60,9 @@ def glyphs(font: str) -> dict[str, Image.Image]:
     masks = {}
     for i, letter in enumerate(string.ascii_uppercase):
         cell = atlas.crop((i * GLYPH_CELL, 0, (i + 1) * GLYPH_CELL, GLYPH_CELL))
-        left, _, right, _ = cell.getbbox()
+        if not (box := cell.getbbox()):
+            raise ValueError(f"assets/glyphs/{font}.png has no {letter}; restore the file")
+        left, _, right, _ = box
         masks[letter] = cell.crop((left, 0, right, GLYPH_CELL))
     return masks
 

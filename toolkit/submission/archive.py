@@ -24,6 +24,15 @@ FILES_SHOWN = 4  # of a folder, in the printed tree
 
 
 def preset_of(experiment: str, name: str | None) -> Preset:
+    """The preset an experiment was run with.
+
+    Args:
+        experiment: its name.
+        name: of the preset; None to find out: the preset whose run of that name exists.
+
+    Raises:
+        UserError: there is no such run, or one of each of several presets.
+    """
     presets = [load_preset(name)] if name else [load_preset(preset) for preset in PRESETS]
     # full and 10k share their runs' name; what `pack` needs of them is the same but for the seed's folder.
     runs = {preset.run_folder("finetune", experiment): preset for preset in reversed(presets)}
@@ -36,7 +45,14 @@ def preset_of(experiment: str, name: str | None) -> Preset:
 
 
 def refuse_experiments(runs: dict[str, str]) -> None:
-    """Refuse runs that are not the fixed training (TRAIN_SEED, PRETRAIN=none, switches), or not finished."""
+    """Refuse runs that are not finished, or not the fixed training (TRAIN_SEED, PRETRAIN=none, switches).
+
+    Args:
+        runs: name of the run folder by stage.
+
+    Raises:
+        UserError: names the run.
+    """
     for run in (runs["finetune"], runs["pretrain"]):
         folder = REPOSITORY / "output" / "training_dirs" / run
         if not (folder / "run.json").is_file():
@@ -46,13 +62,21 @@ def refuse_experiments(runs: dict[str, str]) -> None:
 
 
 def records_of(runs: dict[str, str], members: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """Records of both stages and, where the zip takes them along, of the evaluations, by name."""
+    """Records of both stages and of the evaluations in the zip, by name.
+
+    Args:
+        runs: name of the run folder by stage.
+        members: as `members` yields them.
+
+    Raises:
+        UserError: a record is missing or not JSON.
+    """
     stages = [f"output/training_dirs/{run}/run.json" for run in runs.values()]
     return {name: read_json(REPOSITORY / name) for name in [*stages, *(name for name in members if is_record(name))]}
 
 
 def data_faults(pretrain_run: str, rows: Path) -> list[str]:
-    """Whether `processed_data.jsonl` is what the run was trained on: another recipe may have replaced it."""
+    """A fault where `processed_data.jsonl` is not what the run was trained on: another recipe may have replaced it."""
     record = REPOSITORY / "output" / "training_dirs" / pretrain_run / "pretrain_data.run.json"
     if sha256_of(rows) in read_json(record)["inputs"].values():
         return []
@@ -60,7 +84,7 @@ def data_faults(pretrain_run: str, rows: Path) -> list[str]:
 
 
 def members(kind: str, runs: dict[str, str]) -> Iterator[tuple[str, Path]]:
-    """(name in the zip, file) of everything that a submission of this kind takes along."""
+    """(name in the zip, file) of everything that a submission of this kind, online or offline, takes along."""
     output = REPOSITORY / "output"
     training = output / "training_dirs"
     finetune = f"output/training_dirs/{runs['finetune']}"
@@ -118,7 +142,7 @@ def write_zip(members: dict[str, Path], path: Path) -> None:
 
 
 def tree(sizes: dict[str, int]) -> str:
-    """The folders of a submission with their files and sizes; long folders are summed up."""
+    """The folders of a submission with their files and sizes in bytes; of long folders only the first files."""
     folders = defaultdict(list)
     for name in sorted(sizes):
         folders[str(PurePosixPath(name).parent)].append(name)
@@ -134,7 +158,7 @@ def tree(sizes: dict[str, int]) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes in GB, MB, kB or B, with one decimal."""
     for unit, amount in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= amount:
             return f"{count / amount:.1f} {unit}"

@@ -29,7 +29,7 @@ READMES = ("readme", "readme.md", "README.md")
 TRAIN_SCRIPT = "output/train.sh"
 ROWS = "output/processed_data/processed_data.jsonl"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack")
-# Of the finetuning folder, an offline zip holds these.
+# What an offline zip holds of the finetuning folder.
 MODEL_FILES = (
     "model-*.safetensors",
     "model.safetensors.index.json",
@@ -150,12 +150,12 @@ def image_faults(lines: Iterable[bytes], members: Iterable[str], seed_images: Pa
 
 
 def member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
-    """Members that no submission may hold, whatever its layout: the server could not unpack them as they are meant."""
+    """Members that no submission of any layout may hold: the server could not unpack them as intended."""
     parts = [PurePosixPath(info.filename).parts for info in infos]
     inside = {names[0] for names in parts if names[1:2] in (("solution",), ("output",))}
     if len(inside) == 1 and not {"solution", "output"} & {names[0] for names in parts}:
         folder = inside.pop()
-        return [f"everything lies inside {folder}/; zip in there: cd {folder} && zip -r submit.zip solution/ output/"]
+        return [f"everything is inside {folder}/; zip in there: cd {folder} && zip -r submit.zip solution/ output/"]
     faults, seen = [], set()
     for info in infos:
         name = info.filename
@@ -170,7 +170,7 @@ def member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
         if info.is_dir() and "/" not in name.rstrip("/") and name.rstrip("/") not in ("solution", "output"):
             faults.append(f"{name} is beside solution/ and output/")
         if name in seen:
-            faults.append(f"{name} is there twice")
+            faults.append(f"{name} occurs twice")
         seen.add(name)
     return faults
 

@@ -1,4 +1,4 @@
-"""Which fixed part made a submission, as its logs, records and training script tell, and what is wrong with that."""
+"""Faults of a submission's fixed part, which its logs, records and training script name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.fixed_part import LOG_LINE, FixedPart, read_fixed_part, script_change
 
 SHOWN = 12  # characters of a hash that tell it from others in a message
-UNKNOWN = "which file has changed is not known here; `python -m toolkit pack` finds it in the stages' records"
+UNKNOWN = "which file changed is not known here; `python -m toolkit pack` finds it in the stages' records"
 
 
 def fixed_part_faults(logs: Mapping[str, bytes], records: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -17,7 +17,7 @@ def fixed_part_faults(logs: Mapping[str, bytes], records: Mapping[str, dict[str,
 
     Args:
         logs: content by name; the first line is the hash, which every resumed run repeats.
-        records: `run.json` of stages and evaluations by name, as far as they are at hand; they list the files.
+        records: `run.json` of stages and evaluations by name, where available; they list the files.
 
     Returns:
         one short text per fault; it names the files that differ where a record lists them.
@@ -56,7 +56,7 @@ def _changes(log: str, sha256: str, current: FixedPart, records: Mapping[str, di
         if isinstance(part, dict) and part.get("sha256") == sha256 and (changes := current.changes(record)):
             return changes
     own = records.get(str(PurePosixPath(log).with_name("run.json")))
-    return (own and current.changes(own)) or UNKNOWN
+    return (current.changes(own) if own else None) or UNKNOWN
 
 
 def script_faults(script: bytes, name: str) -> list[str]:

@@ -34,7 +34,7 @@ class SampleReader:
     """Everything needed to turn one row into one sample.
 
     Args:
-        roots: where the rows' images lie.
+        roots: folders of the rows' images.
         tokenizer: Gemma's.
         image_size_aux: px of the aux tower's input.
         aspect: how an image that is not square is fitted.
@@ -70,7 +70,7 @@ class SampleReader:
         require_trainable(_turns(row), self.tokenizer, "image" in row, self.max_length, self.image_tokens)
 
     def image_path(self, row: dict[str, Any]) -> Path:
-        """Where a row's image lies.
+        """Path of a row's image.
 
         A path that is not there is also looked for under the names the published finetuning set uses: `.png` for the
         `.jpg` of OCR sets, and `images` for Visual Genome's `VG_100K` and `VG_100K_2` folders.
@@ -156,7 +156,7 @@ class Scan:
 
     Args:
         faults: rows that cannot be trained, by index.
-        text_only: sound rows without an image.
+        text_only: valid rows without an image.
         rotated_images: rows whose image carries an EXIF orientation, which the fixed training ignores.
     """
 
@@ -177,6 +177,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{path}: no rows to train on")
     return rows
+
+
+def image_tokens_of(vision_tower: Path) -> int:
+    """How many tokens an image takes (576 in MGM-2B), by the `config.json` of the main tower's folder."""
+    config = read_json(vision_tower / "config.json")
+    sizes = config.get("vision_config", config)
+    return (sizes["image_size"] // sizes["patch_size"]) ** 2
 
 
 def row_id(row: dict[str, Any], index: int) -> str:

@@ -86,7 +86,7 @@ class Settings:
         stochastic_depth: of the frozen aux tower; off only in equality tests.
         initialisation_seed, order_seed: of a new adapter, and of the sample order and stochastic depth.
         on_error: policy for rows that cannot be trained.
-        images, synthetic_images: where the rows' images lie.
+        images, synthetic_images: folders of the rows' images.
     """
 
     stage: Literal["pretrain", "finetune"]
@@ -165,7 +165,7 @@ def make_plan(settings: Settings, inputs: dict[str, str], fixed_part: FixedPart)
 
 
 def require_same_fixed_part(folder: Path, fixed_part: FixedPart) -> None:
-    """Refuse to resume, or to take for finished, what was begun under another fixed part.
+    """Refuse to resume, or to take for finished, what was started under another fixed part.
 
     Args:
         folder: of a stage; need not exist.
@@ -185,7 +185,7 @@ def require_same_fixed_part(folder: Path, fixed_part: FixedPart) -> None:
 
 
 def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
-    """Whether this very stage has been run to its end in `folder`; False also if it was only begun.
+    """Whether this very stage has been run to its end in `folder`; False also if it was only started.
 
     Raises:
         UserError: the folder holds another run's results or checkpoints.

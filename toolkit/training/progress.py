@@ -1,4 +1,4 @@
-"""One line a logging step on the terminal: where training stands and when it will end."""
+"""One line per logging step on the terminal: how far training is and when it will end."""
 
 from __future__ import annotations
 

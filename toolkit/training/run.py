@@ -137,17 +137,15 @@ def _launch(processes: int) -> None:
 
 def _reader(request: StageRequest, preset: Preset, settings: Settings) -> SampleReader:
     from toolkit.mgm.checkpoint import load_tokenizer
-    from toolkit.training.data import SampleReader
+    from toolkit.training.data import SampleReader, image_tokens_of
 
-    tower = read_json(preset.vision_tower / "config.json")
-    tower = tower.get("vision_config", tower)
     return SampleReader(
         roots=ImageRoots(seed=request.images, processed=request.synthetic_images),
         tokenizer=load_tokenizer(preset.llm),
         image_size_aux=preset.image_size_aux,
         aspect=settings.image_aspect_ratio,
         max_length=settings.max_length,
-        image_tokens=(tower["image_size"] // tower["patch_size"]) ** 2,
+        image_tokens=image_tokens_of(preset.vision_tower),
     )
 
 
@@ -159,7 +157,7 @@ def _checked_rows(
     A resumed run keeps what its first check found: its sample order depends on which rows were skipped.
 
     Raises:
-        UserError: a row cannot be trained and the policy is to stop, or none can.
+        UserError: a row cannot be trained and the policy is `stop`, or no row can.
     """
     from toolkit.training.data import read_rows, scan
 
@@ -179,7 +177,7 @@ def _checked_rows(
                 "fix them or pass --on-error skip"
             )
         if len(found.faults) == len(rows):
-            raise UserError(f"{request.data}: none of {len(rows)} rows can be trained")
+            raise UserError(f"{request.data}: no row of {len(rows)} can be trained")
         plan = plan | {
             "counts": {
                 "rows": len(rows),
@@ -201,7 +199,7 @@ def _checked_rows(
 def _train(
     request: StageRequest, preset: Preset, settings: Settings, options: RunOptions, plan: dict[str, Any]
 ) -> None:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     # The loader's forked workers would warn about the tokenizer's threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
@@ -249,7 +247,7 @@ def _train(
         "experiment_only": _experiment_only(request),
         "versions": package_versions(),
         "loss_history": "trainer_state.json",
-        "seconds": round(time.perf_counter() - begun, 1),
+        "seconds": round(time.perf_counter() - started, 1),
         "training_seconds": round(outcome.seconds, 1),
         "samples_per_second": round(outcome.samples_per_second, 2),
     }

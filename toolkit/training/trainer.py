@@ -25,7 +25,7 @@ TRAINER_STATE = "trainer_state.json"
 class MicroBatches:
     """The micro-batches of one optimizer step, each read only when it is due.
 
-    The Trainer would read all of them first: the device would wait, and hundreds of images would lie in memory.
+    The Trainer would read all of them first: the device would wait, and hundreds of images would fill the memory.
     """
 
     def __init__(self, iterator: Iterator[dict[str, Any]], count: int):
@@ -114,7 +114,7 @@ class FixedTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a checkpoint's weights; under ZeRO-2 every process holds all of them."""
         if self.args.should_save:
-            folder = Path(output_dir)
+            folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self.save_weights(folder)
 

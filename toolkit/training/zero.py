@@ -16,7 +16,7 @@ def zero_config(batch: int, accumulation: int, bf16: bool, offload: bool) -> dic
 
     Args:
         batch: samples of a micro-batch.
-        accumulation: micro-batches a process adds up.
+        accumulation: micro-batches per process and step.
         bf16: bf16 weights with fp32 masters; else everything is fp32.
         offload: keep optimizer state and masters in host memory.
     """

@@ -180,7 +180,8 @@ def test_two_shells_build_a_world_one_after_the_other(runner, tmp_path, monkeypa
 
     monkeypatch.setattr("experiments.mini_world.arms.build_seed", slow_build)
     monkeypatch.setattr(Draw, "training_rows", rows_of)
-    monkeypatch.setattr(TrialRunner, "_train", lambda *_: (None, {}))
+    monkeypatch.setattr(TrialRunner, "_new_model", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(TrialRunner, "_train", lambda *_: {})
     monkeypatch.setattr(TrialRunner, "_evaluate", lambda *_: {})
     shells = [dataclasses.replace(runner, work=tmp_path, records=tmp_path / name) for name in ("one", "two")]
     for shell in shells:

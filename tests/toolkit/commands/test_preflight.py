@@ -19,7 +19,7 @@ EIGHT = "0,1,2,3,4,5,6,7"
 
 @pytest.fixture
 def full(small_seed, tmp_path):
-    """The small seed's preset with the figures of the full one, and every file it names in place."""
+    """The small seed's preset with the figures of the full one, and every file that it names."""
     values = yaml.safe_load(small_seed.preset.read_text())
     values |= {"needs_gpu": True, "download": "bash download.sh"}
     values["pretrain"]["global_batch"], values["finetune"]["global_batch"] = 256, 128

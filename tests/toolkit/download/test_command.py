@@ -43,9 +43,9 @@ def test_an_archive_for_two_is_fetched_once(world):
 @pytest.mark.slow
 def test_killed_at_10_random_points_and_run_again_gives_the_same_files(world, tmp_path):
     world.server.pause = 0.02
-    begun = time.monotonic()
+    started = time.monotonic()
     assert world.run().returncode == 0
-    undisturbed = time.monotonic() - begun
+    undisturbed = time.monotonic() - started
     expected = world.files()
 
     def kill_and_rerun(number: int) -> float:
@@ -200,7 +200,7 @@ def test_verify_sees_what_changed_since(world):
     assert "differ from those verified" in states["tower"]
     assert "there are 602 files" in states["seed"]
     assert "m.tsv: 0 files" in states["mmbench"]
-    assert states["textvqa"] == "sound"
+    assert states["textvqa"] == "complete"
     assert world.run().returncode == 0  # a lost file comes back
     assert (world.root / "eval/mmbench/m.tsv").exists()
 
@@ -251,7 +251,7 @@ def test_two_at_once_are_refused(world):
     ("words", "message"),
     [
         (["--only", "twoer"], "no resource 'twoer'; there are mmbench, seed"),
-        (["--only", "tower", "--source", "modelscope"], "none of tower is there"),
+        (["--only", "tower", "--source", "modelscope"], "it has no tower"),
         (["--jobs", "0"], "at least 1"),
         (["--manifest", "/nowhere.yaml"], "no such manifest"),
     ],

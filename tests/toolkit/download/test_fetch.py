@@ -1,4 +1,4 @@
-"""toolkit/download/fetch.py: whatever the server does, the file comes whole or not at all."""
+"""toolkit/download/fetch.py: the file arrives whole or not at all, against any server."""
 
 from __future__ import annotations
 

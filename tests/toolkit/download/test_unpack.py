@@ -171,7 +171,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_damaged_zip_fails_by_name_whatever_the_byte(work, method):
+def test_a_zip_with_any_damaged_byte_fails_by_name(work, method):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", METHODS[method]) as archive:
         archive.writestr("top/bild ä.txt", "an image " * 9)

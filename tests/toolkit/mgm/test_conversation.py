@@ -13,7 +13,7 @@ from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX, encode_conversation, require_supervision, require_trainable
 
 MAX_LENGTH, IMAGE_TOKENS = 500, 36
-WORDS = ["why ", "\U0001f600", "\u732b", "\n\n", "e\u0301 "]  # of one, four, three bytes a character
+WORDS = ["why ", "\U0001f600", "\u732b", "\n\n", "e\u0301 "]  # of one, four, three bytes per character
 
 
 @pytest.fixture(scope="module")

@@ -94,8 +94,9 @@ def test_a_row_does_not_depend_on_its_batch(model: MGMGemmaForCausalLM) -> None:
 
 
 def test_images_and_placeholders_must_match(model: MGMGemmaForCausalLM) -> None:
-    with pytest.raises(ValueError, match="2 images for 1 rows"):
-        model(**pad([IMAGE, TEXT]), **images(2))
+    for given, expected in ((images(2), "2 images for 1 rows"), ({}, "0 images for 1 rows")):
+        with pytest.raises(ValueError, match=expected):
+            model(**pad([IMAGE, TEXT]), **given)
 
 
 def test_samples_are_cut_after_expansion(model: MGMGemmaForCausalLM) -> None:

@@ -334,7 +334,7 @@ def test_verify_takes_a_zip_made_by_hand(workspace: Path, kind: str) -> None:
         (
             "better-synth",
             ["better-synth"],
-            "everything lies inside better-synth/; zip in there: cd better-synth && zip",
+            "everything is inside better-synth/; zip in there: cd better-synth && zip",
         ),
     ],
 )

@@ -37,7 +37,7 @@ def no_compiler(folder: Path) -> dict[str, str]:
 
 
 def two_processes(small_world: SmallWorld, stage: str, out: Path) -> list[str]:
-    # Twenty rows fill every step, whatever the number of processes.
+    # Twenty rows fill every step, with any number of processes.
     data = small_world.write_data("twenty.json", small_world.rows()[:20])
     words = ["--accumulation", "1", "--save-steps", "2", "--no-stochastic-depth", "--deepspeed"]
     return small_world.command(stage, out, *words, data=data)
