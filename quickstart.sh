@@ -8,9 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 bash install.sh
-if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
-    source .venv/bin/activate
-fi
+source toolkit/environment.sh
 
 echo; echo "== 1/4  recipe: clean and synthesize the seed"
 python solution/process.py --recipe solution/recipes/mini.yaml

@@ -1,0 +1,95 @@
+"""How a command starts and ends: under the Python that has the kit's packages; in one line after Ctrl-C.
+
+`toolkit/entry.py` and `solution/entry.py` are equal, because neither folder imports the other. Older Pythons read them
+too, 2.7 included.
+"""
+
+# ruff: noqa: RUF005, UP032, UP036
+
+import os
+import select
+import signal
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TRIED = "BETTER_SYNTH_PROCESS"  # the process that has changed its Python already
+
+
+def use_kit_python(packages):
+    """Continue under .venv's Python where this one is too old, lacks one of the packages or is conda's base.
+
+    Does nothing under the right Python. Exits with one line where .venv cannot help.
+    """
+    changed = os.environ.pop(TRIED, "") == str(os.getpid())
+    venv = os.path.join(ROOT, ".venv")
+    python = os.path.join(venv, "bin", "python")
+    inside = os.path.realpath(sys.prefix) == os.path.realpath(venv)
+    other = not inside and not changed and os.access(python, os.X_OK)
+    fault = _fault(packages)
+    if not fault and not (other and _is_conda_base()):
+        return
+    if other:
+        os.environ[TRIED] = str(os.getpid())
+        try:
+            os.execv(python, [python] + _words())
+        except OSError as error:
+            fault = "{}: {}".format(python, error.strerror)
+    sys.exit("error: {}; run this first: bash install.sh  (in {})".format(fault, ROOT))
+
+
+def _fault(packages):
+    """Why this Python cannot run the kit, or None."""
+    version = ".".join(str(number) for number in sys.version_info[:3])
+    if sys.version_info < (3, 10):
+        return "the kit needs Python 3.10 to 3.12, {} is {}".format(sys.executable, version)
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    return "{} lacks the packages {}".format(sys.executable, ", ".join(missing)) if missing else None
+
+
+def _is_conda_base():
+    return os.environ.get("CONDA_DEFAULT_ENV") == "base" and sys.prefix == os.environ.get("CONDA_PREFIX")
+
+
+def _words():
+    """What stands after the interpreter on the command line, its own options included."""
+    if hasattr(sys, "orig_argv"):  # since 3.10
+        return sys.orig_argv[1:]
+    with open("/proc/self/cmdline", "rb") as words:
+        return words.read().split(b"\0")[1:-1]
+
+
+def run(main):
+    """Exit with main's status: 130 and one line after Ctrl-C, 141 in silence when whoever reads the output has left.
+
+    A character that the terminal cannot show is written as its number.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream:
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            status = main()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while Python ends
+        sys.stderr.write("interrupted\n")
+        status = 130
+    except BrokenPipeError:
+        gone = [stream for stream in (sys.stdout, sys.stderr) if stream and _has_no_reader(stream.fileno())]
+        if not gone:
+            raise  # another pipe, a worker's say
+        for stream in gone:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes once more when it ends
+        status = 141
+    sys.exit(status)
+
+
+def _has_no_reader(descriptor):
+    """Whether the descriptor is a pipe that nobody reads."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
