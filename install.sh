@@ -11,6 +11,12 @@ version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/n
 suits() { [[ $(version "$1") =~ ^3\.1[0-2]$ ]]; }
 has() { "$1" -c "import $2" 2>/dev/null; }
 pip() { "$KIT_PYTHON" -m pip --disable-pip-version-check --no-input "$@"; }
+# Of all that pip says a line for each file of 10 MB or more, and one for each phase that takes a while.
+install() {
+    pip install --progress-bar off "$@" | sed -unE \
+        -e 's|^ *Downloading (.*/)?([^/ ]+) (\([0-9]{2,}[0-9.]* MB\)).*|  \2 \3|p' \
+        -e 's|^Building wheels.*|  building what comes as source|p; s|^Installing collected.*|  unpacking, a minute or two|p'
+}
 
 if [[ -z ${TORCH:-} ]]; then
     TORCH=cpu
@@ -46,16 +52,10 @@ if ! pip install --quiet --no-index "${NEEDED[@]}" &>/dev/null; then
     [[ $INSTALLED == "${PIN#*==}"* ]] || echo "  PyTorch: ${SIZE[$TORCH]}"
     echo "  about 150 other packages: 0.6 GB"
     if [[ $TORCH == cpu && $INSTALLED != "${PIN#*==}"* ]]; then
-        pip install --no-deps --timeout 15 --retries 1 --index-url https://download.pytorch.org/whl/cpu "$PIN" 2>/dev/null \
-            || echo "download.pytorch.org gave no $PIN: it comes from the usual index, with CUDA (about 3 GB)"
-    elif [[ $TORCH == cuda ]]; then
-        pip install --constraint constraints.txt "$PIN"
+        install --no-deps --timeout 15 --retries 1 --index-url https://download.pytorch.org/whl/cpu "$PIN" 2>/dev/null \
+            || echo "  download.pytorch.org gave no $PIN: it comes from the usual index, with CUDA (about 3 GB)"
     fi
-    # Of the many small packages only the larger ones get a line each.
-    pip install --progress-bar off "${NEEDED[@]}" | sed -unE \
-        -e 's|^ *Downloading (.*/)?([^/ ]+\.(whl\|gz)) (\([0-9]{2,}[0-9.]* MB\)).*|  \2 \4|p' \
-        -e 's|^Building wheels for.*|  building what comes as source|p; s|^Installing collected.*|  unpacking, a minute or two|p' \
-        || fail "pip could not install, see above; run it again to go on: bash install.sh"
+    install "${NEEDED[@]}" || fail "pip could not install, see above; this goes on where it stopped: bash install.sh"
 fi
 pip check >/dev/null || pip check
 echo "Installed into $("$KIT_PYTHON" -c 'import sys; print(sys.prefix)'), with PyTorch" \
