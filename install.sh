@@ -46,17 +46,17 @@ if [[ $TORCH == cuda && $INSTALLED == *+cpu ]]; then
 fi
 if ! pip install --quiet --no-index "${NEEDED[@]}" &>/dev/null; then
     PIN=$(grep '^torch==' constraints.txt)
-    declare -A SIZE=([cpu]="the CPU build, 0.2 GB; with an NVIDIA GPU: TORCH=cuda bash install.sh"
-        [cuda]="with CUDA, about 3 GB; without a GPU: TORCH=cpu bash install.sh")
+    declare -A SIZE=([cpu]="without CUDA, 0.2 GB; for an NVIDIA GPU: TORCH=cuda bash install.sh"
+        [cuda]="with CUDA, about 3 GB; without GPU: TORCH=cpu bash install.sh")
     echo "Installing into $("$KIT_PYTHON" -c 'import sys; print(sys.prefix)') what is missing there of:"
-    [[ $INSTALLED == "${PIN#*==}"* ]] || echo "  PyTorch: ${SIZE[$TORCH]}"
-    echo "  about 150 other packages: 0.6 GB"
+    [[ $INSTALLED == "${PIN#*==}"* ]] || echo "  PyTorch ${SIZE[$TORCH]}"
+    echo "  about 150 other packages, 0.3 GB"
     if [[ $TORCH == cpu && $INSTALLED != "${PIN#*==}"* ]]; then
         install --no-deps --timeout 15 --retries 1 --index-url https://download.pytorch.org/whl/cpu "$PIN" 2>/dev/null \
             || echo "  download.pytorch.org gave no $PIN: it comes from the usual index, with CUDA (about 3 GB)"
     fi
     install "${NEEDED[@]}" || fail "pip could not install, see above; this goes on where it stopped: bash install.sh"
+    pip check >/dev/null || pip check
 fi
-pip check >/dev/null || pip check
 echo "Installed into $("$KIT_PYTHON" -c 'import sys; print(sys.prefix)'), with PyTorch" \
     "$("$KIT_PYTHON" -c 'import importlib.metadata as m; print(m.version("torch"))'). The kit's commands find it by themselves."

@@ -14,10 +14,10 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # run as a script, this folder is on the path, not the root
 
-from solution.entry import run, use_kit_python
+from solution.entry import begin, run
 
 if __name__ == "__main__":  # first of all: what follows cannot be imported without the packages
-    use_kit_python(("data_juicer", "torch", "transformers", "pyarrow"))
+    begin(("data_juicer", "torch", "transformers", "pyarrow"))
 
 import argparse
 import os

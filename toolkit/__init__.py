@@ -2,10 +2,10 @@
 
 import sys
 
-from toolkit.entry import use_kit_python
+from toolkit.entry import begin
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tqdm", "yaml", "PIL", "openpyxl")
 
 # While `python -m` looks for its module, `-m` stands here. An old Python could not even read the modules.
 if sys.argv[0] == "-m" or sys.version_info < (3, 10):
-    use_kit_python(PACKAGES)
+    begin(PACKAGES)

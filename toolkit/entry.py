@@ -6,20 +6,24 @@ too, 2.7 included.
 
 # ruff: noqa: RUF005, UP032, UP036
 
+import errno
 import os
 import select
 import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 TRIED = "BETTER_SYNTH_PROCESS"  # the process that has changed its Python already
 
 
-def use_kit_python(packages):
+def begin(packages):
     """Continue under .venv's Python where this one is too old, lacks one of the packages or is conda's base.
 
-    Does nothing under the right Python. Exits with one line where .venv cannot help.
+    Exits with one line where .venv cannot help. Until `run` takes over, Ctrl-C ends the process without a word.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, in a background job
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     changed = os.environ.pop(TRIED, "") == str(os.getpid())
     venv = os.path.join(ROOT, ".venv")
     python = os.path.join(venv, "bin", "python")
@@ -61,35 +65,49 @@ def _words():
 
 
 def run(main):
-    """Exit with main's status: 130 and one line after Ctrl-C, 141 in silence when whoever reads the output has left.
+    """Exit with main's status; one line and 1 where a disk is full or cannot be written, one line and 130 after Ctrl-C.
 
-    A character that the terminal cannot show is written as its number.
+    141 without a word where whoever reads the output has left. Characters that the terminal lacks come as numbers.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if stream:
-            stream.reconfigure(errors="backslashreplace")
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
             status = main()
         finally:
-            if sys.stdout:
-                sys.stdout.flush()
+            for stream in streams:
+                stream.flush()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while Python ends
         sys.stderr.write("interrupted\n")
         status = 130
-    except BrokenPipeError:
-        gone = [stream for stream in (sys.stdout, sys.stderr) if stream and _has_no_reader(stream.fileno())]
-        if not gone:
-            raise  # another pipe, a worker's say
-        for stream in gone:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes once more when it ends
-        status = 141
+    except OSError as error:
+        if error.errno == errno.EPIPE and any(map(_has_no_reader, streams)):
+            status = 141
+        elif error.errno in DISK_FAULTS:
+            name = "" if error.filename is None else "{}: ".format(error.filename)
+            sys.stderr.write("error: {}{}\n".format(name, error.strerror))
+            status = 1
+        else:
+            raise  # a worker's pipe, say
+        for stream in streams:
+            _discard_unwritten(stream)
     sys.exit(status)
 
 
-def _has_no_reader(descriptor):
-    """Whether the descriptor is a pipe that nobody reads."""
+def _has_no_reader(stream):
+    """Whether the stream is a pipe that nobody reads."""
     poll = select.poll()
-    poll.register(descriptor, 0)
+    poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _discard_unwritten(stream):
+    """Python flushes once more when it ends, which would fail again."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -7,7 +7,7 @@ KIT_PYTHON=
 for candidate in python python3 "$KIT/.venv/bin/python"; do
     # Prints the Python that it ends in, which has changed to .venv's where the candidate lacks packages.
     KIT_PYTHON=$(cd "$KIT" && "$candidate" -c \
-        'import sys, toolkit; toolkit.use_kit_python(toolkit.PACKAGES); print(sys.executable)' 2>/dev/null) && break
+        'import sys, toolkit; toolkit.begin(toolkit.PACKAGES); print(sys.executable)' 2>/dev/null) && break
 done
 if [[ -z $KIT_PYTHON || ! -x $(dirname "$KIT_PYTHON")/python ]]; then
     echo "error: no Python has the kit's packages; run this first: bash install.sh  (in $KIT)" >&2
