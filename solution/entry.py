@@ -82,19 +82,18 @@ def run(main):
                 stream.flush()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while Python ends
-        sys.stderr.write("interrupted\n")
+        _end(streams, "interrupted\n")
         status = 130
     except OSError as error:
         if error.errno == errno.EPIPE and any(map(_has_no_reader, streams)):
+            _end(streams, "")
             status = 141
         elif error.errno in DISK_FAULTS:
             name = "" if error.filename is None else "{}: ".format(error.filename)
-            sys.stderr.write("error: {}{}\n".format(name, error.strerror))
+            _end(streams, "error: {}{}\n".format(name, error.strerror))
             status = 1
         else:
             raise  # a worker's pipe, say
-        for stream in streams:
-            _discard_unwritten(stream)
     sys.exit(status)
 
 
@@ -105,9 +104,12 @@ def _has_no_reader(stream):
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _discard_unwritten(stream):
-    """Python flushes once more when it ends, which would fail again."""
-    try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _end(streams, line):
+    """Write a last line to stderr. What a stream cannot take is dropped: Python would try again when it ends."""
+    for stream in streams:
+        try:
+            if stream is sys.stderr:
+                stream.write(line)
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
