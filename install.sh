@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs the tested packages into the active virtual or conda environment, else into .venv beside this file. Conda's own
-# `base` does not count as active. Run it again at any time: it repairs .venv and fetches only what is missing.
-#   PYTHON=python3.11 bash install.sh    with this Python; 3.10 to 3.12 will do
-#   TORCH=cpu bash install.sh            PyTorch without CUDA; TORCH=cuda: with it (default: whether NVIDIA's driver is here)
+# Installs the tested packages into the active virtual or conda environment (not conda's `base`), else into .venv beside
+# this file. Run it again at any time: it repairs .venv and fetches only what is missing.
+#   PYTHON=python3.11 bash install.sh    with this Python, 3.10 to 3.12
+#   TORCH=cpu bash install.sh            PyTorch without CUDA; TORCH=cuda with it (default: by NVIDIA's driver)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -15,7 +15,8 @@ pip() { "$KIT_PYTHON" -m pip --disable-pip-version-check --no-input "$@"; }
 install() {
     pip install --progress-bar off "$@" | sed -unE \
         -e 's|^ *Downloading (.*/)?([^/ ]+) (\([0-9]{2,}[0-9.]* MB\)).*|  \2 \3|p' \
-        -e 's|^Building wheels.*|  building what comes as source|p; s|^Installing collected.*|  unpacking, a minute or two|p'
+        -e 's|^Building wheels.*|  building what comes as source|p' \
+        -e 's|^Installing collected.*|  unpacking, a minute or two|p'
 }
 
 if [[ -z ${TORCH:-} ]]; then
@@ -28,9 +29,9 @@ ACTIVE=${VIRTUAL_ENV:-}
 if [[ -z $ACTIVE && ${CONDA_DEFAULT_ENV:-base} != base ]]; then ACTIVE=${CONDA_PREFIX:-}; fi
 if [[ -n $ACTIVE && -x $ACTIVE/bin/python && ! $ACTIVE -ef .venv ]]; then
     KIT_PYTHON=$ACTIVE/bin/python
-    suits "$KIT_PYTHON" || fail "the active environment $ACTIVE has Python $(version "$KIT_PYTHON"), the kit needs 3.10 to 3.12:" \
-        "deactivate it, then run: bash install.sh"
-    has "$KIT_PYTHON" pip || fail "the active environment $ACTIVE has no pip: add it, or deactivate it, then run: bash install.sh"
+    suits "$KIT_PYTHON" || fail "the active environment $ACTIVE has Python $(version "$KIT_PYTHON")," \
+        "the kit needs 3.10 to 3.12: deactivate it, then run again: bash install.sh"
+    has "$KIT_PYTHON" pip || fail "the active environment $ACTIVE has no pip: deactivate it, then run: bash install.sh"
 else
     source toolkit/venv.sh
 fi
@@ -58,5 +59,7 @@ if ! pip install --quiet --no-index "${NEEDED[@]}" &>/dev/null; then
     install "${NEEDED[@]}" || fail "pip could not install, see above; this goes on where it stopped: bash install.sh"
     pip check >/dev/null || pip check
 fi
-echo "Installed into $("$KIT_PYTHON" -c 'import sys; print(sys.prefix)'), with PyTorch" \
-    "$("$KIT_PYTHON" -c 'import importlib.metadata as m; print(m.version("torch"))'). The kit's commands find it by themselves."
+"$KIT_PYTHON" - <<'PY'
+import importlib.metadata, sys
+print(f"Installed into {sys.prefix}, PyTorch {importlib.metadata.version('torch')}. The kit's commands find it themselves.")
+PY

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts the Python that has the kit's packages first on PATH: the active environment's, else .venv's. Sourced by the other
-# scripts, from any folder.
+# Puts the Python that has the kit's packages first on PATH: the active environment's, else .venv's.
+# Sourced by the other scripts, from any folder.
 set -euo pipefail
 KIT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 KIT_PYTHON=

@@ -42,33 +42,33 @@ PY
 
 # Sets BASE to the first Python that can make a virtual environment for the kit.
 find_base() {
-    local candidate number found= without_venv=
-    local candidates=(python3 python3.12 python3.11 python3.10 python /usr/bin/python3)
-    [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
-    for candidate in "${candidates[@]}"; do
-        number=$(version "$candidate")
-        if suits "$candidate" && has "$candidate" "ensurepip, venv"; then
-            BASE=$candidate
-            [[ -z $found$without_venv ]] || echo "$candidate is used, Python $number"
+    local path paths found= without_venv= names=(python3 python3.12 python3.11 python3.10 python)
+    [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
+    mapfile -t paths < <(type -aP "${names[@]}")
+    for path in "${paths[@]}"; do
+        if suits "$path" && has "$path" "ensurepip, venv"; then
+            BASE=$path
+            [[ -z $found$without_venv ]] || echo "$BASE is used, Python $(version "$BASE")"
             return
-        elif suits "$candidate"; then
-            without_venv=${without_venv:-$candidate}
+        elif suits "$path"; then
+            without_venv=${without_venv:-$path}
         else
-            found+="$candidate is ${number:-not here}, "
+            found+="$path is $(version "$path"), "
         fi
     done
     if [[ -n $without_venv ]]; then
         fail "$without_venv cannot make virtual environments; on Debian and Ubuntu this helps:" \
-            "apt install python$(version "$without_venv")-venv, then: bash install.sh"
+            "apt install python$(version "$without_venv")-venv; then: bash install.sh"
     fi
-    fail "the kit needs Python 3.10 to 3.12, but ${found%, }; install one, then for example: PYTHON=python3.11 bash install.sh"
+    [[ -n $found ]] || found="there is no ${PYTHON:-python3}"
+    fail "the kit needs Python 3.10 to 3.12, but ${found%, }; install one, then, say: PYTHON=python3.11 bash install.sh"
 }
 
 if [[ -e .venv || -L .venv ]]; then
     FAULT=$(fault)
     if [[ -z $FAULT ]]; then
         forget_incomplete_packages
-        has $KIT_PYTHON pip || $KIT_PYTHON -m ensurepip &>/dev/null || FAULT="it has no pip"
+        has $KIT_PYTHON pip || { $KIT_PYTHON -m ensurepip &>/dev/null && echo ".venv: pip is added"; } || FAULT="it has no pip"
     fi
 fi
 if [[ ! -e .venv || -n ${FAULT:-} ]]; then
