@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 fail() { echo "error: $*" >&2; exit 1; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
 suits() { [[ $(version "$1") =~ ^3\.1[0-2]$ ]]; }
-has() { "$1" -c "import $2" 2>/dev/null; }
+has() { "$1" -c "import $2" &>/dev/null; }
 pip() { "$KIT_PYTHON" -m pip --disable-pip-version-check --no-input "$@"; }
 # Of all that pip says a line for each file of 10 MB or more, and one for each phase that takes a while.
 install() {

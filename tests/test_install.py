@@ -307,7 +307,7 @@ def test_another_choice_of_python_makes_the_venv_again(machine: Machine) -> None
     (machine.venv / "bin" / "other").rename(machine.venv / "bin" / "python")
     result = machine.install(TORCH="cpu", PYTHON=str(machine.bin / "python3"))
     assert f".venv: it has Python {other}, not that of PYTHON={machine.bin}/python3; it is made again" in result.stdout
-    assert machine.install(TORCH="cpu", PYTHON="python3").stdout.count(".venv: ") == 0
+    assert ".venv: " not in machine.install(TORCH="cpu", PYTHON="python3").stdout
 
 
 def test_another_python_on_the_path_is_used_and_named(machine: Machine) -> None:
