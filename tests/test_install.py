@@ -356,6 +356,28 @@ def test_an_active_environment_of_another_version_is_one_line(machine: Machine, 
     assert machine.install(VIRTUAL_ENV="/gone", TORCH="cpu").returncode == 0
 
 
+def test_quickstart_ends_on_the_comparison_and_what_to_do_next(tmp_path: Path) -> None:
+    """All steps are stand-ins; pack's is as long as the real one."""
+    (tmp_path / "toolkit").mkdir()
+    shutil.copy(REPOSITORY / "quickstart.sh", tmp_path)
+    for name in ("install.sh", "toolkit/environment.sh", "toolkit/train_mgm_mini_stage_1.sh"):
+        (tmp_path / name).touch()
+    said = 'case "$3" in pack) seq 50; echo "submit.zip: packed";; score) echo "MMBench strict 0.00";; esac'
+    script(tmp_path / "bin" / "python", said)
+    result = subprocess.run(
+        ["bash", "quickstart.sh"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    end = result.stdout.partition("== 4/4")[2].splitlines()
+    assert end[1:4] == ["submit.zip: packed", "", "MMBench strict 0.00"]
+    assert sum("MMBench strict is 0 here" in line for line in end) == 1
+    assert [line.split()[0] for line in end[end.index("Next:") + 1 :]] == ["python3", "TRAIN_SEED=1", "bash"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("version", PATCH_LEVELS)
 def test_the_pins_resolve(version: str, tmp_path: Path) -> None:
