@@ -7,6 +7,7 @@ too, 2.7 included.
 # ruff: noqa: RUF005, UP032, UP036
 
 import errno
+import io
 import os
 import select
 import signal
@@ -69,7 +70,7 @@ def run(main):
 
     141 without a word where whoever reads the output has left. Characters that the terminal lacks come as numbers.
     """
-    streams = [stream for stream in (sys.stdout, sys.stderr) if stream]
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:

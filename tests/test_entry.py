@@ -161,6 +161,8 @@ def here(*words: str, **settings: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("words", ["-m toolkit download --dry-run", "-m toolkit --help", "solution/process.py --help"])
 def test_a_reader_that_left_ends_a_command_in_silence(words: str, unbuffered: str) -> None:
     process = here(*words.split(), PYTHONUNBUFFERED=unbuffered)
+    assert process.stdout
+    assert process.stderr
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) in (0, 141)
@@ -176,6 +178,7 @@ def test_another_broken_pipe_is_no_closed_output() -> None:
 def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     words = ["solution/process.py", "--recipe", "solution/recipes/mini.yaml", "--output", str(tmp_path / "out")]
     process = here(*words)
+    assert process.stderr
     first = process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -210,11 +213,13 @@ def test_a_full_disk_is_one_line(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])
-@pytest.mark.parametrize("command", ["-m toolkit check {} --images .", "solution/process.py --recipe {}"])
-def test_a_terminal_without_the_characters_gets_numbers(command: str, encoding: str, tmp_path: Path) -> None:
-    words = command.format("/nowhere/日本é😀.yaml").split()
-    process = here(*words, PYTHONIOENCODING=encoding)
-    line = process.stderr.buffer.read().decode(encoding)
-    assert process.wait() == 1
+@pytest.mark.parametrize("form", ["-m toolkit check {} --images .", "solution/process.py --recipe {}"])
+def test_a_terminal_without_the_characters_gets_numbers(form: str, encoding: str, tmp_path: Path) -> None:
+    words = form.format("/nowhere/日本é😀.yaml").split()
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, *words]
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=False)
+    assert result.returncode == 1
+    line = result.stderr.decode(encoding)
     assert len(line.splitlines()) == 1
     assert "\\U0001f600.yaml" in line

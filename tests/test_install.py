@@ -91,7 +91,7 @@ class Machine:
         self.kit.mkdir()
         self.bin.mkdir()
         for tool in TOOLS:
-            (self.bin / tool).symlink_to(shutil.which(tool))
+            (self.bin / tool).symlink_to(shutil.which(tool) or tool)
         for name in ("install.sh", "requirements.txt", "constraints.txt"):
             shutil.copy(REPOSITORY / name, self.kit)
         for name in ("toolkit/venv.sh", "solution/requirements.txt"):
