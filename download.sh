@@ -2,7 +2,5 @@
 # Fetches the challenge's models and data to their places, about 65 GB. Run it again to go on; --help lists choices, --dry-run says what is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x .venv/bin/python ]]; then
-    source .venv/bin/activate
-fi
+source toolkit/environment.sh
 exec python -m toolkit download --kit full "$@"

@@ -1,21 +1,65 @@
 #!/usr/bin/env bash
-# Installs what the kit needs into the active conda or virtual environment, else into .venv beside this file.
+# Installs the tested packages into the active virtual or conda environment (not conda's `base`), else into .venv beside
+# this file. Run it again at any time: it repairs .venv and fetches only what is missing.
+#   PYTHON=python3.11 bash install.sh    with this Python, 3.10 to 3.12
+#   TORCH=cpu bash install.sh            PyTorch without CUDA; TORCH=cuda with it (default: by NVIDIA's driver)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
-    [[ -x .venv/bin/python ]] || "${PYTHON:-python3}" -m venv .venv
-    source .venv/bin/activate
-fi
-python - <<'PY'
-import sys
-if not (3, 10) <= sys.version_info < (3, 13):
-    sys.exit(f"error: Python {sys.version.split()[0]} at {sys.executable}: the kit needs 3.10 to 3.12; "
-             "choose one with PYTHON=python3.11 bash install.sh")
-PY
+fail() { echo "error: $*" >&2; exit 1; }
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+suits() { [[ $(version "$1") =~ ^3\.1[0-2]$ ]]; }
+has() { "$1" -c "import $2" &>/dev/null; }
+pip() { "$KIT_PYTHON" -m pip --disable-pip-version-check --no-input "$@"; }
+# Of all that pip says a line for each file of 10 MB or more, and one for each phase that takes a while.
+install() {
+    pip install --progress-bar off "$@" | sed -unE \
+        -e 's|^ *Downloading (.*/)?([^/ ]+) (\([0-9]{2,}[0-9.]* MB\)).*|  \2 \3|p' \
+        -e 's|^Building wheels.*|  building what comes as source|p' \
+        -e 's|^Installing collected.*|  unpacking, a minute or two|p'
+}
 
+if [[ -z ${TORCH:-} ]]; then
+    TORCH=cpu
+    if [[ -e /proc/driver/nvidia/version ]] || nvidia-smi -L &>/dev/null; then TORCH=cuda; fi
+fi
+[[ $TORCH =~ ^(cpu|cuda)$ ]] || fail "TORCH=$TORCH: give cpu or cuda"
+
+ACTIVE=${VIRTUAL_ENV:-}
+if [[ -z $ACTIVE && ${CONDA_DEFAULT_ENV:-base} != base ]]; then ACTIVE=${CONDA_PREFIX:-}; fi
+if [[ -n $ACTIVE && -x $ACTIVE/bin/python && ! $ACTIVE -ef .venv ]]; then
+    KIT_PYTHON=$ACTIVE/bin/python
+    suits "$KIT_PYTHON" || fail "the active environment $ACTIVE has Python $(version "$KIT_PYTHON")," \
+        "the kit needs 3.10 to 3.12: deactivate it, then run again: bash install.sh"
+    has "$KIT_PYTHON" pip || fail "the active environment $ACTIVE has no pip: deactivate it, then run: bash install.sh"
+else
+    source toolkit/venv.sh
+fi
+
+NEEDED=(--requirement requirements.txt --requirement solution/requirements.txt --constraint constraints.txt)
 # DeepSpeed's own kernels are not used: without them it installs and runs where there is no compiler.
-DS_BUILD_OPS=0 python -m pip install --quiet --disable-pip-version-check \
-    --requirement requirements.txt --requirement solution/requirements.txt --constraint constraints.txt
-python -m pip check --disable-pip-version-check >/dev/null || python -m pip check --disable-pip-version-check
-echo "Installed into $(python -c 'import sys; print(sys.prefix)')."
+export DS_BUILD_OPS=0
+INSTALLED=$("$KIT_PYTHON" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null || true)
+if [[ $TORCH == cuda && $INSTALLED == *+cpu ]]; then
+    echo "PyTorch $INSTALLED is replaced by the build with CUDA."
+    pip uninstall --quiet --yes torch
+    INSTALLED=
+fi
+if ! pip install --quiet --no-index "${NEEDED[@]}" &>/dev/null; then
+    PIN=$(grep '^torch==' constraints.txt)
+    declare -A SIZE=([cpu]="without CUDA, 0.2 GB; for an NVIDIA GPU: TORCH=cuda bash install.sh"
+        [cuda]="with CUDA, about 3 GB; without GPU: TORCH=cpu bash install.sh")
+    echo "Installing into $("$KIT_PYTHON" -c 'import sys; print(sys.prefix)') what is missing there of:"
+    [[ $INSTALLED == "${PIN#*==}"* ]] || echo "  PyTorch ${SIZE[$TORCH]}"
+    echo "  about 150 other packages, 0.3 GB"
+    if [[ $TORCH == cpu && $INSTALLED != "${PIN#*==}"* ]]; then
+        install --no-deps --timeout 15 --retries 1 --index-url https://download.pytorch.org/whl/cpu "$PIN" 2>/dev/null \
+            || echo "  download.pytorch.org gave no $PIN: it comes from the usual index, with CUDA (about 3 GB)"
+    fi
+    install "${NEEDED[@]}" || fail "pip could not install, see above; this goes on where it stopped: bash install.sh"
+    pip check >/dev/null || pip check
+fi
+"$KIT_PYTHON" - <<'PY'
+import importlib.metadata, sys
+print(f"Installed into {sys.prefix}, PyTorch {importlib.metadata.version('torch')}. The kit's commands find it themselves.")
+PY

@@ -8,9 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 bash install.sh
-if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
-    source .venv/bin/activate
-fi
+source toolkit/environment.sh
 
 echo; echo "== 1/4  recipe: clean and synthesize the seed"
 python solution/process.py --recipe solution/recipes/mini.yaml
@@ -21,16 +19,18 @@ EXP_NAME=raw PRETRAIN_DATASET=../input/mini/mgm_pretrain_mini.jsonl bash toolkit
 echo; echo "== 3/4  train and evaluate on the recipe's data (experiment recipe)"
 EXP_NAME=recipe bash toolkit/train_mgm_mini_stage_1.sh
 
-echo; echo "== 4/4  compare and pack"
+echo; echo "== 4/4  pack and compare"
+python -m toolkit pack online recipe --preset mini | tail -n 1
+echo
 python -m toolkit score recipe --baseline raw --preset mini
-python -m toolkit pack online recipe --preset mini
 
 cat <<'END'
 
-Where everything lies:
-  output/processed_data/processed_data.jsonl     the recipe's rows
-  output/audit/mini.parquet                      what became of every row of the seed, and why
-  output/training_dirs/MGM-Mini-*-{raw,recipe}   models, logs, records
-  output/eval_results/MGM-Mini-Finetune-*        answers and scores
-  submit.zip                                     the submission
+MMBench strict is 0 here: the mini models answer with an option's text, never with its letter; tolerant counts both.
+The rows are in output/processed_data, models and logs in output/training_dirs, answers in output/eval_results.
+
+Next:
+  python3 solution/process.py report mini    a page that shows what became of every row, and why
+  TRAIN_SEED=1 EXP_NAME=recipe-1 bash toolkit/train_mgm_mini_stage_1.sh    the same with another seed: how much scores vary
+  bash download_10k_baseline.sh --dry-run    what the 10k baseline, on one GPU, would fetch
 END

@@ -5,9 +5,7 @@
 #   bash run_tests.sh tests/toolkit/mgm -k generate -n 0 some tests, in one process
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x .venv/bin/python ]]; then
-    source .venv/bin/activate
-fi
+source toolkit/environment.sh
 # Tests start processes of their own; more threads in each would spin while they wait for each other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 CHOSEN=()

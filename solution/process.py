@@ -7,17 +7,23 @@ The second form makes a page about the last run of a recipe. Does not judge whet
 `python -m toolkit check` does, on the file written here.
 """
 
-import argparse
-import os
 import sys
-import time
-from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # run as a script, this folder is on the path, not the root
+
+from solution.entry import begin, run
+
+if __name__ == "__main__":  # first of all: what follows cannot be imported without the packages
+    begin(("data_juicer", "torch", "transformers", "pyarrow"))
+
+import argparse
+import os
+import time
+from contextlib import ExitStack
+from importlib.metadata import version
 
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
@@ -25,7 +31,7 @@ from solution.runner.recipe import Recipe, load_recipe
 from solution.runner.record import RESULT, TESTED_DATA_JUICER, describe_inputs, is_done, write_record
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     """The command line."""
     parser = argparse.ArgumentParser(description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.")
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe, a YAML file")
@@ -131,4 +137,4 @@ def set_environment(recipe: Recipe, scores: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -85,12 +85,13 @@ def test_the_tree_is_seen():
 BASE = "toolkit.presets toolkit.files toolkit.errors"
 # Who may import what of ours, by folder or, where a module lies in no folder of its own, by module.
 DIRECTIONS = {
-    "solution.process": "solution.report solution.runner",
+    "solution.process": "solution.report solution.runner solution.entry",
+    "solution.entry": "",
     "solution.report": "solution.runner solution.operators.common",
     "solution.runner": "solution.operators solution.operators.common",
     "solution.operators": "solution.operators.common",
     "solution.operators.common": "",
-    "toolkit.__main__": "toolkit.commands toolkit.errors",
+    "toolkit.__main__": "toolkit.commands toolkit.errors toolkit.entry",
     "toolkit.commands": "toolkit.submission toolkit.training toolkit.eval toolkit.download toolkit.mini "
     f"toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.submission": f"toolkit.dataset toolkit.fixed_part {BASE}",
@@ -104,6 +105,7 @@ DIRECTIONS = {
     "toolkit.presets": "toolkit.files toolkit.errors",
     "toolkit.files": "toolkit.errors",
     "toolkit.errors": "",
+    "toolkit.entry": "",
     "experiments.mini_world": f"toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset {BASE}",
 }
 

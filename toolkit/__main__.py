@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 
+from toolkit.entry import run
 from toolkit.errors import UserError
 
 # name -> what it does. `toolkit.commands.NAME` defines add_arguments(parser) and run(args); it is imported only for the
@@ -58,4 +59,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda: main(sys.argv[1:]))

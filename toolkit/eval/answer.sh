@@ -5,6 +5,7 @@
 set -euo pipefail
 BENCHMARK=$1 MODEL=$2 OUT=$3
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+source "$REPOSITORY/toolkit/environment.sh"
 export PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}
 ANSWER=(python -m toolkit eval "$BENCHMARK" --preset "${PRESET:-full}" --model "$MODEL" --out "$OUT")
 

@@ -10,10 +10,7 @@ setting() { sed -n "s/^$1: *\([^ ]*\).*/\1/p" "toolkit/presets/$PRESET.yaml"; }
 DATA=$(realpath -m "$PRETRAIN_DATASET")
 IMAGES=$(realpath -m "$PRETRAIN_DATASET_IMAGE_PATH")
 cd ..
-if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x .venv/bin/python ]]; then
-    PATH=$PWD/.venv/bin:$PATH
-fi
-command -v python >/dev/null || fail "no python on PATH; run: bash install.sh"
+source toolkit/environment.sh
 
 if [[ $(setting needs_gpu) == false ]]; then
     # More threads spin while they wait for each other, ten times slower where anything else runs; and the same number

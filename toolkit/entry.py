@@ -1,0 +1,116 @@
+"""How a command starts and ends: under the Python that has the kit's packages; in one line after Ctrl-C.
+
+`toolkit/entry.py` and `solution/entry.py` are equal, because neither folder imports the other. Older Pythons read them
+too, 2.7 included.
+"""
+
+# ruff: noqa: RUF005, UP032, UP036
+
+import errno
+import io
+import os
+import select
+import signal
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+TRIED = "BETTER_SYNTH_PROCESS"  # the process that has changed its Python already
+
+
+def begin(packages):
+    """Continue under .venv's Python where this one is too old, lacks one of the packages or is conda's base.
+
+    Exits with one line where .venv cannot help. Until `run` takes over, Ctrl-C ends the process without a word.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, in a background job
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    changed = os.environ.pop(TRIED, "") == str(os.getpid())
+    venv = os.path.join(ROOT, ".venv")
+    python = os.path.join(venv, "bin", "python")
+    inside = os.path.realpath(sys.prefix) == os.path.realpath(venv)
+    other = not inside and not changed and os.access(python, os.X_OK)
+    fault = _fault(packages)
+    if not fault and not (other and _is_conda_base()):
+        return
+    if other:
+        os.environ[TRIED] = str(os.getpid())
+        try:
+            os.execv(python, [python] + _words())
+        except OSError as error:
+            fault = "{}: {}".format(python, error.strerror)
+    sys.exit("error: {}; run this first: bash install.sh  (in {})".format(fault, ROOT))
+
+
+def _fault(packages):
+    """Why this Python cannot run the kit, or None."""
+    version = ".".join(str(number) for number in sys.version_info[:3])
+    if sys.version_info < (3, 10):
+        return "the kit needs Python 3.10 to 3.12, {} is {}".format(sys.executable, version)
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    return "{} lacks the packages {}".format(sys.executable, ", ".join(missing)) if missing else None
+
+
+def _is_conda_base():
+    return os.environ.get("CONDA_DEFAULT_ENV") == "base" and sys.prefix == os.environ.get("CONDA_PREFIX")
+
+
+def _words():
+    """What stands after the interpreter on the command line, its own options included."""
+    if hasattr(sys, "orig_argv"):  # since 3.10
+        return sys.orig_argv[1:]
+    with open("/proc/self/cmdline", "rb") as words:
+        return words.read().split(b"\0")[1:-1]
+
+
+def run(main):
+    """Exit with main's status; one line and 1 where a disk is full or cannot be written, one line and 130 after Ctrl-C.
+
+    141 without a word where whoever reads the output has left. Characters that the terminal lacks come as numbers.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        try:
+            status = main()
+        finally:
+            for stream in streams:
+                stream.flush()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while Python ends
+        _end(streams, "interrupted\n")
+        status = 130
+    except OSError as error:
+        if error.errno == errno.EPIPE and any(map(_has_no_reader, streams)):
+            _end(streams, "")
+            status = 141
+        elif error.errno in DISK_FAULTS:
+            name = "" if error.filename is None else "{}: ".format(error.filename)
+            _end(streams, "error: {}{}\n".format(name, error.strerror))
+            status = 1
+        else:
+            raise  # a worker's pipe, say
+    sys.exit(status)
+
+
+def _has_no_reader(stream):
+    """Whether the stream is a pipe that nobody reads."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _end(streams, line):
+    """Write a last line to stderr. What a stream cannot take is dropped: Python would try again when it ends."""
+    for stream in streams:
+        try:
+            if stream is sys.stderr:
+                stream.write(line)
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
