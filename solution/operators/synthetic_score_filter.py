@@ -57,8 +57,8 @@ class SyntheticScoreFilter(Filter):
             if scores[row] is not None:
                 try:
                     ssim = 1.0
-                    if originals[row]:
-                        ssim = structural_similarity(open_image(images[row][0]), open_image(originals[row][0]))
+                    if original := originals[row]:
+                        ssim = structural_similarity(open_image(images[row][0]), open_image(original[0]))
                     stats["synthetic_score"] = (1 - self.ssim_share) * scores[row] + self.ssim_share * ssim
                 except ImageError as bad:
                     failures[row] = str(bad)

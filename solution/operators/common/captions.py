@@ -27,14 +27,19 @@ def split_text(text: str) -> tuple[str, str, str]:
     token stands inside the caption (several chunks): no one caption to replace.
     """
     body, tail = _without_end(text, (END_TOKEN,))
-    head = _HEAD.match(body)[0]
+    head = _head_of(body)
     if not head.strip():
         body, token = _without_end(body, IMAGE_TOKENS)
-        head, tail = _HEAD.match(body)[0], token + tail
+        head, tail = _head_of(body), token + tail
     caption = body[len(head) :].strip()
     if _SPECIAL.search(caption):
         raise ValueError("text has a special token inside its caption")
     return head, caption, (body[len(body.rstrip()) :][-1:] if caption else "") + tail
+
+
+def _head_of(text: str) -> str:
+    """The image tokens at the start of a text, with the white space around them; empty without any."""
+    return next(_HEAD.finditer(text))[0]  # matches at the start of every text
 
 
 def _without_end(text: str, tokens: Sequence[str]) -> tuple[str, str]:

@@ -16,8 +16,7 @@ from .captions import caption_of
 from .images import open_images
 from .loader import device_for
 from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
-from .score_cache import blocks_of, values_per_row
-from .score_store import ScoreStore, revision_of, score_folder
+from .score_store import ScoreStore, blocks_of, revision_of, score_folder, values_per_row
 
 
 class ModelScoreFilter(Filter):
@@ -56,10 +55,10 @@ class ModelScoreFilter(Filter):
         return torch.float32
 
     @cached_property
-    def store(self) -> ScoreStore:
+    def store(self) -> ScoreStore[float]:
         """Scores that this filter's model has given before."""
         settings = (self.stat, self.version, revision_of(self.model), self.dtype(device_for(self.use_cuda(), None)))
-        return ScoreStore(score_folder(), " ".join(map(str, (*settings, *self.settings()))))
+        return ScoreStore(score_folder(), " ".join(map(str, (*settings, *self.settings()))), float)
 
     def settings(self) -> tuple[object, ...]:
         """Parameters that the score depends on, beside the model."""

@@ -9,8 +9,7 @@ import pytest
 import solution.operators  # noqa: F401  registers ours
 from solution.operators.common.captioner import Captioner
 from solution.operators.common.rows import row_seed
-from solution.operators.common.score_cache import values_per_row
-from solution.operators.common.score_store import ScoreStore, revision_of, score_key
+from solution.operators.common.score_store import ScoreStore, revision_of, score_key, values_per_row
 from solution.runner.data_juicer import OPERATORS, NestedDataset
 from tests.solution import model_folders
 from tests.solution.conftest import picture
@@ -83,7 +82,7 @@ def test_unknown_rows_alone_are_computed_and_failures_named_per_row(tmp_path, sc
     for name in ("good", "cut short", "known"):
         picture(len(name)).save(tmp_path / name, format="PNG")
     images = [[str(tmp_path / name)] for name in ("good", "missing", "cut short", "known")] + [[], None]
-    store, asked = ScoreStore(score_folder, "model"), []
+    store, asked = ScoreStore(score_folder, "model", float), []
     store.add([score_key(images[3], "text")], [4.0])
 
     def compute(rows, failures):

@@ -20,12 +20,12 @@ def keys_of(numbers) -> list[bytes]:
 
 
 def test_values_are_found_again_to_the_last_bit(tmp_path):
-    store = ScoreStore(tmp_path, "model")
+    store = ScoreStore(tmp_path, "model", float)
     values = (np.random.default_rng(0).random(50)).tolist()
     store.add(keys_of(range(50)), values)
     assert store.get(keys_of(range(45, 55))) == [*values[45:], *[None] * 5]
-    assert ScoreStore(tmp_path, "model").get(keys_of(range(50))) == values
-    assert ScoreStore(tmp_path, "another model").get(keys_of([1])) == [None]
+    assert ScoreStore(tmp_path, "model", float).get(keys_of(range(50))) == values
+    assert ScoreStore(tmp_path, "another model", float).get(keys_of([1])) == [None]
     assert pickle.loads(pickle.dumps(store)).get(keys_of([7])) == [values[7]]
 
 
@@ -36,20 +36,20 @@ def test_texts_can_be_kept(tmp_path):
 
 
 def test_many_parts_become_few_and_nothing_is_lost(tmp_path):
-    store = ScoreStore(tmp_path, "model")
+    store = ScoreStore(tmp_path, "model", float)
     for number in range(150):
         store.add(keys_of([number]), [float(number)])
     assert len(list(tmp_path.rglob("part-*.parquet"))) < 64
     assert store.get(keys_of(range(150))) == [float(number) for number in range(150)]
-    others = [ScoreStore(tmp_path, "model") for _ in range(80)]
+    others = [ScoreStore(tmp_path, "model", float) for _ in range(80)]
     for number, other in enumerate(others, start=200):
         other.add(keys_of([number]), [float(number)])
-    assert ScoreStore(tmp_path, "model").get(keys_of([0, 149, 200, 279])) == [0.0, 149.0, 200.0, 279.0]
+    assert ScoreStore(tmp_path, "model", float).get(keys_of([0, 149, 200, 279])) == [0.0, 149.0, 200.0, 279.0]
     assert len(list(tmp_path.rglob("part-*.parquet"))) < 66
 
 
 def test_more_values_than_wait_in_memory(tmp_path):
-    store = ScoreStore(tmp_path, "model")
+    store = ScoreStore(tmp_path, "model", float)
     keys = [number.to_bytes(16, "little") for number in range(100_000)]  # most end in zero bytes
     for start in range(0, len(keys), 10_000):
         store.add(keys[start : start + 10_000], [float(start + index) for index in range(10_000)])
@@ -58,7 +58,7 @@ def test_more_values_than_wait_in_memory(tmp_path):
 
 
 def _add(folder, first: int) -> None:
-    store = ScoreStore(folder, "model")
+    store = ScoreStore(folder, "model", float)
     for number in range(first, first + 200):
         store.add(keys_of([number]), [float(number)])
 
@@ -69,9 +69,9 @@ def test_two_processes_add_at_once(tmp_path):
     for worker in workers:
         worker.start()
     while any(worker.is_alive() for worker in workers):  # a reader in between, which merges as well
-        ScoreStore(tmp_path, "model").get(keys_of([0]))
+        ScoreStore(tmp_path, "model", float).get(keys_of([0]))
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert ScoreStore(tmp_path, "model").get(keys_of(range(300))) == [float(number) for number in range(300)]
+    assert ScoreStore(tmp_path, "model", float).get(keys_of(range(300))) == [float(number) for number in range(300)]
 
 
 def test_what_was_added_outlives_a_kill(tmp_path):
@@ -91,15 +91,15 @@ def test_what_was_added_outlives_a_kill(tmp_path):
     run.send_signal(signal.SIGKILL)
     last = int(["99", *run.stdout.read().split()][-1])
     run.wait()
-    assert ScoreStore(tmp_path, "model").get(keys_of(range(last + 1))) == [float(n) for n in range(last + 1)]
+    assert ScoreStore(tmp_path, "model", float).get(keys_of(range(last + 1))) == [float(n) for n in range(last + 1)]
 
 
 def test_a_damaged_part_is_named(tmp_path):
-    ScoreStore(tmp_path, "model").add(keys_of([1]), [1.0])
+    ScoreStore(tmp_path, "model", float).add(keys_of([1]), [1.0])
     (part,) = tmp_path.rglob("part-*.parquet")
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"score file {part} is damaged"):
-        ScoreStore(tmp_path, "model").get(keys_of([1]))
+        ScoreStore(tmp_path, "model", float).get(keys_of([1]))
 
 
 def test_a_changed_image_has_another_key(tmp_path):
