@@ -1,4 +1,4 @@
-"""The base of filters that score images with a model: many in one forward pass, each pair only once."""
+"""The bases of filters that score images with a model: many in one forward pass, each pair only once."""
 
 from abc import abstractmethod
 from collections import defaultdict
@@ -14,7 +14,7 @@ from PIL import Image
 
 from .captions import caption_of
 from .images import open_images
-from .loader import device_for
+from .loader import device_for, dtype_for, load_model
 from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
 from .score_store import ScoreStore, blocks_of, revision_of, score_folder, values_per_row
 
@@ -108,3 +108,21 @@ class ModelScoreFilter(Filter):
                 for (row, _), score in zip(batch, new, strict=False):
                     scores[row].append(score)
         return {row: fsum(scores[row]) / len(scores[row]) for row in rows if not failures[row]}
+
+
+class ImageClassifierFilter(ModelScoreFilter):
+    """Keep images with min_score <= probability of the second label <= max_score; subclasses name stat and model.
+
+    The usual detectors have two labels, the second one for what is unwanted. In bfloat16 on a GPU.
+    """
+
+    def dtype(self, device: str) -> torch.dtype:
+        """bfloat16 on a GPU that has it."""
+        return dtype_for(device)
+
+    @torch.inference_mode()
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
+        """The probability of the second label, one per image."""
+        model, processor = load_model(self.model, device, self.dtype(device))
+        inputs = processor(images=list(images), return_tensors="pt").to(device, model.dtype)
+        return model(**inputs).logits.float().softmax(dim=-1)[:, 1].tolist()
