@@ -1,4 +1,4 @@
-"""The adapter to Data-Juicer: every point in which this kit runs it otherwise than `dj-process` does.
+"""The adapter to Data-Juicer: every point in which this kit runs it differently from `dj-process`.
 
 `DEVIATIONS` lists the points, each with its reason and with the code of Data-Juicer that it was read against; a test
 fails when that code changes. The other modules of `solution/runner` take Data-Juicer's names from here, so that the
@@ -30,7 +30,7 @@ _OPERATOR_PACKAGES = tuple(
 
 @dataclass(frozen=True)
 class Deviation:
-    """One point in which this kit runs Data-Juicer otherwise than `dj-process` does."""
+    """One point in which this kit runs Data-Juicer differently from `dj-process`."""
 
     target: str  # what of Data-Juicer is concerned
     how: str  # patch (of its modules and classes), instance (of one operator), parameter, or call (other calls of ours)
@@ -98,7 +98,7 @@ DEVIATIONS = (
     Deviation(
         "image_shape_filter, image_aspect_ratio_filter",
         "instance",
-        "they get images of which only the header was read, through Data-Juicer's `context`",
+        "they get images whose header alone was read, through Data-Juicer's `context`",
         "they ask for width and height, and Data-Juicer decodes every pixel for it",
         {
             "data_juicer.utils.mm_utils.load_image": "9cee25e3db21",
@@ -289,7 +289,7 @@ def _score_headers(operator: Filter, samples: Any) -> dict[str, list[Any]]:
 
 
 def _header(path: str) -> Image.Image:
-    """An image with its size known; one that EXIF turns round is loaded whole, as Data-Juicer turns it."""
+    """An image with its size known; one that EXIF rotates is loaded whole, as Data-Juicer turns it."""
     with Image.open(path) as image:
         return image if image.getexif().get(_ORIENTATION, 1) == 1 else load_image(path)
 

@@ -102,8 +102,8 @@ class Captioner:
 class GumbelNoise(LogitsProcessor):
     """Sampling as greedy search over noisy scores (the Gumbel-max trick), each row with its own random stream.
 
-    ``argmax(scores / temperature + Gumbel noise)`` draws from softmax(scores / temperature); as the noise comes from a
-    generator of the row, the caption does not depend on the other rows of the batch.
+    ``argmax(scores / temperature + Gumbel noise)`` samples from softmax(scores / temperature); as the noise comes from
+    a generator of the row, the caption does not depend on the other rows of the batch.
     """
 
     def __init__(self, row_keys: Sequence[str], seed: int, temperature: float) -> None:

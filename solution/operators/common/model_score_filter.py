@@ -47,7 +47,7 @@ class ModelScoreFilter(Filter):
         """One score per image; ``captions`` holds the caption of each image's row."""
 
     def group(self, caption: str) -> int:
-        """Captions of different groups never share a forward pass: whatever decides its shape beside its size."""
+        """Captions of different groups never share a forward pass: a group sets its shape, apart from its size."""
         return 0
 
     def dtype(self, device: str) -> torch.dtype:
@@ -61,7 +61,7 @@ class ModelScoreFilter(Filter):
         return ScoreStore(score_folder(), " ".join(map(str, (*settings, *self.settings()))), float)
 
     def settings(self) -> tuple[object, ...]:
-        """Parameters that the score depends on, beside the model."""
+        """Parameters that the score depends on, besides the model."""
         return ()
 
     def compute_stats_batched(self, samples: Batch, rank: int | None = None) -> Batch:

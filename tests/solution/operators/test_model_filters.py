@@ -153,7 +153,7 @@ def test_known_pairs_are_not_scored_again(rows, folders, name, monkeypatch):
     assert list(again.run(data, reduce=False)[STATS]) == list(first)
 
 
-def test_limits_on_boxes_are_part_of_what_is_stored(rows, folders):
+def test_thresholds_on_boxes_are_part_of_what_is_stored(rows, folders):
     data = rows(CAPTIONS)
     model = model_of("phrase_grounding_filter", folders)
     first = build("phrase_grounding_filter", **model).run(data, reduce=False)[STATS]

@@ -20,7 +20,7 @@ from solution.operators.common.rows import row_seed
 from solution.operators.common.score_store import ScoreStore, image_digest, revision_of, score_key, values_per_row
 from solution.runner.data_juicer import OPERATORS, NestedDataset
 from tests.solution import model_folders
-from tests.solution.conftest import ROOT, picture
+from tests.solution.conftest import ROOT, sample_image
 
 
 def keys_of(numbers) -> list[bytes]:
@@ -112,9 +112,9 @@ def test_a_damaged_part_is_named(tmp_path):
 
 def test_a_changed_image_has_another_key(tmp_path):
     path = tmp_path / "image.png"
-    picture(1).save(path)
+    sample_image(1).save(path)
     before = image_digest(str(path))
-    picture(2).save(path)
+    sample_image(2).save(path)
     assert image_digest(str(path)) != before
 
 
@@ -159,7 +159,7 @@ def stored(folder) -> tuple[str, set[str]]:
 WITH_CAPTION = {"83831521594e82ea673d3d16de6dc973", "bda7c9a54f29402d2109d84ffd9ebebf"}
 IMAGES_ALONE = {"b5144340fd0509240a86764c233a6922", "c60723d6e16076616360d275882b534d"}
 FIRST_IMAGE_LIKELIEST = {"23efdada82393ad74a7b062365d2d1f8", "5726cb5e7585c5a3283598bd23ccf682"}
-FIRST_IMAGE_DRAWN = {"340b0b97cf0fcfdced99f2c9be53c6c4", "bf126f20921bb5f5b7422a9117fdec39"}
+FIRST_IMAGE_SAMPLED = {"340b0b97cf0fcfdced99f2c9be53c6c4", "bf126f20921bb5f5b7422a9117fdec39"}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_clip_similarity_keeps_the_keys_of_before(data, clip_folder, score_folde
 
 
 @pytest.mark.parametrize(
-    ("temperature", "chance", "keys"), [(0, "'likeliest'", FIRST_IMAGE_LIKELIEST), (0.7, "0.7, 3", FIRST_IMAGE_DRAWN)]
+    ("temperature", "chance", "keys"), [(0, "'likeliest'", FIRST_IMAGE_LIKELIEST), (0.7, "0.7, 3", FIRST_IMAGE_SAMPLED)]
 )
 def test_captions_keep_the_keys_of_before(data, captioner_folder, score_folder, temperature, chance, keys):
     model = str(captioner_folder)
@@ -195,7 +195,7 @@ def test_captions_keep_the_keys_of_before(data, captioner_folder, score_folder, 
 
 def test_unknown_rows_alone_are_computed_and_failures_named_per_row(tmp_path, score_folder):
     for name in ("good", "cut short", "known"):
-        picture(len(name)).save(tmp_path / name, format="PNG")
+        sample_image(len(name)).save(tmp_path / name, format="PNG")
     images = [[str(tmp_path / name)] for name in ("good", "missing", "cut short", "known")] + [[], None]
     store, asked = ScoreStore(score_folder, "model", float), []
     store.add([score_key(images[3], "text")], [4.0])
@@ -216,7 +216,7 @@ def test_unknown_rows_alone_are_computed_and_failures_named_per_row(tmp_path, sc
 def test_each_block_is_on_disk_before_the_next_is_computed(tmp_path, score_folder):
     images = [[str(tmp_path / f"{number}.png")] for number in range(3)]
     for number, (path,) in enumerate(images):
-        picture(number).save(path)
+        sample_image(number).save(path)
 
     def killed(rows, failures):
         yield {0: "a dog", 1: ""}
@@ -233,5 +233,5 @@ def test_each_block_is_on_disk_before_the_next_is_computed(tmp_path, score_folde
 @pytest.mark.parametrize(
     ("seed", "key", "expected"), [(3, "row 0", 2695145205615284829), (0, "图", 357780433559218488)]
 )
-def test_seeds_of_drawn_captions_and_images_stay(seed, key, expected):
+def test_seeds_of_sampled_captions_and_images_stay(seed, key, expected):
     assert row_seed(seed, key) == expected
