@@ -7,9 +7,9 @@ The readers, in the order of the columns:
 - prepare: `toolkit prepare` on the row as processed data
 - train:   `toolkit/training/data.py`'s scan of the sample that the row stands for
 
-OK means accepted; other words of the toolkit's readers are keys of `toolkit.dataset.fixes.FIXES`. Readers differ only where
-they know different things: `convert` opens no image, `process` leaves to operators what they can write again (an empty
-caption), and only `check` and `prepare` know the original questions.
+OK means accepted; other words of the toolkit's readers are keys of `toolkit.dataset.fixes.FIXES`. Readers differ only
+where they know different things: `convert` opens no image, `process` leaves to operators what they can write again (an
+empty caption), and only `check` and `prepare` know the original questions.
 """
 
 from __future__ import annotations

@@ -19,8 +19,30 @@ from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
 from .score_store import ScoreStore, blocks_of, revision_of, score_folder, values_per_row
 
 
-class ModelScoreFilter(Filter):
-    """Keep rows with min_score <= score <= max_score; subclasses name stat and version, and score images.
+class ScoreFilter(Filter):
+    """Keep rows with min_score <= score <= max_score; subclasses name the stat and compute the scores of a batch."""
+
+    _accelerator = "cuda"
+    _batched_op = True
+    stat: str
+    min_score: float
+    max_score: float
+
+    def process_batched(self, samples: Batch) -> list[bool]:
+        """True (keep) or False per row."""
+        scores = [stats[self.stat] for stats in samples[Fields.stats]]
+        return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
+
+    def add_scores(self, samples: Batch, scores: Sequence[float | None], failures: Sequence[str]) -> Batch:
+        """Write one score per row (None for a failed one) to the stats, and the failures."""
+        for stats, score in zip(samples[Fields.stats], scores, strict=True):
+            stats[self.stat] = score
+        add_texts(samples, FAILURE, failures)
+        return samples
+
+
+class ModelScoreFilter(ScoreFilter):
+    """Scores from a model, many images in one forward pass; subclasses name stat and version, and score images.
 
     The score of a row with several images is their mean. A row whose image cannot be read fails alone. Scores are
     kept on disk: with the same model, the same pair is never scored again. Every forward pass of a group has
@@ -28,9 +50,6 @@ class ModelScoreFilter(Filter):
     blocks resumes with the same blocks, hence the same bits.
     """
 
-    _accelerator = "cuda"
-    _batched_op = True
-    stat: str
     version = 1  # of preprocessing and score; a change of either invalidates stored scores
     reads_caption = False  # whether the score depends on the caption
 
@@ -74,16 +93,7 @@ class ModelScoreFilter(Filter):
             for block in blocks_of(rows):
                 yield self._score_rows(block, images, captions, failures, rank)
 
-        scores, failures = values_per_row(self.store, images, texts, compute)
-        for stats, score in zip(samples[Fields.stats], scores, strict=True):
-            stats[self.stat] = score
-        add_texts(samples, FAILURE, failures)
-        return samples
-
-    def process_batched(self, samples: Batch) -> list[bool]:
-        """True (keep) or False per row."""
-        scores = [stats[self.stat] for stats in samples[Fields.stats]]
-        return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
+        return self.add_scores(samples, *values_per_row(self.store, images, texts, compute))
 
     def _score_rows(
         self,
