@@ -102,7 +102,7 @@ def process(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Write the page beside the run's audit. Raises UserError where there is no audit."""
+    """Write the page next to the run's audit. Raises UserError where there is no audit."""
     folder = arguments.output.absolute().parent / "audit"
     audits = sorted(folder.glob("*.parquet"), key=lambda file: file.stat().st_mtime)
     if not audits and not arguments.recipe:

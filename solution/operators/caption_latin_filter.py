@@ -23,7 +23,7 @@ class CaptionLatinFilter(CaptionStatisticFilter):
         :param max_ratio: highest share to keep, 0 to 1
         """
         super().__init__(*args, **kwargs)
-        self.min_ratio, self.max_ratio, self.limits = min_ratio, max_ratio, (min_ratio, max_ratio)
+        self.min_ratio, self.max_ratio, self.thresholds = min_ratio, max_ratio, (min_ratio, max_ratio)
 
     def measure(self, caption: str) -> float:
         """The share of ASCII letters; 0 for an empty caption."""

@@ -19,7 +19,7 @@ class CaptionWordsFilter(CaptionStatisticFilter):
         :param max_num: most words to keep
         """
         super().__init__(*args, **kwargs)
-        self.min_num, self.max_num, self.limits = min_num, max_num, (min_num, max_num)
+        self.min_num, self.max_num, self.thresholds = min_num, max_num, (min_num, max_num)
 
     def measure(self, caption: str) -> int:
         """The number of words."""

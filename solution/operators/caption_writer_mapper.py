@@ -1,4 +1,4 @@
-"""Write one or several captions for every image, beside or instead of the one it has."""
+"""Write one or several captions for every image, in addition to or instead of the one it has."""
 
 from pathlib import PurePath
 from typing import Any
@@ -16,8 +16,8 @@ from .common.rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
 class CaptionWriterMapper(Mapper):
     """Each usable new caption becomes a row of its own, with the same id and its number in `caption_index`.
 
-    A caption is usable when its length is within the limits and no row of the image has it yet. A row without a usable
-    caption stays as it is. Rows with several images are left alone; an unreadable image fails its row.
+    A caption is usable when it has min_words to max_words words and no row of the image has it yet. A row without a
+    usable caption stays as it is. Rows with several images are left alone; an unreadable image fails its row.
     """
 
     _accelerator = "cuda"
@@ -47,8 +47,8 @@ class CaptionWriterMapper(Mapper):
         :param min_words: a new caption with fewer words is not used
         :param max_words: a new caption with more words is not used
         :param max_new_tokens: longest caption, in the model's tokens
-        :param temperature: 0 takes the likeliest caption, above 0 draws one (same row and seed, same caption)
-        :param seed: changes the drawn captions
+        :param temperature: 0 takes the likeliest caption, above 0 samples one (same row and seed, same caption)
+        :param seed: changes the sampled captions
         :param model_batch: images in one forward pass
         """
         super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)

@@ -2,24 +2,23 @@
 
 from typing import Annotated
 
-from data_juicer.ops.base_op import OPERATORS, Filter
-from data_juicer.utils.constant import Fields
+from data_juicer.ops.base_op import OPERATORS
 from pydantic import Field, PositiveInt
 
 from .common.captions import caption_of
 from .common.clip import ClipScorer
-from .common.rows import FAILURE, MODEL_ROWS, Batch, add_texts
+from .common.model_score_filter import ScoreFilter
+from .common.rows import MODEL_ROWS, Batch
 
 
 @OPERATORS.register_module("clip_similarity_filter")
-class ClipSimilarityFilter(Filter):
+class ClipSimilarityFilter(ScoreFilter):
     """Same scores as Data-Juicer's image_text_similarity_filter, computed in batches, without gradients, and only once.
 
     A row whose image cannot be read fails alone, with its reason; its neighbours in the batch are scored.
     """
 
-    _accelerator = "cuda"
-    _batched_op = True
+    stat = "clip_similarity"
 
     def __init__(
         self,
@@ -45,13 +44,4 @@ class ClipSimilarityFilter(Filter):
     def compute_stats_batched(self, samples: Batch, rank: int | None = None) -> Batch:
         """Write `clip_similarity` (a float; None for a failed row) to each row's stats."""
         captions = [caption_of(text) for text in samples[self.text_key]]
-        scores, failures = self.scorer.score(samples[self.image_key], captions, rank)
-        for stats, score in zip(samples[Fields.stats], scores, strict=True):
-            stats["clip_similarity"] = score
-        add_texts(samples, FAILURE, failures)
-        return samples
-
-    def process_batched(self, samples: Batch) -> list[bool]:
-        """True (keep) or False per row."""
-        scores = [stats["clip_similarity"] for stats in samples[Fields.stats]]
-        return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
+        return self.add_scores(samples, *self.scorer.score(samples[self.image_key], captions, rank))

@@ -50,8 +50,8 @@ class ConditionalRecaptionMapper(Mapper):
         :param max_words: a new caption with more words is not used
         :param prompt: text the captioner continues; empty for none
         :param max_new_tokens: longest new caption, in the captioner's tokens
-        :param temperature: 0 takes the likeliest caption, above 0 draws one (same row and seed, same caption)
-        :param seed: changes the drawn captions
+        :param temperature: 0 takes the likeliest caption, above 0 samples one (same row and seed, same caption)
+        :param seed: changes the sampled captions
         :param model_batch: images in one forward pass of the captioner
         """
         super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)

@@ -13,7 +13,7 @@ Percentile = Annotated[float, Field(ge=0, le=100)]
 
 @OPERATORS.register_module("percentile_selector")
 class PercentileSelector(ScoreThresholdSelector):
-    """Thresholds that follow from the data: `min_percentile: 70` keeps the best 30 %, whatever the model's scale."""
+    """Thresholds that follow from the data: `min_percentile: 70` keeps the best 30 % on any model's scale."""
 
     def __init__(
         self,

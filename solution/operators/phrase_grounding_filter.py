@@ -53,7 +53,7 @@ class PhraseGroundingFilter(ModelScoreFilter):
         self.box_area = box_area
 
     def settings(self) -> tuple[object, ...]:
-        """The two limits on boxes."""
+        """The two thresholds on boxes."""
         return self.box_overlap, self.box_area
 
     def group(self, caption: str) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated
 from data_juicer.ops.base_op import OPERATORS
 from pydantic import Field, PositiveInt
 
-from .common.image_classifier_filter import ImageClassifierFilter
+from .common.model_score_filter import ImageClassifierFilter
 
 Score = Annotated[float, Field(ge=0, le=1)]
 

@@ -1,4 +1,4 @@
-"""Generate an image for every caption: synthetic pairs, instead of the original ones or beside them."""
+"""Generate an image for every caption: synthetic pairs, instead of the original ones or in addition to them."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from .common.reasons import GENERATED
 from .common.rows import MODEL_ROWS, NOTE, ORIGINAL, Batch, count_rows
 from .common.score_store import revision_of
 
-FOLDER = "synthetic_images"  # beside processed_data.jsonl, as the row contract requires
+FOLDER = "synthetic_images"  # next to processed_data.jsonl, as the row contract requires
 
 
 @OPERATORS.register_module("picture_painter_mapper")

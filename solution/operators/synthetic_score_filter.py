@@ -2,26 +2,25 @@
 
 from typing import Annotated
 
-from data_juicer.ops.base_op import OPERATORS, Filter
-from data_juicer.utils.constant import Fields
+from data_juicer.ops.base_op import OPERATORS
 from pydantic import Field, PositiveInt
 
 from .common.captions import caption_of
 from .common.clip import ClipScorer
 from .common.images import ImageError, open_image
-from .common.rows import FAILURE, MODEL_ROWS, ORIGINAL, Batch, add_texts, count_rows
+from .common.model_score_filter import ScoreFilter
+from .common.rows import MODEL_ROWS, ORIGINAL, Batch, count_rows
 from .common.ssim import structural_similarity
 
 
 @OPERATORS.register_module("synthetic_score_filter")
-class SyntheticScoreFilter(Filter):
+class SyntheticScoreFilter(ScoreFilter):
     """Score: (1 - ssim_share) x CLIP similarity + ssim_share x SSIM to the original image, as SynthVLM ranks.
 
     A row without a generated image is its own original: SSIM 1. A row with an unreadable image fails alone.
     """
 
-    _accelerator = "cuda"
-    _batched_op = True
+    stat = "synthetic_score"
 
     def __init__(
         self,
@@ -51,21 +50,15 @@ class SyntheticScoreFilter(Filter):
         """Write `synthetic_score` (None for a failed row) to each row's stats."""
         images = samples[self.image_key]
         originals = samples.get(ORIGINAL) or [None] * count_rows(samples)
-        scores, failures = self.scorer.score(images, [caption_of(text) for text in samples[self.text_key]], rank)
-        for row, stats in enumerate(samples[Fields.stats]):
-            stats["synthetic_score"] = None
-            if scores[row] is not None:
+        fits, failures = self.scorer.score(images, [caption_of(text) for text in samples[self.text_key]], rank)
+        scores: list[float | None] = [None] * len(fits)
+        for row, (fit, original) in enumerate(zip(fits, originals, strict=True)):
+            if fit is not None:
                 try:
                     ssim = 1.0
-                    if originals[row]:
-                        ssim = structural_similarity(open_image(images[row][0]), open_image(originals[row][0]))
-                    stats["synthetic_score"] = (1 - self.ssim_share) * scores[row] + self.ssim_share * ssim
+                    if original:
+                        ssim = structural_similarity(open_image(images[row][0]), open_image(original[0]))
+                    scores[row] = (1 - self.ssim_share) * fit + self.ssim_share * ssim
                 except ImageError as bad:
                     failures[row] = str(bad)
-        add_texts(samples, FAILURE, failures)
-        return samples
-
-    def process_batched(self, samples: Batch) -> list[bool]:
-        """True (keep) or False per row."""
-        scores = [stats["synthetic_score"] for stats in samples[Fields.stats]]
-        return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
+        return self.add_scores(samples, scores, failures)

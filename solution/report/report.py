@@ -114,7 +114,7 @@ class _Report:
         return galleries
 
     def _synthetic(self) -> list[Gallery]:
-        """Images generated from captions, beside the image of the row they came from, the best score first."""
+        """Images generated from captions, next to the image of the row they came from, the best score first."""
         count, rows = self._first(
             lambda rows: pc.equal(rows["image_state"], "synthetic"),
             lambda rows: pc.negate(pc.fill_null(rows["score"], 0.0)),
@@ -193,9 +193,9 @@ class _Report:
         found = [row for group in self._groups() for row in group.filter(pc.is_in(group[column], wanted)).to_pylist()]
         return {row[column]: row for row in reversed(found)}
 
-    def _card(self, row: dict[str, Any], beside: dict[str, Any] | None = None) -> Card:
-        """A gallery's card of one audit line; ``beside`` is the line whose image is on the left."""
-        lines = [beside, row] if beside else [row]
+    def _card(self, row: dict[str, Any], twin: dict[str, Any] | None = None) -> Card:
+        """A gallery's card of one audit line; ``twin`` is the line whose image is on the left."""
+        lines = [twin, row] if twin else [row]
         score = f"{row['operator']} {row['score']:.4g}" if row["score"] is not None and not row["reason"] else ""
         remark = " · ".join(part for part in (f"id {row['id']}", score, row["reason"]) if part)
         return Card(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +52,16 @@ class RowAudit:
     image_state: str = "seed"
 
 
+class Failure(TypedDict):
+    """A failed row, as the run's record lists it."""
+
+    id: str
+    row: int
+    image: str
+    operator: str
+    reason: str
+
+
 @dataclass
 class Step:
     """The counts of one operator; `reasons` counts dropped rows by what happened to them."""
@@ -82,6 +92,7 @@ CREATE TABLE IF NOT EXISTS rows (
 );
 CREATE TABLE IF NOT EXISTS checkpoint (state TEXT);
 """
+_IN_MEMORY = Path(":memory:")  # SQLite's name for no file
 _VALUES = attrgetter(*SCHEMA.names)
 _GROUP = 1 << 14  # rows that are in memory at once while the audit is written, and a row group of its file
 
@@ -92,7 +103,7 @@ class Ledger:
     Changes take effect at the next `commit`: a process that dies before leaves the file as it was.
     """
 
-    def __init__(self, on_error: str, file: Path | None = None) -> None:
+    def __init__(self, on_error: str, file: Path = _IN_MEMORY) -> None:
         """``on_error``: stop or skip. Without ``file`` the rows are kept in memory.
 
         Raises UserError where the file is in use by another process, or no ledger.
@@ -100,7 +111,7 @@ class Ledger:
         self.on_error = on_error
         self.steps: list[Step] = []
         self.columns: list[str] = []  # the seed's keys, which the result keeps
-        self._rows = sqlite3.connect(file or ":memory:", timeout=0, isolation_level=None)
+        self._rows = sqlite3.connect(file, timeout=0, isolation_level=None)
         try:
             # One process alone, until it ends; a log in front of the file makes a commit cheap and safe from a kill.
             self._rows.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -263,11 +274,15 @@ class Ledger:
             for step in self.steps
         ]
 
-    def failures(self) -> list[dict[str, object]]:
-        """id, row, image, operator and reason of every failed row, in order."""
-        keys = ("id", "row", "image", "operator", "reason")
-        found = self._rows.execute(f"SELECT {', '.join(keys)} FROM rows WHERE state = 'failed' ORDER BY row")
-        return [dict(zip(keys, values, strict=True)) for values in found]
+    def failures(self) -> list[Failure]:
+        """Every failed row, in order."""
+        found = self._rows.execute(
+            "SELECT id, row, image, operator, reason FROM rows WHERE state = 'failed' ORDER BY row"
+        )
+        return [
+            Failure(id=identifier, row=row, image=image, operator=operator, reason=reason)
+            for identifier, row, image, operator, reason in found
+        ]
 
     def write(self, path: Path, **about: object) -> None:
         """Write the audit: Parquet, one line per row, in the order of row numbers.

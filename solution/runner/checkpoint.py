@@ -17,7 +17,7 @@ _ROWS = "{}.rows.arrow"  # the rows after that many operators
 
 
 class Checkpoint:
-    """The state after the last finished operator: rows and ledger, in a folder beside the audit.
+    """The state after the last finished operator: rows and ledger, in a folder next to the audit.
 
     Rows stay on the disk. ``identity`` names everything that decides the result besides the operators (data set,
     models, code, policy); a state is valid only for the same identity and the same operators so far.

@@ -1,4 +1,4 @@
-"""The adapter to Data-Juicer: every point in which this kit runs it otherwise than `dj-process` does.
+"""The adapter to Data-Juicer: every point in which this kit runs it differently from `dj-process`.
 
 `DEVIATIONS` lists the points, each with its reason and with the code of Data-Juicer that it was read against; a test
 fails when that code changes. The other modules of `solution/runner` take Data-Juicer's names from here, so that the
@@ -7,9 +7,9 @@ patches are in effect before anything of it runs.
 
 import ast
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module, metadata, reload
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import MethodType, ModuleType
@@ -30,7 +30,7 @@ _OPERATOR_PACKAGES = tuple(
 
 @dataclass(frozen=True)
 class Deviation:
-    """One point in which this kit runs Data-Juicer otherwise than `dj-process` does."""
+    """One point in which this kit runs Data-Juicer differently from `dj-process`."""
 
     target: str  # what of Data-Juicer is concerned
     how: str  # patch (of its modules and classes), instance (of one operator), parameter, or call (other calls of ours)
@@ -98,7 +98,7 @@ DEVIATIONS = (
     Deviation(
         "image_shape_filter, image_aspect_ratio_filter",
         "instance",
-        "they get images of which only the header was read, through Data-Juicer's `context`",
+        "they get images whose header alone was read, through Data-Juicer's `context`",
         "they ask for width and height, and Data-Juicer decodes every pixel for it",
         {
             "data_juicer.utils.mm_utils.load_image": "9cee25e3db21",
@@ -178,6 +178,7 @@ def _defer(name: str) -> None:
     """Put a package in `sys.modules` that imports each name of its __init__ when it is asked for."""
     folder = _FOLDER.joinpath(*name.split(".")[1:])
     spec = spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    assert spec is not None, "Python has a loader for every .py file"
     package = sys.modules[name] = module_from_spec(spec)
     statements = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
     module_of = {
@@ -189,13 +190,13 @@ def _defer(name: str) -> None:
             raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
         return getattr(import_module(f".{module_of[attribute]}", name), attribute)
 
-    package.__getattr__ = find  # PEP 562: called for names that the package lacks
+    vars(package)["__getattr__"] = find  # PEP 562: called for names that the package lacks
 
 
 def _run_init(package: ModuleType) -> None:
     """Run the __init__ of a deferred package."""
     if vars(package).pop("__getattr__", None):
-        package.__spec__.loader.exec_module(package)
+        reload(package)
 
 
 for _name in ("data_juicer.core", *_OPERATOR_PACKAGES):
@@ -235,10 +236,10 @@ _SIZE_FILTERS = ("image_shape_filter", "image_aspect_ratio_filter")
 _ORIENTATION = 0x0112  # the EXIF entry that says how a camera was held
 
 
-def register_stock(names: Iterable[str] = ()) -> None:
+def register_stock(names: Collection[str] = ()) -> None:
     """Import Data-Juicer's operators of these names, which registers them; without names all.
 
-    Names that are none of Data-Juicer's are passed over.
+    Names of other operators are ignored.
     """
     for name in names:
         for file in _FOLDER.glob(f"ops/*/{name}.py"):
@@ -288,7 +289,7 @@ def _score_headers(operator: Filter, samples: Any) -> dict[str, list[Any]]:
 
 
 def _header(path: str) -> Image.Image:
-    """An image with its size known; one that EXIF turns round is loaded whole, as Data-Juicer turns it."""
+    """An image with its size known; one that EXIF rotates is loaded whole, as Data-Juicer turns it."""
     with Image.open(path) as image:
         return image if image.getexif().get(_ORIENTATION, 1) == 1 else load_image(path)
 

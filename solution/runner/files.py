@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]  # the repository: relative paths in 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; it replaces ``path`` only when the block ends without an error."""
+    """A temporary name next to ``path`` to write to; it replaces ``path`` only when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

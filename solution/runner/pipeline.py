@@ -102,7 +102,7 @@ def run_operator(
         elif isinstance(operator, Deduplicator | Selector):
             result = _run_on_whole(operator, dataset, ledger)
         else:
-            raise UserError(f"operator {operator._name} is none of Mapper, Filter, Deduplicator, Selector")
+            raise UserError(f"operator {operator._name}: expected a Mapper, Filter, Deduplicator or Selector")
     except ImportError as error:
         raise UserError(f"operator {operator._name}: {one_line(error)}") from error
     ledger.steps[-1].seconds = time.monotonic() - started
@@ -113,7 +113,7 @@ def _run_filter(
     operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
 ) -> NestedDataset:
     """Scores first, then the decision, so that the scores of dropped rows are known too."""
-    # With old scores in sight, a filter of the same kind would skip its work, though the caption may have changed.
+    # With old scores there, a filter of the same kind would skip its work, though the caption may have changed.
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
     bare = bare.add_column(STATS, ["{}"] * len(bare), feature=Json())  # Data-Juicer would do so row by row
     scored = _isolate_failures(lambda part: run(part, reduce=False), bare, ledger)
@@ -151,7 +151,7 @@ def _record_scores(scored: NestedDataset, is_kept: np.ndarray, thresholds: dict[
 
 
 def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: NestedDataset) -> NestedDataset:
-    """The rows of ``kept`` with the scores that they had in ``dataset`` beside their new ones."""
+    """The rows of ``kept`` with the scores that they had in ``dataset`` in addition to their new ones."""
     positions = positions_of(kept_rows, numbers_of(dataset, ROW)) if STATS in dataset.column_names else None
 
     def tables() -> Iterator[pa.Table]:
@@ -323,7 +323,7 @@ def _verdict(scores: dict[str, float], thresholds: dict[str, float]) -> tuple[fl
                 side = "below" if key.startswith("min_") else "above"
                 return score, threshold, reasons.outside_threshold(stat, side, f"{key} {threshold:g}", score)
     threshold = next((value for key, value in thresholds.items() if key.startswith("min_")), None)
-    return next(iter(scores.values()), None), threshold, reasons.OUTSIDE_LIMITS
+    return next(iter(scores.values()), None), threshold, reasons.OUTSIDE_THRESHOLDS
 
 
 def _numbers(stats: dict[str, Any]) -> dict[str, float]:

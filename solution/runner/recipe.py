@@ -112,10 +112,13 @@ def load_recipe(path: Path, dataset: Path | None) -> Recipe:
 
 
 def _dataset(recipe: Path, given: Path | None, own: str | None) -> Path:
-    """The data set's file, known to exist."""
-    if given is None and own is None:
+    """The data set's file. Raises UserError where none is named, or the file is missing."""
+    if given:
+        path = given.absolute()
+    elif own is not None:
+        path = ROOT / own
+    else:
         raise UserError(f"recipe {recipe} has no dataset_path; add one or give --dataset FILE.jsonl")
-    path = given.absolute() if given else ROOT / own
     if path.exists() and not path.is_file():
         raise UserError(f"data set {shown(path)} is no regular file; expected a .jsonl (of a pipe, write it to a file)")
     if not path.is_file():
@@ -183,8 +186,8 @@ def check_operators(recipe: Recipe, registry: dict[str, type]) -> list[dict[str,
     return checked
 
 
-def _parameters(operator: type) -> dict[str, tuple[Any, Any]]:
-    """Parameter -> (type, default) of an operator and its base classes, Data-Juicer's common ones included."""
+def _parameters(operator: Any) -> dict[str, tuple[Any, Any]]:
+    """Parameter -> (type, default) of an operator class and its bases, Data-Juicer's common ones included."""
     known = {
         key: (kind | None if kind and default is None else kind or Any, default)
         for key, (kind, default) in operator._BASE_PARAMS.items()

@@ -1,4 +1,4 @@
-"""The record of a run, `run.json`: all that decides its result, and whether the result is still the one of that."""
+"""The record of a run, `run.json`: all that decides its result, and whether a result is up to date."""
 
 import json
 import sys
@@ -54,7 +54,7 @@ def is_done(output: Path, inputs: dict[str, Any]) -> bool:
 
 
 def write_record(output: Path, inputs: dict[str, Any], about: dict[str, Any]) -> Path:
-    """Write the record beside the result: ``inputs``, ``about`` the run, and the result's hash. Returns its path."""
+    """Write the record next to the result: ``inputs``, ``about`` the run, and the result's hash. Returns its path."""
     record = inputs | about | {"outputs": {RESULT: sha256_of(output / RESULT)}}
     with replaced(output / _RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from solution.runner.audit import Ledger, funnel
 from solution.runner.checkpoint import Checkpoint
-from solution.runner.data_juicer import NestedDataset
 from solution.runner.errors import UserError
 from solution.runner.files import shown
 from solution.runner.pipeline import build_operators, registry, run_operator
@@ -44,7 +43,7 @@ def log_to(path: Path) -> None:
 
 
 def keep_steps_in(folder: Path) -> None:
-    """Let an operator's result lie on the disk beside the checkpoint until it is saved there."""
+    """Keep an operator's result on the disk, next to the checkpoint, until it is saved there."""
     datasets.disable_caching()
     usual = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder / "steps")
@@ -56,7 +55,7 @@ def keep_steps_in(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe with its paths: images, result, audit (and beside it the checkpoint of an unfinished run)."""
+    """A recipe with its paths: images, result, audit (and next to it the checkpoint of an unfinished run)."""
 
     recipe: Recipe
     images: Path  # the seed's image root
@@ -80,7 +79,9 @@ class Run:
         keep_steps_in(checkpoint.folder)
         try:
             if dataset is None:
-                dataset = self._read(folders, ledger, checkpoint)
+                _say(f"reading {shown(self.recipe.dataset)} and decoding every image")
+                tables = read_rows(self.recipe.dataset, folders, ledger)
+                dataset = checkpoint.save(0, _counted(tables), ledger)
             else:
                 _say(f"resuming after operator {done} of {len(operators)}")
             for number, operator in enumerate(operators[done:], start=done + 1):
@@ -108,11 +109,6 @@ class Run:
     def _identity(self) -> dict[str, Any]:
         """What an unfinished run must share with this one, except the recipe: its operators are compared one by one."""
         return self.inputs | {"inputs": {key: value for key, value in self.inputs["inputs"].items() if key != "recipe"}}
-
-    def _read(self, folders: Folders, ledger: Ledger, checkpoint: Checkpoint) -> NestedDataset:
-        """The seed's good rows as a data set. Raises UserError where there is none."""
-        _say(f"reading {shown(self.recipe.dataset)} and decoding every image")
-        return checkpoint.save(0, _counted(read_rows(self.recipe.dataset, folders, ledger)), ledger)
 
     def _nothing_left(self, ledger: Ledger) -> str:
         """The message for an empty result: which operator took the last rows, and why."""

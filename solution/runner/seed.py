@@ -39,7 +39,7 @@ _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
 
 @dataclass(frozen=True)
 class Folders:
-    """Where images lie: synthetic ones beside the jsonl that names them, all others under the seed's image root."""
+    """Where images lie: synthetic ones next to the jsonl that names them, all others under the seed's image root."""
 
     images: Path  # the seed's image root
     dataset: Path  # the input jsonl's folder
@@ -92,14 +92,14 @@ def _link(source: Path, target: Path) -> None:
 
 
 def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> Iterator[pa.Table]:
-    """Read the seed and decode every image; rows that are not fit to work on are failed in the ledger.
+    """Read the seed and decode every image; rows that cannot be used are failed in the ledger.
 
     Yields the valid rows, part by part, as Data-Juicer sees them: absolute image paths, one image token for all, the
     further keys that can be columns, and their ROW. Raises UserError for a file without a valid row, and for the first
     bad row where the policy is stop.
     """
     started = time.monotonic()
-    ledger.begin("read_and_check_pictures", 0)
+    ledger.begin("read_and_check_images", 0)
     columns = CORE | _further_columns(dataset) | {ROW: pa.int64()}
     known, lines = _Known(), _lines(dataset)
     has_rows = False
@@ -197,7 +197,7 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 class _Known:
-    """What the lines read so far said: the images of an id, the faults of a file. Kept on the disk."""
+    """What earlier lines said: the images of an id, the fault of an image file. Kept on the disk."""
 
     def __init__(self) -> None:
         self._rows = sqlite3.connect("")  # a private file that goes when it is closed
@@ -305,7 +305,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _normal(image: str) -> str:
-    """An image path in its one spelling. Raises ValueError for one that is no relative path of a file."""
+    """An image path in its normal form. Raises ValueError for one that is not the relative path of a file."""
     path = PurePosixPath(image)
     outside = image.startswith(("/", "\\")) or ".." in path.parts or _DRIVE_OR_SCHEME.match(image)
     if not path.parts or outside or "\0" in image:

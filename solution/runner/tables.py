@@ -1,6 +1,7 @@
 """Rows in an Arrow file: written part by part, read from the disk when they are needed."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     for types that have nothing in common.
     """
     with replaced(path) as temporary:
-        writer, schema = None, None
-        for table in tables:
-            schema = schema or table.schema
+        tables = iter(tables)
+        first = next(tables)
+        schema, writer = first.schema, pa.ipc.new_stream(str(temporary), first.schema)
+        for table in chain([first], tables):
             table = _promoted(table, schema)
             if table.schema != schema:  # rare: a key that the first rows left out, or had as whole numbers only
                 writer.close()
@@ -31,7 +33,6 @@ def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
                     for batch in pa.ipc.open_stream(file):
                         writer.write_table(_promoted(pa.table(batch), schema))
                 narrow.unlink()
-            writer = writer or pa.ipc.new_stream(str(temporary), schema)
             writer.write_table(table)
         writer.close()
 

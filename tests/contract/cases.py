@@ -1,15 +1,15 @@
-"""What solution/ and toolkit/, which never import each other, must agree on: one row a case, one verdict a door.
+"""What solution/ and toolkit/, which never import each other, must agree on: one row per case, one verdict per reader.
 
-The doors, in the order of the columns:
+The readers, in the order of the columns:
 - convert: `toolkit convert dj-to-llava` on the row
 - process: `solution/process.py` reading the row as seed; a fault is a part of the failed row's reason
 - check:   `toolkit check` on the row as processed data
 - prepare: `toolkit prepare` on the row as processed data
-- train:   `toolkit/training/data.py`'s scan of the sample that the row plainly stands for
+- train:   `toolkit/training/data.py`'s scan of the sample that the row stands for
 
-OK means accepted; other words of the toolkit's doors are keys of `toolkit.dataset.fixes.FIXES`. Doors differ only where
-they know different things: `convert` opens no image, `process` leaves to operators what they can write again (an empty
-caption), and only `check` and `prepare` know the original questions.
+OK means accepted; other words of the toolkit's readers are keys of `toolkit.dataset.fixes.FIXES`. Readers differ only
+where they know different things: `convert` opens no image, `process` leaves to operators what they can write again (an
+empty caption), and only `check` and `prepare` know the original questions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OK = ""
-NO_DOOR = None  # the sample cannot be written down for this door
+NOT_READ = None  # the sample cannot be written down for this reader
 TEXT = "<image>\nA dress. <|__dj__eoc|>"
 
 
@@ -55,16 +55,16 @@ MISSING = object()  # the key is left out
 
 
 def fine(name: str, **row: Any) -> Case:
-    """Accepted at every door."""
+    """Accepted by every reader."""
     return Case(name, row, OK, OK, OK, OK, OK)
 
 
 def line(name: str, content: bytes, process: str, reason: str = "not_json") -> Case:
     """A line that is no row; a training file has no lines."""
-    return Case(name, content, reason, process, reason, reason, NO_DOOR)
+    return Case(name, content, reason, process, reason, reason, NOT_READ)
 
 
-def refused(name: str, process: str, reason: str, train: str | None = NO_DOOR, **row: Any) -> Case:
+def refused(name: str, process: str, reason: str, train: str | None = NOT_READ, **row: Any) -> Case:
     """Refused for the same reason by all that read rows."""
     return Case(name, row, reason, process, reason, reason, train)
 
@@ -75,7 +75,7 @@ def image(name: str, path: str, reason: str, process: str, prepare: str = OK) ->
 
 
 def good_image(name: str, path: str) -> Case:
-    """A file that is fine at every door."""
+    """A file that every reader accepts."""
     return fine(name, images=[path])
 
 
@@ -189,7 +189,7 @@ def link_out(name: str, path: str) -> Case:
 
 
 def bad_path(name: str, path: str) -> Case:
-    """A path that is refused by its form, at every door."""
+    """A path that every reader refuses by its form."""
     return refused(name, NOT_RELATIVE, "bad_image_path", "bad_image_path", images=[path])
 
 
@@ -268,16 +268,16 @@ LINES = [
     line("a number of 5,000 digits", b'{"id": "long", "further": ' + b"7" * 5_000 + b"}", NO_JSON),
     Case(
         "a doubled key", b'{"id": 1.5, "id": "doubled", "text": "<image>\\na", "images": ["images/good.png"]}',
-        OK, OK, OK, OK, NO_DOOR,
+        OK, OK, OK, OK, NOT_READ,
     ),
     Case(
         "a byte order mark within the file",
         b'\xef\xbb\xbf{"id": "mark", "text": "<image>\\na", "images": ["images/good.png"]}',
-        OK, OK, OK, OK, NO_DOOR,
+        OK, OK, OK, OK, NOT_READ,
     ),
     Case(
         "blanks around the object", b' \t {"id": "blanks", "text": "<image>\\na", "images": ["images/good.png"]} \t ',
-        OK, OK, OK, OK, NO_DOOR,
+        OK, OK, OK, OK, NOT_READ,
     ),
 ]  # fmt: skip
 

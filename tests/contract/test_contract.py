@@ -1,4 +1,4 @@
-"""Both sides, which never import each other, hold the same rows for valid: the table of `cases.py` at every door."""
+"""Both sides, which never import each other, accept the same rows: the table of `cases.py` for every reader."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from solution.runner.errors import UserError
 from solution.runner.seed import Folders, write_rows
 from solution.runner.seed import read_rows as read_seed
 from solution.runner.tables import open_rows, write_tables
-from tests.contract.cases import CASES, FURTHER, NO_DOOR, TEXT, Case
+from tests.contract.cases import CASES, FURTHER, NOT_READ, TEXT, Case
 from tests.contract.world import World, sample_of
 from toolkit.__main__ import main as toolkit
 from toolkit.dataset import images as toolkit_images
@@ -29,7 +29,7 @@ from toolkit.errors import UserError as ToolkitError
 from toolkit.files import REPOSITORY
 from toolkit.training.data import read_rows as read_samples
 
-DOORS = ("convert", "process", "check", "prepare", "train")
+READERS = ("convert", "process", "check", "prepare", "train")
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def world(tmp_path_factory, ghostscript) -> World:
 
 @pytest.fixture(scope="module")
 def verdicts(world) -> dict[str, dict[str, str]]:
-    """door -> case -> what the door said of it, of one run over all cases."""
+    """reader -> case -> what the reader said of it, of one run over all cases."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Data-Juicer's import sets it, which the toolkit's commands never see
     content = b"".join(case.line() + b"\n" for case in CASES)
-    found = {door: getattr(world, door)(content) for door in ("convert", "check", "prepare")}
+    found = {reader: getattr(world, reader)(content) for reader in ("convert", "check", "prepare")}
     found["process"], _ = world.process(content)
-    named = {door: {CASES[line - 1].name: said for line, said in lines.items()} for door, lines in found.items()}
-    trained = [case for case in CASES if case.train is not NO_DOOR]
+    named = {reader: {CASES[line - 1].name: said for line, said in lines.items()} for reader, lines in found.items()}
+    trained = [case for case in CASES if case.train is not NOT_READ]
     lines = world.train([sample_of(case.content()) for case in trained])
     return named | {"train": {trained[line - 1].name: said for line, said in lines.items()}}
 
@@ -68,17 +68,17 @@ def test_the_table_is_large_and_its_names_are_unique():
 
 
 @pytest.mark.parametrize(
-    ("case", "door"),
+    ("case", "reader"),
     [
-        pytest.param(case, door, id=f"{case.name}-{door}")
+        pytest.param(case, reader, id=f"{case.name}-{reader}")
         for case in CASES
-        for door in DOORS
-        if getattr(case, door) is not NO_DOOR
+        for reader in READERS
+        if getattr(case, reader) is not NOT_READ
     ],
 )
-def test_verdict(case: Case, door: str, verdicts):
-    expected, said = getattr(case, door), verdicts[door].get(case.name, "")
-    if door == "process" and expected:
+def test_verdict(case: Case, reader: str, verdicts):
+    expected, said = getattr(case, reader), verdicts[reader].get(case.name, "")
+    if reader == "process" and expected:
         assert expected in said
     else:
         assert said == expected
@@ -89,7 +89,7 @@ def test_no_file_starts_a_program(verdicts, ghostscript):
 
 
 def test_the_toolkits_verdicts_have_advice():
-    verdicts = {getattr(case, door) for case in CASES for door in ("check", "prepare", "convert")}
+    verdicts = {getattr(case, reader) for case in CASES for reader in ("check", "prepare", "convert")}
     assert verdicts - {""} <= set(FIXES)
 
 

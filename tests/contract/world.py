@@ -1,4 +1,4 @@
-"""A seed of good and bad image files, and the doors: each takes the lines of a file and gives a verdict on each."""
+"""A seed of good and bad image files, and the readers: each takes the lines of a file and gives a verdict on each."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class World:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         failed = json.loads((output / "run.json").read_text())["failed"]
-        assert {row["operator"] for row in failed} <= {"read_and_check_pictures"}
+        assert {row["operator"] for row in failed} <= {"read_and_check_images"}
         rows = [json.loads(line) for line in (output / "processed_data.jsonl").read_text().split("\n")[:-1]]
         return {row["row"]: row["reason"] for row in failed}, rows
 
@@ -149,7 +149,7 @@ class World:
 
 
 def sample_of(row: dict[str, Any]) -> dict[str, Any]:
-    """The training sample that a row plainly stands for, whatever is wrong with it."""
+    """The training sample that a row stands for, even if something is wrong with it."""
     images = row.get("images") or []
     caption = row["text"].strip().removesuffix(END_OF_CHUNK).strip()
     for token in IMAGE_TOKENS:
@@ -166,7 +166,7 @@ def noise(strength: int, size: tuple[int, int] = (24, 20), mode: str = "RGB") ->
 
 
 def write_good_images(folder: Path) -> None:
-    """Files that every door opens, odd as they are."""
+    """Odd files that every reader opens."""
     for name in (
         "good.png",
         "other.png",
@@ -198,7 +198,7 @@ def write_good_images(folder: Path) -> None:
 
 
 def write_bad_images(folder: Path) -> None:
-    """Files that no door may take for an image."""
+    """Files that no reader may accept as an image."""
     (folder / "empty.jpg").touch()
     for name in ("cut.jpg", "cut.png"):
         noise(9, (64, 64)).save(folder / name)

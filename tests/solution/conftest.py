@@ -1,4 +1,4 @@
-"""Tiny models of the real classes with random weights, a small seed of pictures, and a way to run the command."""
+"""Tiny models of the real classes with random weights, a small seed of images, and a way to run the command."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def clip_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizerFast(vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"))
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -53,8 +53,8 @@ def clip_folder(tmp_path_factory) -> Path:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -111,8 +111,8 @@ def captioner_folder(tmp_path_factory) -> Path:
     return folder
 
 
-def picture(number: int) -> Image.Image:
-    """A picture of its own for each number: coloured blocks, 48 x 40 px."""
+def sample_image(number: int) -> Image.Image:
+    """A different image for each number: coloured blocks, 48 x 40 px."""
     blocks = np.random.default_rng(number).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((48, 40), Image.Resampling.NEAREST)
 
@@ -127,7 +127,7 @@ def make_seed(tmp_path) -> Callable[..., Path]:
         lines = []
         for number, caption in enumerate(captions):
             name = f"images/{number:03d}.jpg"
-            picture(number).save(root / name, quality=95)
+            sample_image(number).save(root / name, quality=95)
             text = TEXT.format(caption).replace("<__dj__image>", token)
             lines.append(json.dumps({"id": f"{number:03d}", "text": text, "images": [name]}))
         (root / "seed.jsonl").write_text("\n".join(lines) + "\n")

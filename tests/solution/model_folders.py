@@ -1,4 +1,4 @@
-"""Tiny models of the real classes with random weights, each saved to a folder as a hub would hand it out."""
+"""Tiny models of the real classes with random weights, each saved to a folder as a hub has it."""
 
 import json
 import string
@@ -49,7 +49,7 @@ def clip_tokenizer(folder: Path):
 
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(
         vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"), model_max_length=16
@@ -84,8 +84,8 @@ def save_owlvit(folder: Path) -> Path:
     )
     widen(model)
     model.save_pretrained(folder)
-    pictures = OwlViTImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
-    OwlViTProcessor(pictures, tokenizer).save_pretrained(folder)
+    image_processor = OwlViTImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    OwlViTProcessor(image_processor, tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -119,13 +119,13 @@ def save_aesthetics_predictor(folder: Path, head: torch.nn.Sequential | torch.nn
     model = Predictor(CLIPVisionConfig(**VISION, projection_dim=16))
     widen(model)
     model.save_pretrained(folder)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(pictures, clip_tokenizer(folder)).save_pretrained(folder)
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(image_processor, clip_tokenizer(folder)).save_pretrained(folder)
     return folder
 
 
 def save_tagger(folder: Path) -> Path:
-    """NLTK data with a tagger taught on a few captions, and a sentence splitter that knows no abbreviations."""
+    """NLTK data with a tagger trained on a few captions, and a sentence splitter that knows no abbreviations."""
     from nltk.tag import PerceptronTagger
 
     kinds = {
@@ -139,9 +139,9 @@ def save_tagger(folder: Path) -> Path:
     ]  # fmt: skip
     tagger = PerceptronTagger(load=False)
     tagger.train([[(word, kinds[word]) for word in caption.split()] for caption in captions], nr_iter=8)
-    place = folder / "taggers" / "averaged_perceptron_tagger_eng"
-    place.mkdir(parents=True)
-    tagger.save_to_json(lang="eng", loc=str(place))
+    tagger_folder = folder / "taggers" / "averaged_perceptron_tagger_eng"
+    tagger_folder.mkdir(parents=True)
+    tagger.save_to_json(lang="eng", loc=str(tagger_folder))
     punkt = folder / "tokenizers" / "punkt_tab" / "english"
     punkt.mkdir(parents=True)
     for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
@@ -162,7 +162,7 @@ def save_blip2(folder: Path) -> Path:
 
     special = ["<pad>", "</s>", "<image>"]
     words = [*special, *bytes_to_unicode().values()]
-    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = GPT2TokenizerFast(
         vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"),
@@ -181,8 +181,8 @@ def save_blip2(folder: Path) -> Path:
     )
     widen(model, 0.5)
     model.save_pretrained(folder)
-    pictures = BlipImageProcessor(size={"height": 32, "width": 32})
-    Blip2Processor(pictures, tokenizer, num_query_tokens=4).save_pretrained(folder)
+    image_processor = BlipImageProcessor(size={"height": 32, "width": 32})
+    Blip2Processor(image_processor, tokenizer, num_query_tokens=4).save_pretrained(folder)
     return folder
 
 
@@ -198,7 +198,7 @@ def save_chat_model(folder: Path) -> Path:
     from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
     words = ["<pad>", "</s>", "<image>", *bytes_to_unicode().values()]
-    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = GPT2TokenizerFast(
         vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"),
@@ -227,8 +227,8 @@ def save_chat_model(folder: Path) -> Path:
     return folder
 
 
-def save_painter(folder: Path) -> Path:
-    """A StableDiffusionPipeline that paints 32 x 32 px from 16 x 16 latents."""
+def save_pipeline(folder: Path) -> Path:
+    """A StableDiffusionPipeline that generates 32 x 32 px from 16 x 16 latents."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -266,8 +266,8 @@ def save_qwen2_vl(folder: Path) -> Path:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
     special += ["<|video_pad|>"]
     words = [*bytes_to_unicode().values(), *special]
-    place = {word: number for number, word in enumerate(words)}
-    (folder / "vocab.json").write_text(json.dumps(place))
+    ids = {word: index for index, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = Qwen2TokenizerFast(
         vocab_file=str(folder / "vocab.json"), merges_file=str(folder / "merges.txt"), eos_token="<|im_end|>",
@@ -280,21 +280,21 @@ def save_qwen2_vl(folder: Path) -> Path:
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     tokens = {
-        "vision_start_token_id": place["<|vision_start|>"], "vision_end_token_id": place["<|vision_end|>"],
-        "image_token_id": place["<|image_pad|>"], "video_token_id": place["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"], "vision_end_token_id": ids["<|vision_end|>"],
+        "image_token_id": ids["<|image_pad|>"], "video_token_id": ids["<|video_pad|>"],
     }  # fmt: skip
     text = SIZES | {"vocab_size": len(words), "num_key_value_heads": 2, "max_position_embeddings": 256}
-    text |= {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "eos_token_id": place["<|im_end|>"]}
+    text |= {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "eos_token_id": ids["<|im_end|>"]}
     torch.manual_seed(10)
     model = Qwen2VLForConditionalGeneration(
         Qwen2VLConfig(
-            text_config=text | {"pad_token_id": place["<|endoftext|>"], "bos_token_id": None},
+            text_config=text | {"pad_token_id": ids["<|endoftext|>"], "bos_token_id": None},
             vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2}, **tokens,
         )
     )  # fmt: skip
     widen(model, 0.5)
-    model.generation_config.eos_token_id = place["<|im_end|>"]
-    model.generation_config.pad_token_id = place["<|endoftext|>"]
+    model.generation_config.eos_token_id = ids["<|im_end|>"]
+    model.generation_config.pad_token_id = ids["<|endoftext|>"]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=28 * 28 * 9).save_pretrained(folder)

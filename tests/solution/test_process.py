@@ -185,8 +185,8 @@ def test_nothing_is_installed_while_running(make_seed, make_recipe, run_process,
     assert not (tmp_path / "installer_started").exists()
 
 
-def test_synthetic_images_lie_beside_the_result(make_seed, make_recipe, run_process):
-    """Images under synthetic_images/ are found beside the input jsonl, the others under --images."""
+def test_synthetic_images_lie_next_to_the_result(make_seed, make_recipe, run_process):
+    """Images under synthetic_images/ are found next to the input jsonl, the others under --images."""
     seed = make_seed(["a dog", "a cat"])
     inner = seed.parent / "elsewhere"
     (inner / "synthetic_images").mkdir(parents=True)
@@ -318,7 +318,7 @@ def test_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner_fol
         run = start("killed")
         try:
             run.wait(timeout=random.uniform(0.4 * seconds, 1.1 * seconds))
-            shutil.rmtree(tmp_path / "killed")  # it came to its end first: once more from the start
+            shutil.rmtree(tmp_path / "killed")  # it ended first: again from the start
         except subprocess.TimeoutExpired:
             run.kill()
             run.wait()

@@ -1,4 +1,4 @@
-"""Every recipe that the kit brings is valid, says what it needs, and names models by the place downloads put them."""
+"""Every recipe that the kit brings is valid, says what it needs, and names models by their download path."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def models_of(content: dict) -> list[str]:
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_recipe_is_valid(path, stand_in, tmp_path, monkeypatch):
-    """Keys, operators, parameters and limits; our own operators also accept them together."""
+    """Keys, operators, parameters and thresholds; our own operators also accept them together."""
     recipe = stand_in(path)
     process = check_operators(recipe, OPERATORS.modules)
     assert len(process) == len(recipe.process) > 0
@@ -75,14 +75,14 @@ def test_head_says_what_a_reader_must_know(path):
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_models_lie_where_downloads_put_them(path):
     manifest = yaml.safe_load((ROOT / "toolkit" / "download" / "resources.yaml").read_text())["resources"]
-    places = {resource["destination"] for resource in manifest.values()}
+    destinations = {resource["destination"] for resource in manifest.values()}
     for model in models_of(yaml.safe_load(path.read_text())):
         if "model_zoo/mini/" in model:
             assert (ROOT / model / "config.json").is_file()
         elif model.startswith(BY_HAND):
             assert "by hand" in path.read_text().split("\n\n")[0]
         else:
-            assert model in places
+            assert model in destinations
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
@@ -136,12 +136,12 @@ def tiny_models(tmp_path_factory, clip_folder) -> dict[str, str]:
         "blip2-opt-2.7b": str(model_folders.save_blip2(make("blip2"))),
         "Qwen2-VL-2B-Instruct": str(model_folders.save_qwen2_vl(make("qwen"))),
         "llava-1.5-7b-hf": str(model_folders.save_chat_model(make("llava"))),
-        "stable-diffusion-v1-5": str(model_folders.save_painter(make("painter"))),
+        "stable-diffusion-v1-5": str(model_folders.save_pipeline(make("painter"))),
         "nltk_data": str(model_folders.save_tagger(make("tagger"))),
     }
 
 
-# Random models score anywhere and write nonsense: limits are opened wide, sizes reduced to twenty rows of 48 x 40 px.
+# Random models score anywhere and write nonsense: thresholds are wide open, sizes cut to twenty rows of 48 x 40 px.
 OPEN = {
     "max_score": 1.0, "below": 1.0, "min_new_score": -1.0, "min_gain": 0.0, "min_num": 0, "max_num": 99, "min_words": 1,
     "max_words": 99, "min_ratio": 0.0, "min_width": 1, "min_height": 1, "clusters": 2, "steps": 2,

@@ -10,15 +10,15 @@ from .rows import Batch
 
 
 class CaptionStatisticFilter(Filter):
-    """Keep rows with lowest <= measure(caption) <= highest; subclasses name the stat and set the two limits."""
+    """Keep rows with lowest <= measure(caption) <= highest; subclasses name the stat and set the two thresholds."""
 
     _batched_op = True
     stat: str
-    limits: tuple[float, float]  # lowest and highest measure to keep
+    thresholds: tuple[float, float]  # lowest and highest measure to keep
 
     @abstractmethod
     def measure(self, caption: str) -> float:
-        """The number to compare with the limits, for a caption without special tokens."""
+        """The number to compare with the thresholds, for a caption without special tokens."""
 
     def compute_stats_batched(self, samples: Batch) -> Batch:
         """Write the measure to each row's stats."""
@@ -28,4 +28,4 @@ class CaptionStatisticFilter(Filter):
 
     def process_batched(self, samples: Batch) -> list[bool]:
         """True (keep) or False per row."""
-        return [self.get_keep_boolean(stats[self.stat], *self.limits) for stats in samples[Fields.stats]]
+        return [self.get_keep_boolean(stats[self.stat], *self.thresholds) for stats in samples[Fields.stats]]

@@ -12,8 +12,7 @@ from .captions import caption_of
 from .images import open_images
 from .loader import device_for, dtype_for, load_model
 from .rows import row_seed
-from .score_cache import values_per_row
-from .score_store import ScoreStore, revision_of, score_folder
+from .score_store import ScoreStore, revision_of, score_folder, values_per_row
 
 _LONGEST = 1024  # px; for models that read an image at its own size, larger ones are reduced to this
 
@@ -46,7 +45,7 @@ class Captioner:
         self.on_gpu = on_gpu
 
     @cached_property
-    def store(self) -> ScoreStore:
+    def store(self) -> ScoreStore[str]:
         """Captions that this model generated before, with these settings."""
         sampling = (self.temperature, self.seed) if self.temperature else ("likeliest",)
         settings = (self.prompt, self.max_new_tokens, *sampling, dtype_for(device_for(self.on_gpu, None)))
@@ -103,8 +102,8 @@ class Captioner:
 class GumbelNoise(LogitsProcessor):
     """Sampling as greedy search over noisy scores (the Gumbel-max trick), each row with its own random stream.
 
-    ``argmax(scores / temperature + Gumbel noise)`` draws from softmax(scores / temperature); as the noise comes from a
-    generator of the row, the caption does not depend on the other rows of the batch.
+    ``argmax(scores / temperature + Gumbel noise)`` samples from softmax(scores / temperature); as the noise comes from
+    a generator of the row, the caption does not depend on the other rows of the batch.
     """
 
     def __init__(self, row_keys: Sequence[str], seed: int, temperature: float) -> None:

@@ -1,7 +1,7 @@
 """The text field of a row: one image token, a caption, the end-of-chunk token.
 
 A seed row's text is ``<__dj__image>\\na caption <|__dj__eoc|>``; the challenge's documentation writes the image token
-as ``<image>``. Every operator here reads and writes the caption alone, whatever the tokens around it.
+as ``<image>``. Every operator here reads and writes the caption alone; the tokens around it may differ.
 """
 
 import re
@@ -21,24 +21,29 @@ def caption_of(text: str) -> str:
 
 
 def split_text(text: str) -> tuple[str, str, str]:
-    """(head, caption, tail) of a row's text: head and tail are the tokens, each with the white space beside it.
+    """(head, caption, tail) of a row's text: head and tail are the tokens, each with the white space next to it.
 
     The image token stands in front of the caption or, where it does not, at its end. Raises ValueError where a special
     token stands inside the caption (several chunks): no one caption to replace.
     """
     body, tail = _without_end(text, (END_TOKEN,))
-    head = _HEAD.match(body)[0]
+    head = _head_of(body)
     if not head.strip():
         body, token = _without_end(body, IMAGE_TOKENS)
-        head, tail = _HEAD.match(body)[0], token + tail
+        head, tail = _head_of(body), token + tail
     caption = body[len(head) :].strip()
     if _SPECIAL.search(caption):
         raise ValueError("text has a special token inside its caption")
     return head, caption, (body[len(body.rstrip()) :][-1:] if caption else "") + tail
 
 
+def _head_of(text: str) -> str:
+    """The image tokens at the start of a text, with the white space around them; empty without any."""
+    return next(_HEAD.finditer(text))[0]  # matches at the start of every text
+
+
 def _without_end(text: str, tokens: Sequence[str]) -> tuple[str, str]:
-    """The text before the token that it ends with, and the rest; nothing where it ends with none of them."""
+    """The text before the token that it ends with, and the rest, which is empty for a text without such an end."""
     trimmed = text.rstrip()
     length = next((len(token) for token in tokens if trimmed.endswith(token)), 0)
     return (text[: len(trimmed) - length], text[len(trimmed) - length :]) if length else (text, "")

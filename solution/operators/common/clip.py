@@ -10,8 +10,7 @@ from data_juicer.utils.model_utils import get_model, prepare_model
 
 from .clip_towers import Towers, towers_of
 from .images import ImageError, open_image
-from .score_cache import blocks_of, values_per_row
-from .score_store import ScoreStore, image_digest, revision_of, score_folder
+from .score_store import ScoreStore, blocks_of, image_digest, revision_of, score_folder, values_per_row
 
 _CACHED_FEATURES = 4096  # image features kept in memory, for the second caption of an image: 8 MB at width 512
 # Tokens per forward pass of captions, on a GPU or not; a caption is padded to the next length, or to the model's limit.
@@ -33,7 +32,7 @@ class ClipScorer:
         self.on_gpu = on_gpu
         self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model)
         device = "cuda" if on_gpu else "cpu"
-        self.store = ScoreStore(score_folder(), f"clip similarity 2, {revision_of(model)}, {device} float32")
+        self.store = ScoreStore(score_folder(), f"clip similarity 2, {revision_of(model)}, {device} float32", float)
         self._image_features: OrderedDict[bytes, torch.Tensor] = OrderedDict()  # digest -> feature of length 1
 
     def __getstate__(self) -> dict:

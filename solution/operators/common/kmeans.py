@@ -16,8 +16,8 @@ def kmeans(features: torch.Tensor, count: int, seed: int, rounds: int = 12) -> t
     if len(features) < count:
         raise ValueError(f"{count} clusters need as many rows, there are {len(features)}")
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(features), generator=generator)[: _SAMPLE * count].sort().values.to(features.device)
-    sample = features[drawn].float()
+    chosen = torch.randperm(len(features), generator=generator)[: _SAMPLE * count].sort().values.to(features.device)
+    sample = features[chosen].float()
     centres = _first_centres(sample, count, generator)
     for _ in range(rounds):
         nearest = nearest_centres(sample, centres)
@@ -36,7 +36,7 @@ def nearest_centres(features: torch.Tensor, centres: torch.Tensor) -> torch.Tens
 
 
 def _first_centres(sample: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """k-means++: each further centre is drawn with the squared distance to the centres so far as its weight."""
+    """k-means++: each further centre is sampled with the squared distance to the centres so far as its weight."""
     chosen = [int(torch.randint(len(sample), (1,), generator=generator))]
     distance = torch.full((len(sample),), torch.inf, device=sample.device)
     for _ in range(count - 1):

@@ -1,4 +1,4 @@
-"""The base of filters that score images with a model: many in one forward pass, each pair only once."""
+"""The bases of filters that score images with a model: many in one forward pass, each pair only once."""
 
 from abc import abstractmethod
 from collections import defaultdict
@@ -14,14 +14,35 @@ from PIL import Image
 
 from .captions import caption_of
 from .images import open_images
-from .loader import device_for
+from .loader import device_for, dtype_for, load_model
 from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
-from .score_cache import blocks_of, values_per_row
-from .score_store import ScoreStore, revision_of, score_folder
+from .score_store import ScoreStore, blocks_of, revision_of, score_folder, values_per_row
 
 
-class ModelScoreFilter(Filter):
-    """Keep rows with min_score <= score <= max_score; subclasses name stat and version, and score images.
+class ScoreFilter(Filter):
+    """Keep rows with min_score <= score <= max_score; subclasses name the stat and compute the scores of a batch."""
+
+    _accelerator = "cuda"
+    _batched_op = True
+    stat: str
+    min_score: float
+    max_score: float
+
+    def process_batched(self, samples: Batch) -> list[bool]:
+        """True (keep) or False per row."""
+        scores = [stats[self.stat] for stats in samples[Fields.stats]]
+        return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
+
+    def add_scores(self, samples: Batch, scores: Sequence[float | None], failures: Sequence[str]) -> Batch:
+        """Write one score per row (None for a failed one) to the stats, and the failures."""
+        for stats, score in zip(samples[Fields.stats], scores, strict=True):
+            stats[self.stat] = score
+        add_texts(samples, FAILURE, failures)
+        return samples
+
+
+class ModelScoreFilter(ScoreFilter):
+    """Scores from a model, many images in one forward pass; subclasses name stat and version, and score images.
 
     The score of a row with several images is their mean. A row whose image cannot be read fails alone. Scores are
     kept on disk: with the same model, the same pair is never scored again. Every forward pass of a group has
@@ -29,9 +50,6 @@ class ModelScoreFilter(Filter):
     blocks resumes with the same blocks, hence the same bits.
     """
 
-    _accelerator = "cuda"
-    _batched_op = True
-    stat: str
     version = 1  # of preprocessing and score; a change of either invalidates stored scores
     reads_caption = False  # whether the score depends on the caption
 
@@ -48,7 +66,7 @@ class ModelScoreFilter(Filter):
         """One score per image; ``captions`` holds the caption of each image's row."""
 
     def group(self, caption: str) -> int:
-        """Captions of different groups never share a forward pass: whatever decides its shape beside its size."""
+        """Captions of different groups never share a forward pass: a group sets its shape, apart from its size."""
         return 0
 
     def dtype(self, device: str) -> torch.dtype:
@@ -56,13 +74,13 @@ class ModelScoreFilter(Filter):
         return torch.float32
 
     @cached_property
-    def store(self) -> ScoreStore:
+    def store(self) -> ScoreStore[float]:
         """Scores that this filter's model has given before."""
         settings = (self.stat, self.version, revision_of(self.model), self.dtype(device_for(self.use_cuda(), None)))
-        return ScoreStore(score_folder(), " ".join(map(str, (*settings, *self.settings()))))
+        return ScoreStore(score_folder(), " ".join(map(str, (*settings, *self.settings()))), float)
 
     def settings(self) -> tuple[object, ...]:
-        """Parameters that the score depends on, beside the model."""
+        """Parameters that the score depends on, besides the model."""
         return ()
 
     def compute_stats_batched(self, samples: Batch, rank: int | None = None) -> Batch:
@@ -75,16 +93,7 @@ class ModelScoreFilter(Filter):
             for block in blocks_of(rows):
                 yield self._score_rows(block, images, captions, failures, rank)
 
-        scores, failures = values_per_row(self.store, images, texts, compute)
-        for stats, score in zip(samples[Fields.stats], scores, strict=True):
-            stats[self.stat] = score
-        add_texts(samples, FAILURE, failures)
-        return samples
-
-    def process_batched(self, samples: Batch) -> list[bool]:
-        """True (keep) or False per row."""
-        scores = [stats[self.stat] for stats in samples[Fields.stats]]
-        return [score is not None and self.get_keep_boolean(score, self.min_score, self.max_score) for score in scores]
+        return self.add_scores(samples, *values_per_row(self.store, images, texts, compute))
 
     def _score_rows(
         self,
@@ -109,3 +118,21 @@ class ModelScoreFilter(Filter):
                 for (row, _), score in zip(batch, new, strict=False):
                     scores[row].append(score)
         return {row: fsum(scores[row]) / len(scores[row]) for row in rows if not failures[row]}
+
+
+class ImageClassifierFilter(ModelScoreFilter):
+    """Keep images with min_score <= probability of the second label <= max_score; subclasses name stat and model.
+
+    The usual detectors have two labels, the second one for what is unwanted. In bfloat16 on a GPU.
+    """
+
+    def dtype(self, device: str) -> torch.dtype:
+        """bfloat16 on a GPU that has it."""
+        return dtype_for(device)
+
+    @torch.inference_mode()
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str], device: str) -> list[float]:
+        """The probability of the second label, one per image."""
+        model, processor = load_model(self.model, device, self.dtype(device))
+        inputs = processor(images=list(images), return_tensors="pt").to(device, model.dtype)
+        return model(**inputs).logits.float().softmax(dim=-1)[:, 1].tolist()

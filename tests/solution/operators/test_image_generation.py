@@ -13,7 +13,7 @@ from solution.operators.common.rows import row_seed
 from solution.operators.common.ssim import structural_similarity
 from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset
 from tests.solution import model_folders
-from tests.solution.conftest import picture
+from tests.solution.conftest import sample_image
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def own_store(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def pipeline_folder(tmp_path_factory) -> str:
     pytest.importorskip("diffusers", reason="pip install -r solution/requirements-synthesis.txt -c constraints.txt")
-    return str(model_folders.save_painter(tmp_path_factory.mktemp("pipeline")))
+    return str(model_folders.save_pipeline(tmp_path_factory.mktemp("pipeline")))
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_without_diffusers_the_message_says_what_to_install(pipeline_folder, mon
 
 
 def test_ssim_equals_a_plain_loop():
-    one, other = picture(1).resize((256, 256)), picture(2).resize((256, 256))
+    one, other = sample_image(1).resize((256, 256)), sample_image(2).resize((256, 256))
     offsets = np.arange(11) - 5
     window = np.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / 4.5)
     window /= window.sum()
@@ -149,8 +149,8 @@ def test_ssim_equals_a_plain_loop():
 
 
 def test_ssim_falls_with_the_difference():
-    rough = picture(1).resize((12, 10)).resize((48, 40))
-    assert 1 > structural_similarity(picture(1), rough) > structural_similarity(picture(1), picture(2))
+    rough = sample_image(1).resize((12, 10)).resize((48, 40))
+    assert 1 > structural_similarity(sample_image(1), rough) > structural_similarity(sample_image(1), sample_image(2))
 
 
 def test_scores_weigh_clip_and_ssim(data, pipeline_folder, clip_folder, tmp_path):

@@ -153,7 +153,7 @@ def test_known_pairs_are_not_scored_again(rows, folders, name, monkeypatch):
     assert list(again.run(data, reduce=False)[STATS]) == list(first)
 
 
-def test_limits_on_boxes_are_part_of_what_is_stored(rows, folders):
+def test_thresholds_on_boxes_are_part_of_what_is_stored(rows, folders):
     data = rows(CAPTIONS)
     model = model_of("phrase_grounding_filter", folders)
     first = build("phrase_grounding_filter", **model).run(data, reduce=False)[STATS]
@@ -217,9 +217,9 @@ def test_scores_do_not_depend_on_the_batch(rows, folders, name, tmp_path, monkey
 
 
 def test_a_killed_run_resumes_with_the_same_bits(rows, folders, tmp_path, monkeypatch):
-    from solution.operators.common import score_cache
+    from solution.operators.common import score_store
 
-    monkeypatch.setattr(score_cache, "_BLOCK", 4)
+    monkeypatch.setattr(score_store, "_BLOCK", 4)
     data = rows(CAPTIONS * 3)
     name, model = "picture_nsfw_filter", model_of("picture_nsfw_filter", folders)
     whole = build(name, **model, model_batch=3).run(data, reduce=False)[STATS]

@@ -12,7 +12,7 @@ from PIL import Image
 
 import solution.operators  # noqa: F401  registers ours
 from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset
-from tests.solution.conftest import ROOT, TEXT, picture
+from tests.solution.conftest import ROOT, TEXT, sample_image
 
 CAPTIONS = ["a red dog on the grass", "two blue cars", "the cat", "a ball and a book next to a tree", "ein Hund"]
 
@@ -119,13 +119,13 @@ def test_captions_do_not_depend_on_the_batch(rows, captioner_folder, temperature
     assert (captions(4, [0, 1, 2, 3, 4, 5, 6], seed=4) == forwards) == (temperature == 0.0)
 
 
-def test_gumbel_noise_draws_from_the_softmax():
+def test_gumbel_noise_samples_from_the_softmax():
     from solution.operators.common.captioner import GumbelNoise
 
     scores = torch.tensor([[2.0, 1.0, 0.0]]).repeat(4000, 1)
-    drawn = GumbelNoise([str(row) for row in range(4000)], 0, 0.5)(torch.zeros(4000, 1), scores).argmax(dim=1)
+    sampled = GumbelNoise([str(row) for row in range(4000)], 0, 0.5)(torch.zeros(4000, 1), scores).argmax(dim=1)
     expected = torch.softmax(scores[0] / 0.5, dim=0)
-    found = torch.bincount(drawn, minlength=3) / 4000
+    found = torch.bincount(sampled, minlength=3) / 4000
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
 
 
@@ -195,7 +195,7 @@ def test_near_captions_equal_a_plain_search(rows):
 def test_image_copies_equal_a_plain_search(rows):
     from solution.operators.picture_deduplicator import perceptual_hash
 
-    data = rows([f"picture {number}" for number in range(12)])
+    data = rows([f"image {number}" for number in range(12)])
     files = [images[0] for images in data["images"]]
     Image.open(files[0]).resize((96, 80)).save(files[5], quality=60)  # rescaled and recompressed
     Image.open(files[3]).convert("L").convert("RGB").save(files[9])  # without colour
@@ -214,7 +214,7 @@ def test_image_copies_equal_a_plain_search(rows):
 def test_unrelated_images_differ_in_about_half_of_the_bits():
     from solution.operators.picture_deduplicator import perceptual_hash
 
-    bits = [np.unpackbits(np.frombuffer(perceptual_hash(picture(number)), np.uint8)) for number in range(30)]
+    bits = [np.unpackbits(np.frombuffer(perceptual_hash(sample_image(number)), np.uint8)) for number in range(30)]
     distances = [(bits[one] != bits[other]).sum() for one in range(30) for other in range(one)]
     assert 110 < np.mean(distances) < 146
     assert min(distances) > 40
@@ -225,7 +225,7 @@ def test_sharpness_equals_a_plain_loop_and_falls_with_blur():
 
     from solution.operators.picture_sharpness_filter import sharpness
 
-    sharp = picture(1)
+    sharp = sample_image(1)
     grey = np.asarray(sharp.convert("L"), dtype=float)
     values = [
         grey[y - 1, x] + grey[y + 1, x] + grey[y, x - 1] + grey[y, x + 1] - 4 * grey[y, x]
@@ -281,7 +281,7 @@ def test_two_processes_give_the_same_rows(rows, clip_folder):
 def test_the_readme_operator_works(rows):
     """The ten lines that the readme shows are a whole operator."""
     readme = (ROOT / "solution" / "readme.md").read_text()
-    block = readme.split("custom_operator_paths`):\n")[1].split("Call limits")[0]
+    block = readme.split("custom_operator_paths`):\n")[1].split("Call thresholds")[0]
     example = {"__name__": "solution.operators.caption_commas_filter", "__package__": "solution.operators"}
     exec(compile(textwrap.dedent(block), "readme.md", "exec"), example)
     data = rows(["a, b", "a, b, c, d, e", "a"])

@@ -144,7 +144,7 @@ def test_a_bad_image_fails_alone_when_images_are_clustered(scored, clip_folder):
     assert not any(marked.values())
 
 
-def test_marks_of_earlier_operators_do_not_hinder(scored, clip_folder):
+def test_marks_of_earlier_operators_are_replaced(scored, clip_folder):
     data = scored(SCORES[:10]).add_column("__failure__", [""] * 10)
     assert len(build("cluster_balanced_selector", hf_clip=str(clip_folder), clusters=2, cap=6).run(data)) == 6
 

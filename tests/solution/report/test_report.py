@@ -17,7 +17,7 @@ from solution.report.report import write_report
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.errors import UserError
 from solution.runner.histogram import histogram
-from tests.solution.conftest import ROOT, TEXT, picture
+from tests.solution.conftest import ROOT, TEXT, sample_image
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def audit(tmp_path) -> Path:
     ledger.begin("read", 8)
     for row in range(1, 9):
         (tmp_path / "seed").mkdir(exist_ok=True)
-        picture(row).save(tmp_path / "seed" / f"{row}.jpg")
+        sample_image(row).save(tmp_path / "seed" / f"{row}.jpg")
         text = TEXT.format(f"caption <script>alert({row})</script>")
         ledger.add([RowAudit(f"id{row}", row, None, text, text, f"{row}.jpg")])
     ledger.fail(8, "image 8.jpg cannot be read")
@@ -41,7 +41,7 @@ def audit(tmp_path) -> Path:
     (made,) = ledger.create([5], [TEXT.format("clean caption")])
     ledger.result([(made, TEXT.format("clean caption"), "synthetic_images/5.jpg", "synthetic")])
     (tmp_path / "out" / "synthetic_images").mkdir(parents=True)
-    picture(50).save(tmp_path / "out" / "synthetic_images" / "5.jpg")
+    sample_image(50).save(tmp_path / "out" / "synthetic_images" / "5.jpg")
     ledger.begin("similarity_filter", 7)
     ledger.drop((row, f"similarity below min_score 0.2: {score}", score, 0.2) for row, score in ((6, 0.199), (7, 0.01)))
     ledger.steps[-1].scores = [
@@ -62,7 +62,7 @@ def test_every_kind_of_row_is_shown(audit, tmp_path):
     assert text.index("new caption 4") < text.index("new caption 3")  # the larger gain first
     assert text.index("0.2: 0.199") < text.index("0.2: 0.01")  # the one nearest to the threshold first
     synthetic = text.split("<h3>Synthetic pairs</h3>")[1].split("</figure>")[0]
-    assert synthetic.count("data:image/jpeg;base64,") == 2  # beside its original
+    assert synthetic.count("data:image/jpeg;base64,") == 2  # next to its original
     assert text.count('class="lost"') == 0
 
 
@@ -81,7 +81,7 @@ def test_an_image_path_with_a_space_is_shown(tmp_path):
         ledger.add([RowAudit(f"id{row}", row, None, TEXT, TEXT, images)])
         ledger.fail(row, "cannot be judged")
     for name in ("my dog.jpg", "one.jpg"):
-        picture(1).save(tmp_path / name)
+        sample_image(1).save(tmp_path / name)
     ledger.write(tmp_path / "trial.parquet", images=str(tmp_path), output=str(tmp_path))
     write_report(tmp_path / "trial.parquet", None, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

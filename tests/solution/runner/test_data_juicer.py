@@ -15,7 +15,7 @@ from PIL import Image
 from solution.runner import data_juicer
 from solution.runner.data_juicer import DEVIATIONS, STATS, NestedDataset, load_operator
 from solution.runner.record import TESTED_DATA_JUICER
-from tests.solution.conftest import ROOT, picture
+from tests.solution.conftest import ROOT, sample_image
 
 READ = {name: digest for deviation in DEVIATIONS for name, digest in deviation.read.items()}
 # Stock operators, each with a package that the kit does not install: named when the operator is built, when its model
@@ -146,7 +146,7 @@ def test_size_filters_read_headers_and_score_as_data_juicer_does(operator, tmp_p
         exif = Image.Exif()
         exif[0x0112] = orientation
         paths.append(str(tmp_path / f"{number}.jpg"))
-        picture(number).save(paths[-1], exif=exif)
+        sample_image(number).save(paths[-1], exif=exif)
     rows = [{"images": paths, STATS: {}}, {"images": paths[:1], STATS: {}}, {"images": [], STATS: {}}]
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     data_juicer.register_stock([operator])

@@ -148,7 +148,7 @@ def test_a_lost_image_token_fails_the_row(start):
     assert "image tokens" in ledger.find(1).reason
 
 
-def test_stock_filters_say_which_limit_dropped_a_row(start):
+def test_stock_filters_say_which_threshold_dropped_a_row(start):
     ledger, data = start(["a b c", "a b c d e f", "a"])
     result = run("words_num_filter", data, ledger, min_num=4, max_num=7)
     gone = [audit for audit in map(ledger.find, (1, 2, 3)) if audit.state == "dropped"]

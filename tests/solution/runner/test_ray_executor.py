@@ -85,7 +85,7 @@ def operators(tmp_path) -> str:
 
 @pytest.fixture
 def captions() -> list[str]:
-    """Forty captions, some alike, one that an operator cannot bear."""
+    """Forty captions, some alike, one that an operator raises on."""
     chance = random.Random(5)
     found = [" ".join(chance.choices(WORDS, k=chance.randint(1, 6))) for _ in range(40)]
     return [*found[:17], "a bad one", *found[18:38], found[0], found[1]]

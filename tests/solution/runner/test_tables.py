@@ -1,4 +1,4 @@
-"""Rows on the disk: written in parts they are what they are in one piece, whatever the later parts bring."""
+"""Rows on the disk: written in parts they equal those written in one piece, even if later parts differ in type."""
 
 import json
 
@@ -11,7 +11,7 @@ from solution.runner import seed
 from solution.runner.audit import Ledger
 from solution.runner.seed import ROW, Folders, read_rows
 from solution.runner.tables import numbers_of, open_rows, positions_of, tables_of, write_tables
-from tests.solution.conftest import TEXT, picture
+from tests.solution.conftest import TEXT, sample_image
 
 ROWS = [
     {"n": 1, "list": [], "dict": {"a": 1}},
@@ -59,7 +59,7 @@ def test_a_seed_read_in_parts_equals_one_read_whole(tmp_path, monkeypatch):
     """Keys that come late, numbers that turn out fractions, ids and faults that reach over parts."""
     (tmp_path / "images").mkdir()
     for number in range(6):
-        picture(number).save(tmp_path / "images" / f"{number}.png")
+        sample_image(number).save(tmp_path / "images" / f"{number}.png")
     rows = [{"id": str(number), "text": TEXT.format(number), "images": [f"images/{number}.png"]} for number in range(6)]
     rows[1]["score"], rows[3]["score"], rows[4]["note"] = 1, 0.5, {"by": "hand"}
     rows += [rows[0] | {"images": ["images/5.png"]}, rows[2], rows[2] | {"images": ["images/none.png"], "id": "x"}]
