@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Lint, types, and the tests on two workers; further words go to pytest:
+# Lint, types, and the tests on two workers. Further words go to pytest, which then runs alone:
 #   bash run_tests.sh                                    everything, as CI runs it
 #   bash run_tests.sh --quick                            without the tests marked slow: every package, in two minutes
-#   bash run_tests.sh tests/toolkit/mgm -k generate -n 0 some tests, in one process
+#   bash run_tests.sh tests/toolkit/mgm -k generate -n 0 these tests, in one process
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source toolkit/environment.sh
@@ -13,8 +13,10 @@ if [[ ${1:-} == --quick ]]; then
     CHOSEN=(-m "not slow")
     shift
 fi
-ruff check .
-ruff format --check .
-ty check
+if (( $# == 0 )); then
+    ruff check .
+    ruff format --check .
+    ty check
+fi
 # A file's tests stay together, in one worker: they share what they train, and its ports. Longest files first: conftest.py.
 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 "${CHOSEN[@]}" "$@"
