@@ -213,7 +213,7 @@ class Ledger:
         )
 
     def note(self, notes: Iterable[tuple[int, str]]) -> None:
-        """The current operator did something to rows worth reading about; a note is (row, reason)."""
+        """Record what the current operator did to rows; a note is (row, reason)."""
         name = self.steps[-1].name
         self._rows.executemany(
             "UPDATE rows SET operator = ?, reason = ? WHERE row = ?", ((name, reason, row) for row, reason in notes)

@@ -63,7 +63,7 @@ def test_every_kind_of_row_is_shown(audit, tmp_path):
     assert text.index("0.2: 0.199") < text.index("0.2: 0.01")  # the one nearest to the threshold first
     synthetic = text.split("<h3>Synthetic pairs</h3>")[1].split("</figure>")[0]
     assert synthetic.count("data:image/jpeg;base64,") == 2  # next to its original
-    assert text.count('class="lost"') == 0
+    assert text.count('class="missing"') == 0
 
 
 def test_the_page_does_not_depend_on_the_parts_of_the_audit(audit, tmp_path):
@@ -85,14 +85,14 @@ def test_an_image_path_with_a_space_is_shown(tmp_path):
     ledger.write(tmp_path / "trial.parquet", images=str(tmp_path), output=str(tmp_path))
     write_report(tmp_path / "trial.parquet", None, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert page.count('class="lost"') == 0
+    assert page.count('class="missing"') == 0
     assert page.count("data:image/jpeg;base64,") == 2
 
 
 def test_an_unreadable_image_is_no_obstacle(audit, tmp_path):
     (tmp_path / "seed" / "6.jpg").unlink()
     write_report(audit, None, tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text().count('class="lost"') == 1
+    assert (tmp_path / "page.html").read_text().count('class="missing"') == 1
 
 
 HOSTILE = [
