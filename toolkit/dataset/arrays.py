@@ -22,20 +22,20 @@ class _Text:
     def __init__(self, file: TextIO):
         self._file, self.text, self.index = file, "", 0
 
-    def more(self, size: int) -> bool:
-        """Read on; what was used goes. False at the end of the file."""
+    def read_more(self, size: int) -> bool:
+        """Drop what was used and read on; False at the end of the file."""
         if block := self._file.read(size):
             self.text, self.index = self.text[self.index :] + block, 0
         return bool(block)
 
-    def sign(self) -> str:
-        """The next character that is not blank, which is not used up; empty at the end of the file."""
+    def peek(self) -> str:
+        """The next character that is not blank, without using it; empty at the end of the file."""
         while True:
             if found := _NOT_BLANK.search(self.text, self.index):
                 self.index = found.start()
                 return found[0]
             self.index = len(self.text)
-            if not self.more(BLOCK):
+            if not self.read_more(BLOCK):
                 return ""
 
     def entry(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class _Text:
                 return value
             except json.JSONDecodeError:
                 # Cut off where the block ends, or wrong: more text tells.
-                if len(self.text) - self.index > LONGEST_ENTRY or not self.more(size):
+                if len(self.text) - self.index > LONGEST_ENTRY or not self.read_more(size):
                     raise
             size *= 2
 
@@ -64,23 +64,23 @@ def read_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig") as file:
         text = _Text(file)
         try:
-            if (sign := text.sign()) != "[":
-                raise UserError(f"{path}: expected a JSON array, found {sign or 'nothing'!r} at its beginning")
+            if (found := text.peek()) != "[":
+                raise UserError(f"{path}: expected a JSON array, found {found or 'nothing'!r} at its beginning")
             text.index += 1
-            while (sign := text.sign()) != "]":
+            while (found := text.peek()) != "]":
                 if number:
-                    if sign != ",":
-                        found = repr(sign) if sign else "the end"
-                        raise UserError(f"{path}: expected ',' or ']' after entry {number - 1}, found {found}")
+                    if found != ",":
+                        seen = repr(found) if found else "the end"
+                        raise UserError(f"{path}: expected ',' or ']' after entry {number - 1}, found {seen}")
                     text.index += 1
-                    sign = text.sign()
-                if sign != "{":
-                    raise UserError(f"{path}: entry {number}: expected an object, found {sign or 'the end'!r}")
+                    found = text.peek()
+                if found != "{":
+                    raise UserError(f"{path}: entry {number}: expected an object, found {found or 'the end'!r}")
                 yield number, text.entry()
                 number += 1
             text.index += 1
-            if sign := text.sign():
-                raise UserError(f"{path}: {sign!r} after the end of the JSON array")
+            if found := text.peek():
+                raise UserError(f"{path}: {found!r} after the end of the JSON array")
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: entry {number} is not JSON, or cut short ({error.msg})") from None
         except RecursionError:

@@ -77,7 +77,7 @@ def _output_faults(names: set[str], kind: str) -> list[str]:
     faults = [] if TRAIN_SCRIPT in names else [f"{TRAIN_SCRIPT} is missing"]
     runs, evaluated, known = defaultdict(set), set(), {TRAIN_SCRIPT}
     for name in names:
-        if (match := TRAINING.fullmatch(name)) and _is_of_training(match[2], match[4], kind):
+        if (match := TRAINING.fullmatch(name)) and _is_training_file(match[2], match[4], kind):
             runs[f"{match[1]} {match[3]}"].add((match[2], match[4]))
             known.add(name)
         elif match := RESULTS.fullmatch(name):
@@ -111,7 +111,7 @@ def _by_folder(names: set[str]) -> Iterator[str]:
         yield f"{files[0]} does" if len(files) == 1 else f"{folder}/ ({len(files)} files) do"
 
 
-def _is_of_training(stage: str, file: str, kind: str) -> bool:
+def _is_training_file(stage: str, file: str, kind: str) -> bool:
     if file == f"{stage.lower()}.log":
         return True
     patterns = MODEL_FILES if stage == "Finetune" else ("mm_projector.bin",)
