@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the challenge's models and data to their places, about 65 GB. Run it again to go on; --help lists choices, --dry-run says what is missing.
+# Fetches the challenge's models and data to their folders, about 65 GB. Run it again to resume; --help lists choices,
+# --dry-run says what is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source toolkit/environment.sh

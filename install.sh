@@ -56,7 +56,7 @@ if ! pip install --quiet --no-index "${NEEDED[@]}" &>/dev/null; then
         install --no-deps --timeout 15 --retries 1 --index-url https://download.pytorch.org/whl/cpu "$PIN" 2>/dev/null \
             || echo "  download.pytorch.org gave no $PIN: it comes from the usual index, with CUDA (about 3 GB)"
     fi
-    install "${NEEDED[@]}" || fail "pip could not install, see above; this goes on where it stopped: bash install.sh"
+    install "${NEEDED[@]}" || fail "pip could not install, see above; this resumes: bash install.sh"
     pip check >/dev/null || pip check
 fi
 "$KIT_PYTHON" - <<'PY'

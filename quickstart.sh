@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole challenge on the embedded mini world: install, recipe, train on the raw seed and on the recipe's data,
-# compare the scores, pack a submission. Runs on two CPU cores; run it again and it goes on where it ended.
+# compare the scores, pack a submission. Runs on two CPU cores; run it again and it resumes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
