@@ -17,10 +17,13 @@ import yaml
 from PIL import Image
 
 from solution import operators
+from solution.runner.data_juicer import register_stock
 from tests import warm
 
 ROOT = Path(__file__).parents[2]
-operators.register()  # all of them; process.py takes only what a recipe names
+# All of them; process.py takes only what a recipe names.
+operators.register()
+register_stock()
 TEXT = "<__dj__image>\n{} <|__dj__eoc|>"
 
 

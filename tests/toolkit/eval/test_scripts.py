@@ -11,6 +11,10 @@ import pytest
 from toolkit.files import REPOSITORY
 
 STAND_IN = """#!/usr/bin/env bash
+if [[ $1 == -c ]]; then  # environment.sh asks which Python has the packages
+    echo "$0"
+    exit
+fi
 echo "gpu=$CUDA_VISIBLE_DEVICES $*" >>"$CALLS"
 [[ $CUDA_VISIBLE_DEVICES != "$BROKEN_GPU" ]]
 """
