@@ -36,6 +36,7 @@ ENTRY_POINTS = (
     *(f"toolkit.commands.{command}" for command in ("prepare", "train", "eval", "score")),
 )
 SCRIPTS = (
+    "toolkit/environment.sh",
     "toolkit/training/fixed_part.sh",
     *(f"toolkit/eval/{name}.sh" for name in ("answer", "textvqa", "mmbench")),
 )

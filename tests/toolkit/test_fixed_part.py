@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from toolkit.files import REPOSITORY
 from toolkit.fixed_part import (
     EDITABLE_BEGINS,
     EDITABLE_ENDS,
+    SCRIPTS,
     TRAIN_SCRIPTS,
     FixedPart,
     read_fixed_part,
@@ -221,3 +223,11 @@ def test_banners_are_those_of_the_training_scripts() -> None:
     for script in TRAIN_SCRIPTS:
         lines = (REPOSITORY / script).read_text().splitlines()
         assert lines.count(EDITABLE_BEGINS) == lines.count(EDITABLE_ENDS) == 1
+
+
+def test_scripts_that_fixed_scripts_source_are_fixed_too() -> None:
+    sourced = re.compile(r"^\s*(?:source|exec bash|bash) .*?(\w+\.sh)\b", re.MULTILINE)
+    names = {Path(name).name for name in OURS.files if name.endswith(".sh")}
+    found = {name for file in SCRIPTS for name in sourced.findall((REPOSITORY / file).read_text())}
+    assert {"environment.sh", "answer.sh", "textvqa.sh", "mmbench.sh"} <= found
+    assert found <= names
