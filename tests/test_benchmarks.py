@@ -15,14 +15,15 @@ from toolkit.files import REPOSITORY
 @pytest.mark.parametrize(
     "words",
     [
-        ["training", "--stage", "pretrain", "--batch", "4", "--accumulation", "1", "--steps", "1"],
-        ["training", "--stage", "finetune", "--batch", "4", "--accumulation", "1", "--steps", "1"],
-        ["inference", "--questions", "8", "--batch", "4"],
-        ["dataloading", "--rows", "16", "--workers", "1"],
+        "training --stage pretrain --batch 4 --accumulation 1 --steps 1",
+        pytest.param("training --stage finetune --batch 4 --accumulation 1 --steps 1", marks=pytest.mark.slow),
+        pytest.param("inference --questions 8 --batch 4", marks=pytest.mark.slow),
+        pytest.param("dataloading --rows 16 --workers 1", marks=pytest.mark.slow),
     ],
 )
-def test_benchmark_runs_on_the_mini_preset(words: list[str]) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{words[0]}", "--preset", "mini", *words[1:]]
+def test_benchmark_runs_on_the_mini_preset(words: str) -> None:
+    name, *options = words.split()
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--preset", "mini", *options]
     done = warm.run(command, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "times as fast" in done.stdout or "samples/s" in done.stdout

@@ -71,7 +71,11 @@ def test_old_pythons_can_read_what_tells_them(name: str) -> None:
     ast.parse((REPOSITORY / name).read_text(encoding="utf-8"), feature_version=(3, 7))
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS[:2], *(pytest.param(command, marks=pytest.mark.slow) for command in COMMANDS[2:])],  # these import torch
+    ids=" ".join,
+)
 def test_a_python_without_the_packages_hands_over_to_the_venv(command: list[str], kit: Path, bare: Path) -> None:
     result = run([bare, *command], kit)
     assert result.returncode == 1
@@ -175,6 +179,7 @@ def test_another_broken_pipe_is_no_closed_output() -> None:
     assert process.returncode == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     words = ["solution/process.py", "--recipe", "solution/recipes/mini.yaml", "--output", str(tmp_path / "out")]
     process = here(*words)

@@ -237,6 +237,7 @@ def a_file(venv: Path) -> None:
     venv.touch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [dangling, of_another_version, no_environment, a_file])
 def test_a_damaged_venv_is_made_again_once(machine: Machine, damage: Callable[[Path], None]) -> None:
     machine.install(TORCH="cpu")
@@ -251,6 +252,7 @@ def test_a_damaged_venv_is_made_again_once(machine: Machine, damage: Callable[[P
     assert ".venv: " not in again.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("helps", [True, False])
 def test_a_venv_without_pip_gets_it_or_is_made_again(machine: Machine, tmp_path: Path, helps: bool) -> None:
     machine.install(TORCH="cpu")
@@ -274,6 +276,7 @@ def cut_off(path: Path) -> None:
     path.write_text("wh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -300,6 +303,7 @@ def test_a_package_cut_off_is_installed_again(machine: Machine, name: str, damag
     assert not info.exists()
 
 
+@pytest.mark.slow
 def test_another_choice_of_python_makes_the_venv_again(machine: Machine) -> None:
     machine.install(TORCH="cpu")
     other = "3.12" if sys.version_info[:2] != (3, 12) else "3.11"

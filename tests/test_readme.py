@@ -250,6 +250,7 @@ def test_downloads_say_what_they_would_do(workspace: Path) -> None:
     assert "  verify " in run(shown("python -m toolkit --help"), workspace)
 
 
+@pytest.mark.slow
 def test_check_and_convert_run_as_shown(workspace: Path) -> None:
     processed = workspace / "output" / "processed_data"
     processed.mkdir(parents=True)

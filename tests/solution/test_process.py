@@ -222,6 +222,7 @@ def screen_of(output: bytes) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_a_terminal_has_a_bar_that_goes_away(make_seed, make_recipe, tmp_path):
     """On a terminal a bar shows the operator at work; what stays on the screen are the lines that a file gets."""
     seed = make_seed(CAPTIONS)

@@ -175,6 +175,7 @@ def test_many_changed_files_are_counted() -> None:
     assert FixedPart({}).changes({"fixed_part": other.record()}) == "0.py, 1.py, 2.py and 2 more changed"
 
 
+@pytest.mark.slow
 def test_everything_that_runs_is_in_the_list() -> None:
     """The modules found by reading are those that Python loads."""
     modules = [name for name in OURS.files if name.endswith(".py") and name != "toolkit/__main__.py"]

@@ -252,6 +252,7 @@ def test_gpu_scores_equal_cpu_scores(rows, folders, name, tmp_path, monkeypatch)
     np.testing.assert_allclose(on_gpu, [stats[operator.stat] for stats in on_cpu], atol=0.02)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_rows(rows, folders, tmp_path, monkeypatch):
     data = rows(CAPTIONS * 4)
     for name in NAMES:

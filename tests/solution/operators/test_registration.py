@@ -40,6 +40,7 @@ def test_operators_do_not_import_each_other(path):
     assert "import solution" not in path.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_operators_load_the_way_data_juicer_loads_them():
     """`custom_operator_paths: [solution/operators]` imports the folder as a package of its own, without `solution`."""
     program = """

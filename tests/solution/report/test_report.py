@@ -207,6 +207,7 @@ def console_of(page: Path, profile: Path) -> list[str]:
     return [line for line in done.stderr.splitlines() if re.search(r"CONSOLE", line)]
 
 
+@pytest.mark.slow
 def test_a_browser_loads_the_page_in_silence(make_seed, make_recipe, run_process, tmp_path):
     recipe = make_recipe([{"caption_cleanup_mapper": None}, {"caption_words_filter": {"min_num": 2}}])
     seed = make_seed(["a red dog stock photo", "a <img src=http://elsewhere.example/x.png> cat", "dog", "two cats"])

@@ -79,6 +79,7 @@ def test_no_other_part_of_data_juicer_is_patched():
     } - {"the packages data_juicer.core and data_juicer.ops.*"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", MISSING)
 def test_a_missing_package_is_named_in_one_line(operator, make_seed, make_recipe, run_process):
     done = run_process(make_recipe([{operator: None}]), make_seed(["<b>a red dog</b>", "a cat"]))
@@ -171,6 +172,7 @@ def test_files_around_a_bad_row_are_kept(tmp_path):
     assert (tmp_path / "other.arrow").exists()
 
 
+@pytest.mark.slow
 def test_an_untested_version_is_said_at_the_start(make_seed, make_recipe, run_process, tmp_path):
     fake = tmp_path / "packages" / "py_data_juicer-9.9.9.dist-info"
     fake.mkdir(parents=True)

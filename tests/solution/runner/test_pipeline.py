@@ -191,6 +191,7 @@ def test_filters_of_single_rows_are_called_with_many(start):
     assert ledger.find(3).score == len(TEXT.format("other"))
 
 
+@pytest.mark.slow
 def test_bad_rows_cost_two_processes_no_more_than_one(start, tmp_path, request):
     """The halves around a bad row lie in files of their own, which the other process has to find."""
     ledger, data = start(["row", "worse row", "row 3", "bad row", "other", "worse", "row 7"])

@@ -219,6 +219,7 @@ def test_a_cluster_of_two_machines(operators, captions, make_seed, make_recipe, 
         signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -235,6 +236,7 @@ def test_a_wrong_address_is_one_line(options, message, operators, make_seed, mak
     assert done.rows is None
 
 
+@pytest.mark.slow
 def test_without_ray_one_line_says_what_to_install(make_seed, make_recipe, run_process, tmp_path):
     """A package of that name that cannot be imported stands in for none; a run in one process never touches it."""
     (tmp_path / "ray.py").write_text("raise ImportError('no ray here')\n")

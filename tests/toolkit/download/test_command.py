@@ -68,6 +68,7 @@ def test_killed_at_10_random_points_and_run_again_gives_the_same_files(world, tm
     assert sum(killed) >= 5  # the others had finished
 
 
+@pytest.mark.slow
 def test_faults_on_the_way_change_nothing(world):
     world.server.faults["/seed.tar.gz"] = ["drop", "ignore-range", "busy", "wrong"]
     world.server.faults["/seed.jsonl"] = ["busy", "drop"]
@@ -224,6 +225,7 @@ def test_too_small_a_disk_is_noticed_before_anything_is_fetched(world):
     assert world.server.requests == []
 
 
+@pytest.mark.slow
 def test_a_mirror_of_the_organisers(world, server):
     url, server.url = server.url, "http://127.0.0.1:9"  # nobody listens there
     assert world.run("--only", "tower").returncode == 1

@@ -23,7 +23,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.fixture(params=["huggingface", "modelscope"])
+@pytest.fixture(params=["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])
 def hub(request, world):
     """(World whose resource `tower` lives on that hub, address of a file on the server)."""
     server = world.server

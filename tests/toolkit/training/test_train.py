@@ -176,6 +176,7 @@ def test_bad_rows_stop_the_run_before_it_starts(small_world: SmallWorld, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_bad_rows_are_dropped_and_listed_under_skip(small_world: SmallWorld, tmp_path: Path) -> None:
     data = small_world.write_data("faulty.json", faulty_rows(small_world))
     done = small_world.train("pretrain", tmp_path / "out", "--on-error", "skip", data=data)
@@ -208,6 +209,7 @@ def test_wrong_arguments_give_one_line(
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_train_seed_moves_both_seeds_and_is_recorded(small_world: SmallWorld, tmp_path: Path, pretrained: Path) -> None:
     done = run(small_world.command("pretrain", tmp_path / "out"), TRAIN_SEED="3")
     assert done.returncode == 0, done.stderr
