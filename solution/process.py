@@ -25,6 +25,7 @@ import time
 from contextlib import ExitStack
 from importlib.metadata import version
 
+from solution.processes import InUseError, end_forks_with_this_process, owner_of
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
 from solution.runner.recipe import Recipe, load_recipe
@@ -63,7 +64,7 @@ def main() -> None:
             report(parse_report_arguments(sys.argv[2:]))
         else:
             process(parse_arguments())
-    except UserError as error:
+    except (UserError, InUseError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -87,8 +88,10 @@ def process(arguments: argparse.Namespace) -> None:
     from solution.runner.run import Run, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
-    log_to(audit.with_suffix(".log"))
     with ExitStack() as stack:
+        stack.enter_context(owner_of(output))
+        log_to(audit.with_suffix(".log"))
+        end_forks_with_this_process()
         executor = None
         if arguments.executor == "ray":
             from solution.runner.ray_executor import RayExecutor

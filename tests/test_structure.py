@@ -82,16 +82,17 @@ def test_the_tree_is_seen():
     assert len(TRAIN_SCRIPTS) == 3
 
 
-BASE = "toolkit.presets toolkit.files toolkit.errors"
+BASE = "toolkit.presets toolkit.files toolkit.errors toolkit.processes"
 # Who may import what of ours, by folder or, where a module lies in no folder of its own, by module.
 DIRECTIONS = {
-    "solution.process": "solution.report solution.runner solution.entry",
+    "solution.process": "solution.report solution.runner solution.entry solution.processes",
     "solution.entry": "",
+    "solution.processes": "",
     "solution.report": "solution.runner solution.operators.common",
-    "solution.runner": "solution.operators solution.operators.common",
+    "solution.runner": "solution.processes solution.operators solution.operators.common",
     "solution.operators": "solution.operators.common",
     "solution.operators.common": "",
-    "toolkit.__main__": "toolkit.commands toolkit.errors toolkit.entry",
+    "toolkit.__main__": "toolkit.commands toolkit.errors toolkit.entry toolkit.processes",
     "toolkit.commands": "toolkit.submission toolkit.training toolkit.eval toolkit.download toolkit.mini "
     f"toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.submission": f"toolkit.dataset toolkit.fixed_part {BASE}",
@@ -103,9 +104,10 @@ DIRECTIONS = {
     "toolkit.dataset": BASE,
     "toolkit.fixed_part": BASE,
     "toolkit.presets": "toolkit.files toolkit.errors",
-    "toolkit.files": "toolkit.errors",
+    "toolkit.files": "toolkit.errors toolkit.processes",
     "toolkit.errors": "",
     "toolkit.entry": "",
+    "toolkit.processes": "",
     "experiments.mini_world": f"toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset {BASE}",
 }
 

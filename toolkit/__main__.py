@@ -8,6 +8,7 @@ import sys
 
 from toolkit.entry import run
 from toolkit.errors import UserError
+from toolkit.processes import InUseError, end_forks_with_this_process
 
 # name -> what it does. `toolkit.commands.NAME` defines add_arguments(parser) and run(args); it is imported only for the
 # command that was asked for, so that --help and the quick checks start without torch.
@@ -51,9 +52,10 @@ def main(argv: list[str]) -> int:
     command_parser = argparse.ArgumentParser(prog=f"python -m toolkit {name}", description=COMMANDS[name])
     command.add_arguments(command_parser)
     arguments = command_parser.parse_args(argv[1:])
+    end_forks_with_this_process()
     try:
         return command.run(arguments) or 0
-    except UserError as error:
+    except (UserError, InUseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -14,3 +14,8 @@ if [[ -z $KIT_PYTHON || ! -x $(dirname "$KIT_PYTHON")/python ]]; then
     exit 1
 fi
 PATH=$(dirname "$KIT_PYTHON"):$PATH
+
+# In front of a command: it ends with this shell, however that ends, where the system can do so. No function: in a
+# pipeline that would run in a shell of its own, which outlives this one.
+TIED=(setpriv --pdeathsig TERM)
+"${TIED[@]}" true 2>/dev/null || TIED=(env)

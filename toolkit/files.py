@@ -6,13 +6,12 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from toolkit.errors import UserError
+from toolkit.processes import unfinished
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDED_PACKAGES = ("torch", "transformers", "deepspeed", "py-data-juicer", "tokenizers", "numpy", "pillow")
@@ -36,17 +35,10 @@ def display_path(path: Path) -> str:
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[TextIO]:
     """Open a UTF-8 text file that appears under `path` only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+    with unfinished(path) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
             yield file
-        # mkstemp makes private files; results are as readable as any file the user creates.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

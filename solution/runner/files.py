@@ -1,10 +1,11 @@
 """Files that are either whole or absent, and the hashes that name their content."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from solution.processes import unfinished
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: relative paths in a recipe start here
 
@@ -12,13 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]  # the repository: relative paths in 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary name next to ``path`` to write to; it replaces ``path`` only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with unfinished(path) as temporary:
         yield temporary
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

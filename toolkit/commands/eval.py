@@ -10,6 +10,7 @@ from toolkit.eval import mmbench
 from toolkit.eval.answer import BENCHMARKS, DEFAULT_BATCH, answer_benchmark
 from toolkit.fixed_part import read_fixed_part
 from toolkit.presets import load_preset
+from toolkit.processes import owner_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Answer the benchmark, or one chunk of it. Raises UserError as `answer_benchmark` does."""
-    answer_benchmark(
-        args.benchmark,
-        load_preset(args.preset),
-        args.model,
-        args.out,
-        read_fixed_part(args.preset),
-        batch=args.batch,
-        chunk=args.chunk,
-        chunks=args.chunks,
-        reference_mode=args.reference_mode,
-        language=args.language,
-    )
+    # Chunks are answered beside each other.
+    with owner_of(args.out, f"{args.chunk}-of-{args.chunks}" if args.chunks > 1 else ""):
+        answer_benchmark(
+            args.benchmark,
+            load_preset(args.preset),
+            args.model,
+            args.out,
+            read_fixed_part(args.preset),
+            batch=args.batch,
+            chunk=args.chunk,
+            chunks=args.chunks,
+            reference_mode=args.reference_mode,
+            language=args.language,
+        )

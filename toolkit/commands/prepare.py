@@ -13,6 +13,7 @@ from toolkit.dataset.rows import ImageRoots, read_rows
 from toolkit.dataset.training_file import convert_rows, draw_rows
 from toolkit.files import atomic_write, package_versions, sha256_of, write_json
 from toolkit.presets import load_preset
+from toolkit.processes import owner_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,11 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the rows or the original questions cannot be read; a faulty row under `stop`; no row left.
     """
+    with owner_of(args.out.parent):
+        _prepare(args)
+
+
+def _prepare(args: argparse.Namespace) -> None:
     start = time.monotonic()
     preset = load_preset(args.preset)
     lines = list(read_rows(args.file))

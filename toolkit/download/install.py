@@ -55,7 +55,7 @@ class Installer:
     def sweep(self) -> None:
         """Remove half-written records and notes of a killed run; no other run may be active here."""
         for folder in (self.downloads, self.downloads / "records"):
-            for path in folder.glob(".*.json.*"):  # the temporary names of files.atomic_write
+            for path in folder.glob(".*.json.*.tmp"):  # the names of `processes.unfinished`
                 path.unlink()
 
     def adopt(self, resource: Resource) -> str:

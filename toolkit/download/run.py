@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -17,19 +14,21 @@ from toolkit.download.install import Installer
 from toolkit.download.manifest import Resource
 from toolkit.download.progress import Progress
 from toolkit.errors import UserError
+from toolkit.processes import owner_of
 
 
 def download(installer: Installer, resources: list[Resource], jobs: int) -> None:
     """Install every resource that is not complete, `jobs` at a time.
 
     Raises:
-        UserError: a resource cannot be downloaded; not enough disk space; another download is running.
+        UserError: a resource cannot be downloaded; not enough disk space.
+        InUseError: another download is running.
     """
     missing = [resource for resource in resources if not installer.is_complete(resource)]
     if not missing:
         print(f"Complete: {len(resources)} resources are in place (--verify reads them again).")
         return
-    with _exclusive(installer.downloads):
+    with owner_of(installer.downloads):
         installer.sweep()
         found = {resource.name: where for resource in missing if (where := installer.adopt(resource))}
         for name, where in found.items():
@@ -127,15 +126,3 @@ def _require_space(installer: Installer, missing: list[Resource]) -> None:
                 f"{folders[device]}: about {size / 1e9:.0f} GB needed, {free / 1e9:.0f} GB free; make room, or fetch "
                 f"in parts with --only {missing[0].name}"
             )
-
-
-@contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of the downloads folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another download is running there; wait for it") from None
-        yield

@@ -7,7 +7,7 @@ BENCHMARK=$1 MODEL=$2 OUT=$3
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 source "$REPOSITORY/toolkit/environment.sh"
 export PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}
-ANSWER=(python -m toolkit eval "$BENCHMARK" --preset "${PRESET:-full}" --model "$MODEL" --out "$OUT")
+ANSWER=("${TIED[@]}" python -m toolkit eval "$BENCHMARK" --preset "${PRESET:-full}" --model "$MODEL" --out "$OUT")
 
 IFS=, read -ra GPUS <<<"${INFER_CUDA_IDX:-cpu}"
 # The numbers count what this shell may see: under CUDA_VISIBLE_DEVICES=4,5 number 0 is the machine's GPU 4.

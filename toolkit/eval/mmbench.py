@@ -10,9 +10,7 @@ import base64
 import binascii
 import csv
 import io
-import os
 import re
-import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ from typing import Literal
 
 from toolkit.errors import UserError
 from toolkit.eval.questions import Question
+from toolkit.processes import unfinished
 
 LETTERS = "ABCD"
 CIRCULAR = 1_000_000
@@ -167,15 +166,14 @@ def write_upload(table: list[dict[str, str]], answers: dict[int, str], path: Pat
 
 def _write_without_times(workbook: io.BytesIO, path: Path) -> None:
     """Copy an xlsx, which is a zip, with every time of writing replaced by a fixed one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with zipfile.ZipFile(workbook) as source, zipfile.ZipFile(os.fdopen(handle, "wb"), "w") as copy:
-        for name in source.namelist():
-            content = source.read(name)
-            if name == "docProps/core.xml":
-                content = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", b"1980-01-01T00:00:00Z", content)
-            copy.writestr(zipfile.ZipInfo(name, ZIP_DATE), content, zipfile.ZIP_DEFLATED)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    with unfinished(path) as temporary:
+        with zipfile.ZipFile(workbook) as source, zipfile.ZipFile(temporary, "w") as copy:
+            for name in source.namelist():
+                content = source.read(name)
+                if name == "docProps/core.xml":
+                    content = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", b"1980-01-01T00:00:00Z", content)
+                copy.writestr(zipfile.ZipInfo(name, ZIP_DATE), content, zipfile.ZIP_DEFLATED)
+        temporary.replace(path)
 
 
 def letter_of(answer: str, options: list[str]) -> str | None:

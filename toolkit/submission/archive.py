@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Any
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, read_json, sha256_of
 from toolkit.presets import PRESETS, Preset, load_preset
+from toolkit.processes import unfinished
 from toolkit.submission.layout import MODEL_FILES, ROWS, TRAIN_SCRIPT, WEIGHT_SUFFIXES, is_record
 
 # Compressing these costs time and gains nothing.
@@ -121,10 +120,8 @@ def write_zip(members: dict[str, Path], path: Path) -> None:
 
     Files are streamed, so a 10 GB zip needs no more memory than a small one; it appears under `path` when it is whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with zipfile.ZipFile(os.fdopen(handle, "wb"), "w") as archive:
+    with unfinished(path) as temporary:
+        with zipfile.ZipFile(temporary, "w") as archive:
             for name in sorted(members):
                 info = zipfile.ZipInfo(name, ZIP_DATE)
                 info.create_system = 3  # Unix, whose permissions follow
@@ -134,11 +131,7 @@ def write_zip(members: dict[str, Path], path: Path) -> None:
                 info.file_size = members[name].stat().st_size  # lets zipfile choose zip64 where it must
                 with members[name].open("rb") as source, archive.open(info, "w") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        temporary.replace(path)
 
 
 def tree(sizes: dict[str, int]) -> str:

@@ -11,6 +11,7 @@ DATA=$(realpath -m "$PRETRAIN_DATASET")
 IMAGES=$(realpath -m "$PRETRAIN_DATASET_IMAGE_PATH")
 cd ..
 source toolkit/environment.sh
+TOOLKIT=("${TIED[@]}" python -m toolkit)
 
 if [[ $(setting needs_gpu) == false ]]; then
     # More threads spin while they wait for each other, ten times slower where anything else runs; and the same number
@@ -31,7 +32,7 @@ if [[ $FINETUNE_BATCH_SIZE_PER_GPU == auto ]]; then
     CHOSEN=$(python -m toolkit batch finetune --preset "$PRESET")
     read -r FINETUNE_BATCH_SIZE_PER_GPU FINETUNE_GRADIENT_ACCUMULATION_STEPS <<<"$CHOSEN"
 fi
-python -m toolkit preflight --preset "$PRESET" --data "$DATA" --images "$IMAGES" --infer-gpus "$INFER_CUDA_IDX" \
+"${TOOLKIT[@]}" preflight --preset "$PRESET" --data "$DATA" --images "$IMAGES" --infer-gpus "$INFER_CUDA_IDX" \
     --script "$TRAIN_SCRIPT" --runs "$PRETRAIN_RUN" "$FINETUNE_RUN" \
     --stage-batches "$PRETRAIN_BATCH_SIZE_PER_GPU" "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
     "$FINETUNE_BATCH_SIZE_PER_GPU" "$FINETUNE_GRADIENT_ACCUMULATION_STEPS"
@@ -50,21 +51,22 @@ COMMON=(--preset "$PRESET" --logging-steps "$LOGGING_STEP" --save-steps "$CKPT_S
     --save-total-limit "$TOTAL_SAVE_CKPT_LIMIT")
 ADAPTER=()
 if [[ ${PRETRAIN:-} != none ]]; then
-    python -m toolkit check "$DATA" --images "$IMAGES" --preset "$PRESET"
-    python -m toolkit prepare "$DATA" --images "$IMAGES" --preset "$PRESET" --out "$PRETRAIN_RUN/pretrain_data.json"
-    python -m toolkit train pretrain "${COMMON[@]}" --out "$PRETRAIN_RUN" \
+    "${TOOLKIT[@]}" check "$DATA" --images "$IMAGES" --preset "$PRESET"
+    "${TOOLKIT[@]}" prepare "$DATA" --images "$IMAGES" --preset "$PRESET" \
+        --out "$PRETRAIN_RUN/pretrain_data.json"
+    "${TOOLKIT[@]}" train pretrain "${COMMON[@]}" --out "$PRETRAIN_RUN" \
         --data "$PRETRAIN_RUN/pretrain_data.json" --images "$IMAGES" --synthetic-images "$(dirname "$DATA")" \
         --batch "$PRETRAIN_BATCH_SIZE_PER_GPU" --accumulation "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
         --workers "$PRETRAIN_DATALOADER_NUM_WORKERS" 2>&1 | tee -a "$PRETRAIN_RUN/pretrain.log"
     ADAPTER=(--adapter "$PRETRAIN_RUN/mm_projector.bin")
 fi
-python -m toolkit train finetune "${COMMON[@]}" --out "$FINETUNE_RUN" "${ADAPTER[@]}" \
+"${TOOLKIT[@]}" train finetune "${COMMON[@]}" --out "$FINETUNE_RUN" "${ADAPTER[@]}" \
     --data "$(setting finetune_data)" --images "$(setting finetune_images)" \
     --batch "$FINETUNE_BATCH_SIZE_PER_GPU" --accumulation "$FINETUNE_GRADIENT_ACCUMULATION_STEPS" \
     --workers "$FINETUNE_DATALOADER_NUM_WORKERS" 2>&1 | tee -a "$FINETUNE_RUN/finetune.log"
 
 export PRESET INFER_CUDA_IDX
-bash toolkit/eval/textvqa.sh "$FINETUNE_RUN" "$ANSWERS/textvqa"
-bash toolkit/eval/mmbench.sh "$FINETUNE_RUN" "$ANSWERS/mmbench"
+"${TIED[@]}" bash toolkit/eval/textvqa.sh "$FINETUNE_RUN" "$ANSWERS/textvqa"
+"${TIED[@]}" bash toolkit/eval/mmbench.sh "$FINETUNE_RUN" "$ANSWERS/mmbench"
 cp "$FINETUNE_RUN/train.sh" output/train.sh
-python -m toolkit score "$EXP_NAME" --preset "$PRESET"
+"${TOOLKIT[@]}" score "$EXP_NAME" --preset "$PRESET"

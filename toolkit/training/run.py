@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import time
 import uuid
@@ -16,6 +18,7 @@ from toolkit.errors import UserError
 from toolkit.files import display_path, package_versions, read_json, write_json
 from toolkit.fixed_part import LOG_LINE, FixedPart
 from toolkit.presets import Preset
+from toolkit.processes import end_with_parent, owner_of
 from toolkit.training.plan import (
     PLAN,
     RECORD,
@@ -56,12 +59,19 @@ def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_
         print(f"{settings.stage} is already finished in {request.out}: same data, models and settings; nothing to do")
         return
     _require_devices(preset, settings, options.deepspeed)
-    if settings.processes > 1 and "RANK" not in os.environ:
-        _checked_rows(request, preset, settings, plan)
-        _launch(settings.processes)
+    if LAUNCHED in os.environ:
+        end_with_parent(signal.SIGKILL)  # a launcher that is killed cannot end its processes
+        _train(request, preset, settings, options, plan)
+        _close_process_group()
         return
-    _train(request, preset, settings, options, plan)
-    _close_process_group()
+    # Under a launcher of the user's own, the first process speaks for all.
+    with owner_of(request.out) if _is_first() else contextlib.nullcontext():
+        if settings.processes > 1 and "RANK" not in os.environ:
+            _checked_rows(request, preset, settings, plan)
+            _launch(settings.processes)
+        else:
+            _train(request, preset, settings, options, plan)
+            _close_process_group()
 
 
 def _settings(request: StageRequest, preset: Preset, options: RunOptions) -> Settings:

@@ -84,7 +84,7 @@ class World:
         found = {}
         for path in sorted(self.root.rglob("*")):
             name = path.relative_to(self.root).as_posix()
-            if path.is_file() and path.name != "lock":
+            if path.is_file() and path.name != ".lock":
                 found[name] = path.read_bytes()
                 if "/records/" in name:
                     record = json.loads(found[name])

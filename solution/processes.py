@@ -1,0 +1,129 @@
+"""Processes beside each other: one owner per folder, no child that outlives its parent, no files of dead ones.
+
+`toolkit/processes.py` and `solution/processes.py` are equal, because neither folder imports the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import glob
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class InUseError(Exception):
+    """Another process works in the folder; the text names it."""
+
+
+@contextlib.contextmanager
+def owner_of(folder: Path, part: str = "") -> Iterator[None]:
+    """Own a folder, or one part of it, while the block runs: a second process is refused.
+
+    The lock ends with its owner, however that ends; forked children hold it too while they live.
+
+    Args:
+        folder: made if it is missing.
+        part: name of what may be written beside other parts.
+
+    Raises:
+        InUseError: another process owns it; names that process, its host and start.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".lock{'-' * bool(part)}{part}"
+    with _locked(path) as file:
+        owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        file.write(json.dumps(owner))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # before the lock ends, so that only its owner removes it
+            with contextlib.suppress(OSError):  # a refusal leaves no folder; what has content stays
+                for empty in missing:
+                    empty.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[TextIO]:
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if not _lock(file.fileno()):
+                raise InUseError(f"{path.parent}: {_named(path)} is at work there; wait for it or stop it") from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    file.truncate(0)  # a dead owner's name
+                    yield file
+                    return
+        # Its last owner removed the file after it was opened here: what is locked is no longer the folder's lock.
+
+
+def _lock(file: int) -> bool:
+    """Lock an open file until it is closed, here and in forked children; False where another process has done so."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _named(path: Path) -> str:
+    """The owner, as its lock names it."""
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {owner['process']} on {owner['host']} (since {owner['since']})"
+    except (OSError, ValueError):  # it has just begun, or ended
+        return "another process"
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path` to write its next content to; it is removed where the block leaves it.
+
+    What a killed process left beside `path` is removed too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError), left.open("rb") as file:
+            if _lock(file.fileno()):
+                left.unlink()
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        _lock(handle)  # tells it from what a dead process left
+        os.fchmod(handle, 0o644)  # mkstemp's files are private
+        yield Path(name)
+    finally:
+        os.close(handle)
+        Path(name).unlink(missing_ok=True)
+
+
+def end_forks_with_this_process() -> None:
+    """Have the kernel kill forked workers when this process dies, even by SIGKILL. Linux only."""
+    parents: list[int] = []
+
+    def in_child() -> None:
+        end_with_parent(signal.SIGKILL)
+        if os.getppid() != parents.pop():  # it died before the kernel was told
+            os._exit(1)
+
+    os.register_at_fork(
+        before=lambda: parents.append(os.getpid()), after_in_parent=parents.pop, after_in_child=in_child
+    )
+
+
+def end_with_parent(number: int) -> None:
+    """Have the kernel send this process a signal when its parent dies. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -1,0 +1,148 @@
+"""One owner per folder; children end with their parent; files of killed processes are removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from toolkit.files import REPOSITORY
+from toolkit.processes import InUseError, owner_of, unfinished
+
+OWN = """
+import sys, time, pathlib
+from toolkit import processes
+with processes.owner_of(pathlib.Path(sys.argv[1])):
+    print("owned", flush=True)
+    time.sleep(100)
+"""
+WRITE = """
+import sys, time, pathlib
+from toolkit import processes
+with processes.unfinished(pathlib.Path(sys.argv[1])) as file:
+    file.write_text("half")
+    print("written", flush=True)
+    time.sleep(100)
+"""
+FORK = """
+import os, time
+from {package} import processes
+processes.end_forks_with_this_process()
+child = os.fork()
+if child == 0:
+    time.sleep(100)
+print(child, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen]]:
+    """Processes that a test started; killed after it."""
+    processes: list[subprocess.Popen] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def start(started: list[subprocess.Popen], code: str, *words: object) -> tuple[subprocess.Popen, str]:
+    """A Python at work in the repository, and the line that it printed first."""
+    command = [sys.executable, "-c", code, *map(str, words)]
+    started.append(subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True))
+    return started[-1], started[-1].stdout.readline().strip()
+
+
+def test_both_folders_have_the_same_processes() -> None:
+    assert (REPOSITORY / "toolkit/processes.py").read_bytes() == (REPOSITORY / "solution/processes.py").read_bytes()
+
+
+def test_a_second_process_is_told_who_owns_the_folder(tmp_path: Path, started: list[subprocess.Popen]) -> None:
+    owner, _ = start(started, OWN, tmp_path)
+    with pytest.raises(InUseError, match=rf"process {owner.pid} on \S+ \(since 20"), owner_of(tmp_path):
+        pass
+    with owner_of(tmp_path, "1-of-2"):  # a part has an owner of its own
+        pass
+
+
+def test_a_dead_owners_lock_is_taken_over_and_none_is_left(tmp_path: Path, started: list[subprocess.Popen]) -> None:
+    owner, _ = start(started, OWN, tmp_path)
+    owner.kill()
+    owner.wait()
+    assert (tmp_path / ".lock").exists()
+    with owner_of(tmp_path):
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_whose_file_its_owner_has_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened just before its owner ended: the file that is locked then is no longer the folder's."""
+    import toolkit.processes as processes
+
+    lock = processes._lock
+    first = iter([True])
+
+    def late(file: int) -> bool:
+        if next(first, False):
+            (tmp_path / ".lock").unlink()
+        return lock(file)
+
+    monkeypatch.setattr(processes, "_lock", late)
+    with owner_of(tmp_path):
+        assert (tmp_path / ".lock").exists()
+
+
+def test_a_refusal_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="refused"), owner_of(tmp_path / "output" / "run"):
+        raise ValueError("refused")
+    assert not list(tmp_path.iterdir())
+    with owner_of(tmp_path / "output" / "run"):
+        (tmp_path / "output" / "run" / "result").touch()
+    assert (tmp_path / "output" / "run" / "result").exists()
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_live_ones_file_stays(
+    tmp_path: Path, started: list[subprocess.Popen]
+) -> None:
+    result = tmp_path / "r[1].json"
+    writer, _ = start(started, WRITE, result)
+    (other,) = tmp_path.iterdir()
+    with unfinished(result) as file:
+        assert file != other
+        assert other.exists()
+    writer.kill()
+    writer.wait()
+    assert list(tmp_path.iterdir()) == [other]
+    with unfinished(result) as file:
+        assert list(tmp_path.iterdir()) == [file]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")
+@pytest.mark.parametrize("package", ["toolkit", "solution"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_forked_workers_end_with_a_killed_parent(
+    package: str, number: signal.Signals, started: list[subprocess.Popen]
+) -> None:
+    parent, child = start(started, FORK.format(package=package))
+    parent.send_signal(number)
+    parent.wait()
+    for _ in range(100):
+        if not is_running(int(child)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {child} outlives its parent")
+
+
+def is_running(process: int) -> bool:
+    """Whether it exists and is no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
