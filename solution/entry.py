@@ -75,27 +75,44 @@ def run(main):
         stream.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = _interrupt_later
     try:
         try:
             status = main()
         finally:
             for stream in streams:
                 stream.flush()
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while Python ends
-        _end(streams, "interrupted\n")
-        status = 130
-    except OSError as error:
-        if error.errno == errno.EPIPE and any(map(_has_no_reader, streams)):
+    except (KeyboardInterrupt, Exception) as error:
+        if is_interrupt(error):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while Python ends
+            _end(streams, "interrupted\n")
+            status = 130
+        elif isinstance(error, OSError) and error.errno == errno.EPIPE and any(map(_has_no_reader, streams)):
             _end(streams, "")
             status = 141
-        elif error.errno in DISK_FAULTS:
+        elif isinstance(error, OSError) and error.errno in DISK_FAULTS:
             name = "" if error.filename is None else "{}: ".format(error.filename)
             _end(streams, "error: {}{}\n".format(name, error.strerror))
             status = 1
         else:
             raise  # a worker's pipe, say
     sys.exit(status)
+
+
+def is_interrupt(error):
+    """Whether Ctrl-C is behind an error: libraries that clean up after it may raise another one instead."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _interrupt_later(unraisable):
+    """Ctrl-C that met code which no error can leave, as a hook of `fork` or a `__del__`, comes again a moment later."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _has_no_reader(stream):

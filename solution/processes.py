@@ -110,10 +110,14 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def end_forks_with_this_process() -> None:
-    """Have the kernel kill forked workers when this process dies, even by SIGKILL. Linux only."""
+    """Leave Ctrl-C, which a terminal sends to all, to this process; forked workers die with it, even by SIGKILL.
+
+    Where workers end first, the pool that they belong to waits for them for ever. SIGKILL on Linux only.
+    """
     parents: list[int] = []
 
     def in_child() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent(signal.SIGKILL)
         if os.getppid() != parents.pop():  # it died before the kernel was told
             os._exit(1)

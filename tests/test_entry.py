@@ -179,6 +179,22 @@ def test_another_broken_pipe_is_no_closed_output() -> None:
     assert process.returncode == 1
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        # what `datasets` does: its clean-up after Ctrl-C raises an error of its own
+        "try:\n  os.kill(os.getpid(), 2)\n finally: raise TimeoutError",
+        "try:\n  os.kill(os.getpid(), 2)\n except BaseException: raise ValueError('a row') from None",
+        # what filelock does: Ctrl-C meets its hook of `fork`, which no error can leave
+        "os.register_at_fork(before=lambda: os.kill(os.getpid(), 2)); os.fork() or os._exit(0); time.sleep(9)",
+    ],
+)
+def test_ctrl_c_that_a_library_swallows_still_ends_the_command(body: str) -> None:
+    process = here("-c", f"import os, time\nfrom toolkit.entry import run\ndef main():\n {body}\nrun(main)")
+    assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.returncode == 130
+
+
 @pytest.mark.slow
 def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     words = ["solution/process.py", "--recipe", "solution/recipes/mini.yaml", "--output", str(tmp_path / "out")]

@@ -146,3 +146,20 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_forked_workers_leave_ctrl_c_to_their_parent(started: list[subprocess.Popen]) -> None:
+    """A terminal sends it to all; a pool whose workers have ended waits for them for ever."""
+    _, child = start(started, FORK.format(package="solution"))
+    for _ in range(100):
+        if int(status_of(int(child))["SigIgn"], 16) & 1 << (signal.SIGINT - 1):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("SIGINT is not ignored")
+
+
+def status_of(process: int) -> dict[str, str]:
+    """What the kernel says of a process."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)

@@ -89,7 +89,7 @@ DIRECTIONS = {
     "solution.entry": "",
     "solution.processes": "",
     "solution.report": "solution.runner solution.operators.common",
-    "solution.runner": "solution.processes solution.operators solution.operators.common",
+    "solution.runner": "solution.entry solution.processes solution.operators solution.operators.common",
     "solution.operators": "solution.operators.common",
     "solution.operators.common": "",
     "toolkit.__main__": "toolkit.commands toolkit.errors toolkit.entry toolkit.processes",

@@ -15,6 +15,7 @@ import pyarrow as pa
 from datasets import Json, concatenate_datasets
 from datasets.fingerprint import get_temporary_cache_files_directory
 
+from solution.entry import is_interrupt
 from solution.operators import register
 from solution.operators.common import reasons
 from solution.operators.common.rows import FAILURE, NOTE, PART, parts_of
@@ -254,6 +255,8 @@ def _isolate_failures(
         except (ImportError, UserError):
             raise
         except Exception as error:  # operators raise anything; the row is named with the reason
+            if is_interrupt(error):
+                raise
             if len(part) > 1:
                 middle = len(part) // 2
                 waiting += [part.select(range(middle, len(part))), part.select(range(middle))]

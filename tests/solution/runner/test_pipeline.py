@@ -122,6 +122,22 @@ def test_stop_names_the_row(start):
         run("trial_raising_mapper", data, ledger)
 
 
+def test_ctrl_c_is_no_fault_of_a_row(start):
+    """Its clean-up after Ctrl-C lets `datasets` raise TimeoutError: the run ends, no row fails."""
+    ledger, data = start(["row"] * 3)
+
+    def interrupted(part, **options):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise TimeoutError
+
+    (operator,) = build_operators([{"trial_raising_mapper": {}}], 1, "/nowhere")
+    with pytest.raises(TimeoutError):
+        run_operator(operator, data, ledger, interrupted)
+    assert not ledger.failures()
+
+
 def test_an_operator_that_fails_for_all_rows_is_named(start):
     ledger, data = start(["row"] * 100)
     with pytest.raises(UserError, match=r"trial_hopeless_filter fails for every row: RuntimeError: model is broken"):
