@@ -84,9 +84,12 @@ def process(arguments: argparse.Namespace) -> None:
     warn_of_untested_version()
     set_environment(recipe, output.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
+    from solution.runner.checkpoint import unfinished_folder
+    from solution.runner.produced import send_to_the_run
     from solution.runner.run import Run, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
+    send_to_the_run(unfinished_folder(audit))
     log_to(audit.with_suffix(".log"))
     with ExitStack() as stack:
         executor = None

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,16 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def linked(source: Path, target: Path) -> None:
+    """Give a file a second path, without a second copy where the disk allows it; a ``target`` that exists stays."""
+    if not target.exists():
+        with replaced(target) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
 
 
 def sha256_of(path: Path) -> str:
