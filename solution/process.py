@@ -85,11 +85,14 @@ def process(arguments: argparse.Namespace) -> None:
     warn_of_untested_version()
     set_environment(recipe, output.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
+    from solution.runner.checkpoint import unfinished_folder
+    from solution.runner.produced import send_to_the_run
     from solution.runner.run import Run, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
     with ExitStack() as stack:
         stack.enter_context(owner_of(output))
+        send_to_the_run(unfinished_folder(audit))
         log_to(audit.with_suffix(".log"))
         end_forks_with_this_process()
         executor = None

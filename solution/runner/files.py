@@ -1,6 +1,8 @@
 """Files that are either whole or absent, and the hashes that name their content."""
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,18 @@ def replaced(path: Path) -> Iterator[Path]:
     with unfinished(path) as temporary:
         yield temporary
         temporary.replace(path)
+
+
+def linked(source: Path, target: Path) -> None:
+    """Give a file a second path, without a second copy where the disk allows it; a ``target`` that exists stays."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with replaced(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def sha256_of(path: Path) -> str:
