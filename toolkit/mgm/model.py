@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, GemmaConfig, GemmaForCausalLM, GemmaModel
+from transformers import Cache, CLIPVisionConfig, GemmaConfig, GemmaForCausalLM, GemmaModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
@@ -241,7 +241,6 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         pixels: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        past_key_values: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss if labels are given.
@@ -258,14 +257,11 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
             expansion to M tokens. In training only the S supervised positions go through the vocabulary (256,000 words,
             a third of the language model's forward): logits are then [S, vocabulary], fp32.
         """
-        # While generating, Gemma's own forward sees embeddings first, then one new token at a time.
-        if inputs_embeds is not None or past_key_values is not None:
+        # While generating, Gemma's own forward sees embeddings first, then one new token at a time with the cache of
+        # those before: `past_key_values` up to transformers 5.23, `cache` from 5.24 on.
+        if inputs_embeds is not None or any(isinstance(value, Cache) for value in kwargs.values()):
             return super().forward(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                inputs_embeds=inputs_embeds,
-                past_key_values=past_key_values,
-                **kwargs,
+                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
             )
         if image_features is None and pixels is not None:
             image_features = self.encode_images(pixels)

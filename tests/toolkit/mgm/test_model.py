@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import init_empty_weights
+from transformers import DynamicCache, GemmaForCausalLM
 
 from benchmarks.models import GEMMA_2B
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
@@ -132,3 +133,15 @@ def test_generation_is_greedy_by_forward(model: MGMGemmaForCausalLM) -> None:
     for token in new:
         assert model(**pad([row]), **own).logits[0, -1].argmax().item() == token
         row.append(token)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_step_with_a_cache_goes_to_gemma_whatever_the_cache_is_called(
+    name: str, model: MGMGemmaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5.24 renamed generation's argument; a token that met `expand_images` ended in an IndexError."""
+    seen = {}
+    monkeypatch.setattr(GemmaForCausalLM, "forward", lambda self, **arguments: seen.update(arguments))
+    cache = DynamicCache()
+    model(input_ids=torch.tensor([[7]]), attention_mask=torch.ones(1, 5), **{name: cache})
+    assert seen[name] is cache
