@@ -85,9 +85,12 @@ def process(arguments: argparse.Namespace) -> None:
     warn_of_untested_version()
     set_environment(recipe, output.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
+    from solution.runner.checkpoint import unfinished_folder
+    from solution.runner.produced import send_to_the_run
     from solution.runner.run import Run, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
+    send_to_the_run(unfinished_folder(audit))
     with ExitStack() as stack:
         stack.enter_context(owner_of(output))
         log_to(audit.with_suffix(".log"))

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from .common.captions import caption_of
 from .common.generator import ImageGenerator
+from .common.images import made_name
 from .common.reasons import GENERATED
 from .common.rows import MODEL_ROWS, NOTE, ORIGINAL, Batch, count_rows
 from .common.score_store import revision_of
@@ -95,8 +95,8 @@ class PicturePainterMapper(Mapper):
             caption = caption_of(text)
             if caption and len(paths) == 1:
                 key = f"{name}/{caption}"
-                digest = hashlib.sha256(f"{self.settings}\x1f{self.prompt_suffix}\x1f{key}".encode()).hexdigest()[:12]
-                files[row] = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}_{digest}.jpg"
+                digest = hashlib.sha256(f"{self.settings}\x1f{self.prompt_suffix}\x1f{key}".encode()).hexdigest()
+                files[row] = folder / made_name(name, digest, ".jpg")
                 jobs[row] = (caption + self.prompt_suffix, key)
         waiting = [row for row, file in files.items() if not file.exists()]
         for start in range(0, len(waiting), self.generator.model_batch):

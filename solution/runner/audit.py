@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from solution.operators.common.reasons import created_from, kind_of
+from solution.operators.common.reasons import IMAGE_CHANGED, created_from, kind_of
 from solution.runner.errors import UserError
 from solution.runner.files import replaced, shown
 
@@ -223,6 +223,15 @@ class Ledger:
         """The current operator changed the text of rows; given as (row, text)."""
         self._rows.executemany("UPDATE rows SET text_after = ? WHERE row = ?", ((text, row) for row, text in texts))
         self.steps[-1].rewritten += len(texts)
+
+    def replace_images(self, rows: Sequence[tuple[int, bool]]) -> None:
+        """The current operator gave rows another image; a row comes with whether it is counted as rewritten already."""
+        name = self.steps[-1].name
+        self._rows.executemany(  # an operator of ours has said more
+            "UPDATE rows SET operator = ?, reason = ? WHERE row = ? AND (operator != ? OR reason = '')",
+            ((name, IMAGE_CHANGED, row, name) for row, _ in rows),
+        )
+        self.steps[-1].rewritten += sum(not is_counted for _, is_counted in rows)
 
     def result(self, rows: Iterable[tuple[int, str, str, str]]) -> None:
         """What is written of rows: (row, text, image, image_state)."""

@@ -11,9 +11,15 @@ import pyarrow as pa
 
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import NestedDataset
+from solution.runner.seed import SYNTHETIC
 from solution.runner.tables import open_rows, write_tables
 
 _ROWS = "{}.rows.arrow"  # the rows after that many operators
+
+
+def unfinished_folder(audit: Path) -> Path:
+    """The folder of the run whose audit this will be, while it is unfinished."""
+    return audit.with_suffix(".unfinished")
 
 
 class Checkpoint:
@@ -60,10 +66,14 @@ class Checkpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _sweep(self, done: int | None) -> None:
-        """Remove all but the ledger and the rows after ``done`` operators: older rows and files of a killed step."""
+        """Remove all but the ledger, the rows after ``done`` operators and the images they may show.
+
+        That is older rows, files of a killed step and what operators made besides; all images where no rows are left.
+        """
         needed = None if done is None else self.folder / _ROWS.format(done)
         for file in self.folder.rglob("*"):
-            if file.is_file() and file != needed and not file.name.startswith("ledger.sqlite"):
+            is_image = done is not None and file.parent == self.folder / SYNTHETIC
+            if file.is_file() and file != needed and not is_image and not file.name.startswith("ledger.sqlite"):
                 file.unlink()
 
     def _key(self, done: int) -> str:

@@ -6,6 +6,7 @@ patches are in effect before anything of it runs.
 """
 
 import ast
+import random
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from types import MethodType, ModuleType
 from typing import Any
 
 import data_juicer
+import numpy as np
 from data_juicer.utils.lazy_loader import LazyLoader
 from packaging.requirements import InvalidRequirement, Requirement
 
+from solution.operators.common.rows import row_seed
 from solution.runner.record import TESTED_DATA_JUICER
 
 _FOLDER = Path(data_juicer.__file__).parent
@@ -146,6 +149,20 @@ DEVIATIONS = (
             "data_juicer.ops.base_op.Deduplicator.__init__": "d6c1b28517b0",
         },
     ),
+    Deviation(
+        "DJ_PRODUCED_DATA_DIR, save_dir",
+        "parameter",
+        "the folder of the unfinished run; `produced.py` takes the images from there",
+        "Data-Juicer writes images into the seed's folder, under names of process and time: each run makes all again",
+        {"data_juicer.utils.file_utils.transfer_filename": "82755d728257"},
+    ),
+    Deviation(
+        "random numbers",
+        "call",
+        "`random`, numpy's and torch's generators start at a fixed seed for each operator (`seed_random`)",
+        "operators draw (image_blur_mapper its rows), and a second or resumed run would draw other ones",
+        {"data_juicer.ops.mapper.image_blur_mapper.ImageBlurMapper.process_single": "266274905c1a"},
+    ),
 )
 
 
@@ -262,6 +279,15 @@ def load_operator(name: str, parameters: dict[str, Any]) -> Any:
     return operator
 
 
+def seed_random(key: str) -> None:
+    """Start the random numbers that an operator may draw; ``key`` decides which."""
+    number = row_seed(0, key)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(number)
+
+
 def _columns(samples: Any) -> dict[str, list[Any]]:
     """A batch as a plain dict; Data-Juicer's own iterates over values."""
     return {key: samples[key] for key in samples.keys()}  # noqa: SIM118
@@ -296,5 +322,5 @@ def _header(path: str) -> Image.Image:
 
 __all__ = [
     "DEVIATIONS", "OPERATORS", "STATS", "Deduplicator", "Deviation", "Filter", "Mapper", "NestedDataset", "Selector",
-    "load_operator", "register_stock",
+    "load_operator", "register_stock", "seed_random",
 ]  # fmt: skip

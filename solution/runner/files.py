@@ -1,6 +1,8 @@
 """Files that are either whole or absent, and the hashes that name their content."""
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,16 @@ def replaced(path: Path) -> Iterator[Path]:
     with unfinished(path) as temporary:
         yield temporary
         temporary.replace(path)
+
+
+def linked(source: Path, target: Path) -> None:
+    """Give a file a second path, without a second copy where the disk allows it; a ``target`` that exists stays."""
+    if not target.exists():
+        with replaced(target) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
 
 
 def sha256_of(path: Path) -> str:

@@ -5,15 +5,12 @@ Only columns of numbers are read whole; texts and scores are read part by part, 
 
 import math
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Json, concatenate_datasets
-from datasets.fingerprint import get_temporary_cache_files_directory
 
 from solution.entry import is_interrupt
 from solution.operators import register
@@ -30,12 +27,14 @@ from solution.runner.data_juicer import (
     Selector,
     load_operator,
     register_stock,
+    seed_random,
 )
 from solution.runner.errors import UserError
 from solution.runner.histogram import histogram
+from solution.runner.produced import sent_to_the_run
 from solution.runner.recipe import OWN_OPERATORS, Recipe
 from solution.runner.seed import ROW, WORK_TOKEN
-from solution.runner.tables import numbers_of, open_rows, positions_of, tables_of, write_tables
+from solution.runner.tables import numbers_of, positions_of, rows_of_step, tables_of
 
 _MAX_FAILURES = 20  # an operator that raises for this many single rows and passes none is broken, not its rows
 
@@ -78,7 +77,7 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
         ((name, params),) = entry.items()
         try:
             batches = {"batch_mode": True} if issubclass(OPERATORS.modules[name], Filter) else {}
-            operators.append(load_operator(name, common | batches | params))
+            operators.append(load_operator(name, common | batches | sent_to_the_run(params, name)))
         except (ValueError, AssertionError, ImportError, OSError) as error:
             raise UserError(f"operator {number} ({name}): {one_line(error)}") from error
     return operators
@@ -95,6 +94,7 @@ def run_operator(
     run = run or operator.run
     started = time.monotonic()
     ledger.begin(operator._name, len(dataset))
+    seed_random(ledger.steps[-1].name)
     try:
         if isinstance(operator, Filter):
             result = _run_filter(operator, dataset, ledger, run)
@@ -166,9 +166,7 @@ def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: Ne
             yield table.replace_schema_metadata().append_column(STATS, pa.array(scores))
 
     # A typed column per score; Data-Juicer's stats are one JSON text per row, read and written at every step.
-    file = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
-    write_tables(file, tables())
-    return open_rows(file)
+    return rows_of_step(tables())
 
 
 def _run_mapper(

@@ -7,24 +7,23 @@ Needed for `--executor ray` only; importing it raises UserError where ray is not
 import logging
 import os
 import socket
-import uuid
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets.fingerprint import get_temporary_cache_files_directory
 from tqdm.auto import tqdm
 
-from solution.runner.data_juicer import NestedDataset
+from solution.runner.data_juicer import NestedDataset, seed_random
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT
 from solution.runner.pipeline import build_operators, one_line, registry
+from solution.runner.produced import VARIABLE
 from solution.runner.recipe import Recipe, check_operators
-from solution.runner.tables import open_rows, write_tables
+from solution.runner.seed import ROW
+from solution.runner.tables import rows_of_step
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported
 try:
@@ -42,7 +41,7 @@ _WINDOW = 8  # shards per worker, at most, that are being worked on or wait for 
 _STORE = 256 << 20  # bytes of shared memory for the shards under way
 _PASSED_ON = (
     "SCORE_STORE", "UV_OFFLINE", "PIP_NO_INDEX", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_VERBOSITY", "HF_HUB_OFFLINE",
-    "NLTK_DATA",
+    "NLTK_DATA", VARIABLE,
 )  # fmt: skip
 
 
@@ -96,10 +95,9 @@ class RayExecutor:
         Raises what the operator raises for any shard, and UserError where workers die over and over.
         """
         try:
-            file = Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow"
             results = self._results(index, operator, rows, options)
             # The metadata would hold each shard's own types; a column that is empty in one has none there.
-            write_tables(file, (table.replace_schema_metadata(None) for table in results))
+            return rows_of_step(table.replace_schema_metadata(None) for table in results)
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:
@@ -107,7 +105,6 @@ class RayExecutor:
                 f"operator {operator._name}: Ray lost its workers ({one_line(error)}); the same command resumes after "
                 "the last finished operator"
             ) from error
-        return open_rows(file)
 
     def _results(self, index: int, operator: Any, rows: NestedDataset, options: dict[str, Any]) -> Iterator[pa.Table]:
         """What the operator makes of each shard, in order."""
@@ -164,6 +161,7 @@ class Worker:
     def run(self, index: int, shard: bytes, options: dict[str, Any]) -> bytes:
         """One operator on one shard. Raises ImportError, UserError, and for all else ValueError with the same text."""
         rows = NestedDataset(datasets.Dataset(_unpacked(shard)))
+        seed_random(f"{index} {rows[0][ROW]}")
         try:
             return _packed(self.operators[index].run(rows, **options).with_format("arrow")[:])
         except (ImportError, UserError):

@@ -16,12 +16,14 @@ from loguru import logger
 from tqdm.auto import tqdm
 
 from solution.runner.audit import Ledger, funnel
-from solution.runner.checkpoint import Checkpoint
+from solution.runner.checkpoint import Checkpoint, unfinished_folder
+from solution.runner.data_juicer import Mapper
 from solution.runner.errors import UserError
 from solution.runner.files import shown
 from solution.runner.pipeline import build_operators, registry, run_operator
+from solution.runner.produced import ProducedImages
 from solution.runner.recipe import Recipe, check_operators
-from solution.runner.seed import Folders, read_rows, write_rows
+from solution.runner.seed import SYNTHETIC, Folders, read_rows, write_rows
 from solution.runner.tables import tables_of
 
 if TYPE_CHECKING:
@@ -73,8 +75,14 @@ class Run:
         """
         process = check_operators(self.recipe, registry(self.recipe))
         operators = build_operators(process, self.recipe.processes, str(self.result.parent))
-        folders = Folders(self.images, self.recipe.dataset.parent, self.result.parent)
-        checkpoint = Checkpoint(self.audit.with_suffix(".unfinished"), self._identity(), process)
+        for number, (name, parameters) in enumerate(self.recipe.process, start=1):
+            if "save_dir" in parameters:
+                target = shown(self.result.parent / SYNTHETIC)
+                _say(f"note: operator {number} ({name}): its images go to {target}, not to save_dir")
+        unfinished = unfinished_folder(self.audit)
+        folders = Folders(self.images, self.recipe.dataset.parent, self.result.parent, unfinished)
+        produced = ProducedImages(folders)
+        checkpoint = Checkpoint(unfinished, self._identity(), process)
         done, dataset, ledger = checkpoint.open(self.on_error, self.overwrite)
         keep_steps_in(checkpoint.folder)
         try:
@@ -87,7 +95,10 @@ class Run:
             for number, operator in enumerate(operators[done:], start=done + 1):
                 _say(f"[{number}/{len(operators)}] {operator._name}: {len(dataset):,} rows in")
                 run = partial(self.executor.run, number - 1, operator) if self.executor else None
-                dataset = run_operator(operator, dataset, ledger, run)
+                produced.begin()
+                before, dataset = dataset, run_operator(operator, dataset, ledger, run)
+                if isinstance(operator, Mapper):
+                    dataset = produced.settle(before, dataset, ledger)
                 step = ledger.steps[-1]
                 _say(
                     f"    {step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed in {step.seconds:.1f} s"

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from solution.operators.common.rows import PART
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.data_juicer import NestedDataset
 from solution.runner.errors import UserError
-from solution.runner.files import replaced, shown
+from solution.runner.files import linked, replaced, shown
 
 SYNTHETIC = "synthetic_images"
 WORK_TOKEN = IMAGE_TOKENS[0]  # Data-Juicer's own; rows written with the other one get theirs back at the end
@@ -39,11 +38,15 @@ _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
 
 @dataclass(frozen=True)
 class Folders:
-    """Where images lie: synthetic ones next to the jsonl that names them, all others under the seed's image root."""
+    """Where images lie: synthetic ones next to the jsonl that names them, all others under the seed's image root.
+
+    Those that a run makes are in `synthetic_images` of the unfinished run, until the result is written.
+    """
 
     images: Path  # the seed's image root
     dataset: Path  # the input jsonl's folder
     output: Path  # the folder of processed_data.jsonl
+    unfinished: Path  # the folder of the checkpoint
 
     def absolute(self, image: str) -> str:
         """The file of an image path of the input. Raises ValueError where a link leads out of the image root."""
@@ -57,16 +60,16 @@ class Folders:
         return str(file)
 
     def relative(self, image: str) -> str:
-        """The contract's path of an image; a synthetic one of the input is linked (or copied) into the output folder.
+        """The contract's path of an image; a synthetic one is linked (or copied) into the output folder.
 
         Raises UserError for an image outside the image root and the synthetic folder.
         """
         path = Path(image)
-        for folder in (self.output, self.dataset):
+        for folder in (self.output, self.unfinished, self.dataset):
             if path.is_relative_to(folder / SYNTHETIC):
                 name = path.relative_to(folder)
                 if folder != self.output:
-                    _link(path, self.output / name)
+                    linked(path, self.output / name)
                 return name.as_posix()
         if path.is_relative_to(self.images):
             return path.relative_to(self.images).as_posix()
@@ -79,16 +82,6 @@ class Folders:
 def _real_folder(folder: str) -> str:
     """A folder without symbolic links; many files share it."""
     return os.path.realpath(folder)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second path, without a second copy where the disk allows it."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
 
 
 def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> Iterator[pa.Table]:

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from datasets.fingerprint import get_temporary_cache_files_directory
 
 from solution.operators.common.rows import PART
 from solution.runner.data_juicer import NestedDataset
@@ -47,6 +49,13 @@ def _promoted(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def open_rows(path: Path) -> NestedDataset:
     """A written file as a data set that stays on the disk."""
     return NestedDataset(Dataset.from_file(str(path)))
+
+
+def rows_of_step(tables: Iterable[pa.Table]) -> NestedDataset:
+    """One or more tables as a data set in a file that lasts until the step is saved."""
+    file = Path(get_temporary_cache_files_directory()) / f"{uuid4().hex}.arrow"
+    write_tables(file, tables)
+    return open_rows(file)
 
 
 def tables_of(dataset: NestedDataset) -> Iterator[pa.Table]:

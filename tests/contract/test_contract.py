@@ -121,7 +121,9 @@ def test_further_keys_come_out_of_a_recipe_as_they_went_in(world):
 def seed_tables(world: World, content: bytes) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """The columns that operators see of a file, and the failed lines."""
     seed, ledger = world.write(content, world.seed), Ledger("skip")
-    tables = list(read_seed(seed, Folders(world.seed, world.seed, world.folder / "output"), ledger))
+    tables = list(
+        read_seed(seed, Folders(world.seed, world.seed, world.folder / "output", world.folder / "unfinished"), ledger)
+    )
     write_tables(world.folder / "rows.arrow", tables)
     rows = [row for table in tables for row in table.to_pylist()]
     return rows, {failure["row"]: failure["reason"] for failure in ledger.failures()}
@@ -141,7 +143,7 @@ def test_what_an_operator_writes_to_a_further_key_goes_out(world):
     rows = [{"id": str(n), "text": TEXT, "images": ["images/good.png"], "n": n, "word": "a"} for n in range(3)]
     rows[1]["n"] = 0.5
     seed, ledger = world.write("".join(json.dumps(row) + "\n" for row in rows).encode(), world.seed), Ledger("skip")
-    folders = Folders(world.seed, world.seed, world.folder / "output")
+    folders = Folders(world.seed, world.seed, world.folder / "output", world.folder / "unfinished")
     write_tables(world.folder / "rows.arrow", read_seed(seed, folders, ledger))
     changed = open_rows(world.folder / "rows.arrow").map(lambda row: {"word": row["word"] * int(row["n"] + 1)})
     write_rows(world.folder / "result.jsonl", changed, folders, ledger)

@@ -1,6 +1,7 @@
 """Opening images strictly: what cannot be decoded to the last pixel is an error, not a grey patch."""
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,11 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK:
 
 class ImageError(Exception):
     """An image that is missing or cannot be decoded; the text says which file and why."""
+
+
+def made_name(identifier: str, digest: str, suffix: str) -> str:
+    """The file name of an image made for the row with this id; ``digest`` is of what decides its content."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', identifier)[:80]}_{digest[:12]}{suffix.lower()}"
 
 
 def stat_image(path: str | Path) -> os.stat_result:

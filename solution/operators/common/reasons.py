@@ -14,8 +14,10 @@ REMOVED = "removed by the operator"
 OUTSIDE_THRESHOLDS = "outside the operator's thresholds"
 CAPTIONED = "captioned from the image"
 GENERATED = "image generated from the caption"
+IMAGE_CHANGED = "another image from the operator"
 TOKENS_CHANGED = "the operator changed the number of image tokens"
 
+_WHERE_TO = "write it to synthetic_images in the operator's work_dir, or where Data-Juicer's transfer_filename says"
 _RECAPTIONED = "new caption fits better"
 _GAIN = re.compile(rf"{_RECAPTIONED}: (-?[\d.]+) instead of (-?[\d.]+)")
 _ORIGINAL = re.compile(rf"{REPEATS_IMAGE}: that of (.+)", re.DOTALL)
@@ -66,6 +68,16 @@ def not_best(cap: int, score_key: str) -> str:
 def not_best_of_cluster(score_key: str, cluster: int) -> str:
     """The row is not among the best ones of its cluster."""
     return f"not among the best of its cluster by {score_key}: cluster {cluster}"
+
+
+def written_into_seed(image: str) -> str:
+    """The operator wrote the row's new ``image`` into the folder of the seed's images."""
+    return f"the operator wrote an image into the seed's folder: {image}; {_WHERE_TO}"
+
+
+def written_elsewhere(image: str) -> str:
+    """The row's new ``image`` is in no folder that a row may name."""
+    return f"the operator wrote an image where no row may have one: {image}; {_WHERE_TO}"
 
 
 def created_from(row: int) -> str:

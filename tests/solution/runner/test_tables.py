@@ -64,7 +64,7 @@ def test_a_seed_read_in_parts_equals_one_read_whole(tmp_path, monkeypatch):
     rows[1]["score"], rows[3]["score"], rows[4]["note"] = 1, 0.5, {"by": "hand"}
     rows += [rows[0] | {"images": ["images/5.png"]}, rows[2], rows[2] | {"images": ["images/none.png"], "id": "x"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "\nno json\n")
-    folders = Folders(tmp_path, tmp_path, tmp_path / "out")
+    folders = Folders(tmp_path, tmp_path, tmp_path / "out", tmp_path / "unfinished")
     results = []
     for part in (1000, 2):
         monkeypatch.setattr(seed, "PART", part)
