@@ -73,6 +73,7 @@ class Step:
     created: int = 0
     rewritten: int = 0
     seconds: float = 0.0
+    remark: str = ""  # for the user: errors that the operator logged
     reasons: Counter[str] = field(default_factory=Counter)
     scores: list[dict[str, object]] = field(default_factory=list)  # a histogram for each statistic of a filter
 
