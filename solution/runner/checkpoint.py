@@ -17,11 +17,6 @@ from solution.runner.tables import open_rows, write_tables
 _ROWS = "{}.rows.arrow"  # the rows after that many operators
 
 
-def unfinished_folder(audit: Path) -> Path:
-    """The folder of the run whose audit this will be, while it is unfinished."""
-    return audit.with_suffix(".unfinished")
-
-
 class Checkpoint:
     """The state after the last finished operator: rows and ledger, in a folder next to the audit.
 
@@ -64,6 +59,13 @@ class Checkpoint:
         """Remove the state of a finished run."""
         ledger.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def leave(self, ledger: Ledger, is_resumable: bool) -> None:
+        """Close the state of a run that did not come to its end; without rows only its audit stays."""
+        ledger.close()
+        if not is_resumable:
+            for file in self.folder.glob("ledger.sqlite*"):
+                file.unlink()
 
     def _sweep(self, done: int | None) -> None:
         """Remove all but the ledger, the rows after ``done`` operators and the images they may show.

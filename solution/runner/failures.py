@@ -42,7 +42,7 @@ def guard(operator: Any) -> None:
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-    # Data-Juicer looks for the operator below the wrappers; with another __module__, all of this one's would be pickled.
+    # Data-Juicer looks for the operator below the wrappers. With its __module__, this one's globals would be pickled.
     @functools.wraps(method, assigned=("__name__", "__qualname__", "__doc__"))
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -92,10 +92,10 @@ def isolate(
             failed.append(reason(part[0], one_line(error)))
             ledger.fail(part[0][ROW], failed[-1])
             if not parts and len(failed) in (_MAX_FAILURES, len(dataset)):
-                commonest = max(failed, key=failed.count)
+                commonest, last = max(failed, key=failed.count), ledger.name_row(part[0][ROW])
                 raise UserError(
                     f"operator {ledger.steps[-1].name} fails for every row: {commonest} "
-                    f"({failed.count(commonest):,} of the first {len(failed):,} rows)"
+                    f"({failed.count(commonest):,} of the first {len(failed):,} rows, the last {last})"
                 ) from error
     if len(parts) <= 1:
         return parts[0] if parts else dataset

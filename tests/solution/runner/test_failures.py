@@ -6,7 +6,7 @@ import sys
 import pytest
 from datasets import disable_caching, enable_caching
 
-from solution.runner.audit import Ledger, RowAudit
+from solution.runner.audit import Ledger, RowAudit, funnel
 from solution.runner.data_juicer import (
     OPERATORS,
     STATS,
@@ -234,7 +234,11 @@ def test_two_processes_fail_the_same_row(name, data, ledger, request):
         ("odd_selector", "operator odd_selector: Lost: gone"),
         ("odd_list_selector", "operator odd_list_selector returned list, expected a data set"),
         ("odd_column_selector", "operator odd_column_selector removed the key 'images' from its rows"),
-        ("odd_batch_mapper", "operator odd_batch_mapper fails for every row: Lost: gone (8 of the first 8 rows)"),
+        (
+            "odd_batch_mapper",
+            "operator odd_batch_mapper fails for every row: Lost: gone (8 of the first 8 rows, the last line 8 "
+            "(id id8, 8.jpg))",
+        ),
         ("odd_mute_mapper", "operator odd_mute_mapper only logs an error for every row: needs `second_key`"),
         ("odd_constructor_filter", "operator 1 (odd_constructor_filter) cannot be set up: Lost: gone"),
         (
@@ -253,6 +257,16 @@ def test_a_fault_of_no_row_is_one_line(name, message, data, ledger):
 def test_errors_that_are_only_logged_are_told(data, ledger):
     assert len(run("odd_mute_mapper", data, ledger, only_bad=True)) == ROWS
     assert ledger.steps[-1].remark == "logged 1 errors, the first: needs `second_key`"
+
+
+def test_the_commonest_reason_of_failures_is_told(ledger):
+    """Where the first ten failed rows do not show it."""
+    ledger.begin("odd_mapper", ROWS)
+    ledger.add(RowAudit(f"id{row}", row, None, "", "", "") for row in range(ROWS + 1, 20))
+    for row in range(1, 20):
+        ledger.fail(row, "lost" if row in (1, 5) else f"odd {row}")
+    ledger.steps[-1].rows_in = 19
+    assert "  failed most often in odd_mapper, 2 of 19: lost" in funnel(ledger).splitlines()
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_once(data, ledger):
