@@ -24,12 +24,22 @@ import os
 import time
 from contextlib import ExitStack
 from importlib.metadata import version
+from typing import Any
 
 from solution.processes import InUseError, end_forks_with_this_process, owner_of
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
 from solution.runner.recipe import Recipe, load_recipe
-from solution.runner.record import RESULT, TESTED_DATA_JUICER, describe_inputs, is_done, write_record
+from solution.runner.record import (
+    RECORD,
+    RESULT,
+    TESTED_DATA_JUICER,
+    audits_in,
+    describe_inputs,
+    is_done,
+    unfinished_folder,
+    write_record,
+)  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
@@ -85,11 +95,11 @@ def process(arguments: argparse.Namespace) -> None:
     warn_of_untested_version()
     set_environment(recipe, output.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
-    from solution.runner.checkpoint import unfinished_folder
     from solution.runner.produced import send_to_the_run
     from solution.runner.run import Run, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
+    send_to_the_run(unfinished_folder(audit))
     with ExitStack() as stack:
         stack.enter_context(owner_of(output))
         send_to_the_run(unfinished_folder(audit))
@@ -101,24 +111,31 @@ def process(arguments: argparse.Namespace) -> None:
 
             executor = stack.enter_context(RayExecutor(recipe, str(output), arguments.ray_address))
         run = Run(recipe, images, output / RESULT, audit, inputs, arguments.on_error, arguments.overwrite, executor)
-        counts = run.execute()
-    about = {"executor": arguments.executor, "seconds": round(time.monotonic() - started, 1)}
-    record = write_record(output, inputs, counts | about)
-    print(f"rows: {shown(output / RESULT)}; audit of every row: {shown(audit)}; record: {shown(record)}")
+
+        def record(counts: dict[str, Any]) -> None:
+            seconds = round(time.monotonic() - started, 1)
+            write_record(output, inputs, counts | {"executor": arguments.executor, "seconds": seconds})
+
+        run.execute(record)
+    print(f"rows: {shown(output / RESULT)}; audit of every row: {shown(audit)}; record: {shown(output / RECORD)}")
 
 
 def report(arguments: argparse.Namespace) -> None:
     """Write the page next to the run's audit. Raises UserError where there is no audit."""
     folder = arguments.output.absolute().parent / "audit"
-    audits = sorted(folder.glob("*.parquet"), key=lambda file: file.stat().st_mtime)
-    if not audits and not arguments.recipe:
+    found = audits_in(folder)
+    if not found and not arguments.recipe:
         raise UserError(f"no audit in {shown(folder)}: run a recipe first (--recipe FILE)")
-    audit = folder / f"{Path(arguments.recipe).stem}.parquet" if arguments.recipe else audits[-1]
+    latest = max(found, key=lambda name: found[name].stat().st_mtime, default="")
+    name = Path(arguments.recipe).stem if arguments.recipe else latest
+    audit = found.get(name, folder / f"{name}.parquet")
     from solution.report.report import write_report  # the image and table libraries take a second
 
     page = audit.with_suffix(".html")
-    write_report(audit, arguments.images, page)
+    missing = write_report(audit, name, arguments.images, page)
     print(f"report: {shown(page)}")
+    if missing:
+        print(f"note: {missing} of its images cannot be read: --images DIR says where they are", file=sys.stderr)
 
 
 def warn_of_untested_version() -> None:

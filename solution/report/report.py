@@ -23,28 +23,34 @@ from solution.operators.common.captions import caption_of
 from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.reasons import REPEATS_CAPTION, REPEATS_IMAGE, kind_of, recaption_gain, repeated_id
 from solution.report.page import Card, Gallery, Section, page
-from solution.runner.errors import UserError
+from solution.runner.errors import UserError, visible
 from solution.runner.files import replaced, shown
+from solution.runner.record import audits_in
 
 _CARDS = 12  # per gallery
 _THUMBNAIL = 320  # px, the longer side; shown at half of it, so that it is crisp on dense screens
 
 
-def write_report(audit: Path, images: Path | None, target: Path) -> None:
-    """Write the page about the run whose audit this is. ``images`` replaces the recorded image root.
+def write_report(audit: Path, recipe: str, images: Path | None, target: Path) -> int:
+    """Write the page about the run of the ``recipe`` whose audit this is. ``images`` replaces the recorded image root.
 
-    Raises UserError for a missing or foreign audit.
+    Returns how many images the page should show and cannot. Raises UserError for a missing or foreign audit, and where
+    ``images`` is no folder.
     """
+    if images and not images.is_dir():
+        raise UserError(f"--images {images} is no folder: give the one that the rows' image paths start from")
     try:
         file = pq.ParquetFile(audit)
         about = json.loads((file.schema_arrow.metadata or {})[b"run"])
     except FileNotFoundError:
-        there = ", ".join(sorted(file.stem for file in audit.parent.glob("*.parquet"))) or "none yet"
+        there = ", ".join(sorted(audits_in(audit.parent))) or "none yet"
         raise UserError(f"audit {shown(audit)} is missing: run the recipe first; audits there: {there}") from None
-    except (pa.ArrowInvalid, KeyError):
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError):
         raise UserError(f"audit {shown(audit)} was not written by process.py: run the recipe again") from None
+    report = _Report(file, about, images)
     with replaced(target) as temporary:
-        temporary.write_text(_Report(file, about, images).page(audit), encoding="utf-8")
+        temporary.write_text(visible(report.page(audit, recipe), kept="\n\t"), encoding="utf-8")
+    return report.missing
 
 
 class _Report:
@@ -55,8 +61,9 @@ class _Report:
         self.steps: list[dict[str, Any]] = about["steps"]
         self.images = images or Path(about["images"])
         self.output = Path(about["output"])
+        self.missing = 0  # images that could not be read
 
-    def page(self, audit: Path) -> str:
+    def page(self, audit: Path, recipe: str) -> str:
         """The HTML text."""
         sections = [
             Section("Dropped pairs", self._dropped()),
@@ -68,7 +75,7 @@ class _Report:
         ]
         shown_sections = [section for section in sections if section.galleries]
         about = f"Galleries show at most {_CARDS} rows each; all rows, with scores and reasons, are in {shown(audit)}."
-        return page(f"Recipe {audit.stem}", about, self._totals(), self.steps, shown_sections)
+        return page(f"Recipe {recipe}", about, self._totals(), self.steps, shown_sections)
 
     def _totals(self) -> dict[str, int]:
         """Rows in, created, and in each state at the end."""
@@ -213,6 +220,7 @@ class _Report:
         try:
             image = open_image(root / name)
         except ImageError:
+            self.missing += 1
             return None
         image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
         file = io.BytesIO()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from solution.operators.common.reasons import IMAGE_CHANGED, created_from, kind_of
-from solution.runner.errors import UserError
+from solution.runner.errors import UserError, visible
 from solution.runner.files import replaced, shown
 
 SCHEMA = pa.schema(
@@ -73,6 +73,7 @@ class Step:
     created: int = 0
     rewritten: int = 0
     seconds: float = 0.0
+    remark: str = ""  # for the user: errors that the operator logged
     reasons: Counter[str] = field(default_factory=Counter)
     scores: list[dict[str, object]] = field(default_factory=list)  # a histogram for each statistic of a filter
 
@@ -256,7 +257,7 @@ class Ledger:
     def name_row(self, row: int) -> str:
         """`line 17 (id 0042, images/0042.jpg)`."""
         audit = self.find(row)
-        return f"line {row} (id {audit.id}, {audit.image})" if audit.id else f"line {row}"
+        return visible(f"line {row} (id {audit.id}, {audit.image})") if audit.id else f"line {row}"
 
     def totals(self) -> dict[str, int]:
         """Counts over all rows. Raises RuntimeError where they break conservation: a fault of this program."""
@@ -293,6 +294,15 @@ class Ledger:
             for identifier, row, image, operator, reason in found
         ]
 
+    def failure_reasons(self, name: str) -> list[tuple[str, int]]:
+        """Why the rows failed that a step failed, the commonest reason first, with its count."""
+        found = self._rows.execute(
+            "SELECT reason, count(*) FROM rows WHERE state = 'failed' AND operator = ? "
+            "GROUP BY reason ORDER BY count(*) DESC, min(row)",
+            (name,),
+        )
+        return found.fetchall()
+
     def write(self, path: Path, **about: object) -> None:
         """Write the audit: Parquet, one line per row, in the order of row numbers.
 
@@ -322,7 +332,11 @@ def funnel(ledger: Ledger) -> str:
     lines += [f"  failed {ledger.name_row(row['row'])} in {row['operator']}: {row['reason']}" for row in failures[:10]]
     if len(failures) > 10:
         lines.append(f"  ... and {len(failures) - 10:,} more failed rows, all in the audit")
-    return "\n".join(lines)
+        for step in ledger.steps:
+            for reason, count in ledger.failure_reasons(step.name)[:1]:
+                lines.append(f"  failed most often in {step.name}, {count:,} of {step.failed:,}: {reason}")
+    lines += [f"  {step.name} {step.remark}" for step in ledger.steps if step.remark]
+    return "\n".join(map(visible, lines))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

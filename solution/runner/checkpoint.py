@@ -65,6 +65,13 @@ class Checkpoint:
         ledger.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def leave(self, ledger: Ledger, is_resumable: bool) -> None:
+        """Close the state of a run that did not come to its end; without rows only its audit stays."""
+        ledger.close()
+        if not is_resumable:
+            for file in self.folder.glob("ledger.sqlite*"):
+                file.unlink()
+
     def _sweep(self, done: int | None) -> None:
         """Remove all but the ledger, the rows after ``done`` operators and the images they may show.
 

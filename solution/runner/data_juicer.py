@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module, metadata, reload
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -22,6 +23,7 @@ from data_juicer.utils.lazy_loader import LazyLoader
 from packaging.requirements import InvalidRequirement, Requirement
 
 from solution.operators.common.rows import row_seed
+from solution.runner.errors import SetupFault, one_line
 from solution.runner.record import TESTED_DATA_JUICER
 
 _FOLDER = Path(data_juicer.__file__).parent
@@ -73,6 +75,13 @@ DEVIATIONS = (
             "data_juicer.utils.model_utils.free_models": "d6d901ccea11",
             "data_juicer.ops.base_op.Mapper.run": "443bd5d5c5c6",
         },
+    ),
+    Deviation(
+        "model_utils.get_model",
+        "patch",
+        "a model that cannot be loaded ends the run",
+        "the operator would raise for every row, and load the model again for each",
+        {"data_juicer.utils.model_utils.get_model": "44e1b28e04ae"},
     ),
     Deviation(
         "NestedDataset.cleanup_cache_files",
@@ -232,8 +241,10 @@ from data_juicer.ops import (  # noqa: E402
 )
 from data_juicer.utils import model_utils  # noqa: E402
 from data_juicer.utils.constant import Fields  # noqa: E402
-from data_juicer.utils.mm_utils import load_image  # noqa: E402
+from data_juicer.utils.mm_utils import SpecialTokens, load_image  # noqa: E402
 from PIL import Image  # noqa: E402
+
+_get_model = model_utils.get_model
 
 
 def _free_models() -> None:
@@ -241,11 +252,23 @@ def _free_models() -> None:
         model_utils.free_models()
 
 
+@wraps(_get_model)
+def _load_once(model_key: Any = None, rank: int | None = None, use_cuda: bool = False) -> Any:
+    try:
+        return _get_model(model_key, rank, use_cuda)
+    except ImportError:
+        raise
+    except Exception as error:
+        names = [str(value) for value in model_key.keywords.values() if isinstance(value, str)]
+        raise SetupFault(f"its model {' '.join(names[:1])} cannot be loaded: {one_line(error)}") from error
+
+
 def _keep_files(self: NestedDataset) -> int:
     return 0
 
 
 base_op.free_models = _free_models
+model_utils.get_model = _load_once
 NestedDataset.cleanup_cache_files = _keep_files
 
 STATS = Fields.stats  # the column in which filters keep a row's scores
@@ -322,5 +345,5 @@ def _header(path: str) -> Image.Image:
 
 __all__ = [
     "DEVIATIONS", "OPERATORS", "STATS", "Deduplicator", "Deviation", "Filter", "Mapper", "NestedDataset", "Selector",
-    "load_operator", "register_stock", "seed_random",
+    "SpecialTokens", "load_operator", "register_stock", "seed_random",
 ]  # fmt: skip

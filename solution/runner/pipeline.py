@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Json, concatenate_datasets
+from datasets import Json
 
 from solution.entry import is_interrupt
 from solution.operators import register
 from solution.operators.common import reasons
-from solution.operators.common.rows import FAILURE, NOTE, PART, parts_of
+from solution.operators.common.rows import NOTE, PART, parts_of
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import (
     OPERATORS,
@@ -25,18 +25,18 @@ from solution.runner.data_juicer import (
     Mapper,
     NestedDataset,
     Selector,
+    SpecialTokens,
     load_operator,
     register_stock,
     seed_random,
 )
-from solution.runner.errors import UserError
+from solution.runner.errors import SetupFault, UserError, machine_fault, one_line
+from solution.runner.failures import guard, isolate, logged_errors, whole, without, without_failed
 from solution.runner.histogram import histogram
 from solution.runner.produced import sent_to_the_run
 from solution.runner.recipe import OWN_OPERATORS, Recipe
-from solution.runner.seed import ROW, WORK_TOKEN
+from solution.runner.seed import ROW
 from solution.runner.tables import numbers_of, positions_of, rows_of_step, tables_of
-
-_MAX_FAILURES = 20  # an operator that raises for this many single rows and passes none is broken, not its rows
 
 
 def registry(recipe: Recipe) -> dict[str, type]:
@@ -77,9 +77,11 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
         ((name, params),) = entry.items()
         try:
             batches = {"batch_mode": True} if issubclass(OPERATORS.modules[name], Filter) else {}
-            operators.append(load_operator(name, common | batches | sent_to_the_run(params, name)))
-        except (ValueError, AssertionError, ImportError, OSError) as error:
-            raise UserError(f"operator {number} ({name}): {one_line(error)}") from error
+            operator = load_operator(name, common | batches | sent_to_the_run(params, name))
+        except (Exception, SystemExit) as error:  # a constructor raises anything
+            raise UserError(f"operator {number} ({name}) cannot be set up: {one_line(error)}") from error
+        guard(operator)
+        operators.append(operator)
     return operators
 
 
@@ -92,22 +94,39 @@ def run_operator(
     run at all, or fails a row under the policy stop.
     """
     run = run or operator.run
-    started = time.monotonic()
-    ledger.begin(operator._name, len(dataset))
+    name, started = operator._name, time.monotonic()
+    ledger.begin(name, len(dataset))
     seed_random(ledger.steps[-1].name)
     try:
-        if isinstance(operator, Filter):
-            result = _run_filter(operator, dataset, ledger, run)
-        elif isinstance(operator, Mapper):
-            result = _run_mapper(operator, dataset, ledger, run)
-        elif isinstance(operator, Deduplicator | Selector):
-            result = _run_on_whole(operator, dataset, ledger)
-        else:
-            raise UserError(f"operator {operator._name}: expected a Mapper, Filter, Deduplicator or Selector")
+        with logged_errors() as errors:
+            if isinstance(operator, Filter):
+                result = _run_filter(operator, dataset, ledger, run)
+            elif isinstance(operator, Mapper):
+                result = _run_mapper(operator, dataset, ledger, run)
+            elif isinstance(operator, Deduplicator | Selector):
+                result = _run_on_whole(operator, dataset, ledger)
+            else:
+                raise UserError(f"operator {name}: expected a Mapper, Filter, Deduplicator or Selector")
+            _report_errors(errors(), dataset, result, ledger)
     except ImportError as error:
-        raise UserError(f"operator {operator._name}: {one_line(error)}") from error
+        raise UserError(f"operator {name}: {one_line(error)}") from error
+    except SetupFault as fault:
+        raise UserError(
+            f"operator {name} cannot work: {fault}; nothing of it was saved, the same command resumes with it"
+        ) from fault
     ledger.steps[-1].seconds = time.monotonic() - started
     return result
+
+
+def _report_errors(errors: list[str], before: NestedDataset, after: NestedDataset, ledger: Ledger) -> None:
+    """Note in the step what the operator logged. Raises UserError where it logged an error a row and did nothing."""
+    step = ledger.steps[-1]
+    if not errors:
+        return
+    did_nothing = len(before) == len(after) and not (step.rewritten or step.created or step.failed or step.scores)
+    if did_nothing and len(errors) >= len(before):
+        raise UserError(f"operator {step.name} only logs an error for every row: {errors[0]}")
+    step.remark = f"logged {len(errors):,} errors, the first: {errors[0]}"
 
 
 def _run_filter(
@@ -117,14 +136,23 @@ def _run_filter(
     # With old scores there, a filter of the same kind would skip its work, though the caption may have changed.
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
     bare = bare.add_column(STATS, ["{}"] * len(bare), feature=Json())  # Data-Juicer would do so row by row
-    scored = _isolate_failures(lambda part: run(part, reduce=False), bare, ledger)
-    scored = _without_failed(scored, ledger)
+    scored = without_failed(isolate(lambda part: run(part, reduce=False), bare, ledger), ledger)
     options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size, "desc": operator._name}
-    kept = scored.filter(operator.process, **options)
+    kept = isolate(lambda part: part.filter(operator.process, **options), scored, ledger, _undecided)
+    failed = np.isin(numbers_of(scored, ROW), ledger.failed_now())
+    scored = without(scored, np.flatnonzero(failed).tolist())
     kept_rows = numbers_of(kept, ROW)
     is_kept = np.isin(numbers_of(scored, ROW), kept_rows)
     _record_scores(scored, is_kept, _thresholds(operator), ledger)
     return _with_earlier_scores(kept, kept_rows, dataset) if len(kept) else kept
+
+
+def _undecided(row: dict[str, Any], error: str) -> str:
+    """Why a filter cannot decide on a row: a statistic that is no number is null in its column, which says little."""
+    missing = [
+        stat for stat, value in row[STATS].items() if value is None or (isinstance(value, list) and None in value)
+    ]
+    return f"{missing[0]} is not a number" if missing else error
 
 
 def _record_scores(scored: NestedDataset, is_kept: np.ndarray, thresholds: dict[str, float], ledger: Ledger) -> None:
@@ -155,7 +183,7 @@ def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: Ne
     """The rows of ``kept`` with the scores that they had in ``dataset`` in addition to their new ones."""
     positions = positions_of(kept_rows, numbers_of(dataset, ROW)) if STATS in dataset.column_names else None
 
-    def tables() -> Iterator[pa.Table]:
+    def tables(chosen: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[pa.Table]:
         start = 0
         for table, part in zip(tables_of(kept.remove_columns(STATS)), parts_of(kept, STATS), strict=True):
             scores = part[STATS]
@@ -163,66 +191,83 @@ def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: Ne
                 earlier = dataset[STATS][positions[start : start + len(scores)]]
                 scores = [old | new for old, new in zip(earlier, scores, strict=True)]
             start += len(scores)
-            yield table.replace_schema_metadata().append_column(STATS, pa.array(scores))
+            yield table.replace_schema_metadata().append_column(STATS, pa.array(map(chosen, scores)))
 
     # A typed column per score; Data-Juicer's stats are one JSON text per row, read and written at every step.
-    return rows_of_step(tables())
+    try:
+        return rows_of_step(tables(dict))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # a statistic of several types
+        return rows_of_step(tables(_numbers))
 
 
 def _run_mapper(
     operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
 ) -> NestedDataset:
     """Rows may be changed, removed or multiplied; a text that lost its image token is a failed row."""
-    result = _without_failed(_isolate_failures(run, dataset, ledger), ledger)
-    result = _number_created(result, ledger)
-    rows_before, rows = numbers_of(dataset, ROW), numbers_of(result, ROW)
-    origins = positions_of(rows, rows_before)
-    broken: list[int] = []
-    is_changed = False
-    start = 0
-    for part in parts_of(result, ROW, "text", "images", NOTE):
-        numbers, texts = part[ROW], part["text"]
+    result = _number_created(without_failed(isolate(run, dataset, ledger), ledger), ledger)
+    for part in parts_of(result, ROW, NOTE):
         if NOTE in part:
-            ledger.note([(row, note) for row, note in zip(numbers, part[NOTE], strict=True) if note])
-        own = origins[start : start + len(numbers)]
-        before = iter(dataset[operator.text_key][own[own >= 0]])
+            ledger.note([(row, note) for row, note in zip(part[ROW], part[NOTE], strict=True) if note])
+    rows_before, rows = numbers_of(dataset, ROW), numbers_of(result, ROW)
+    _drop_missing(rows_before, rows, reasons.REMOVED, ledger)
+    return _with_texts_recorded(result.remove_columns(NOTE) if NOTE in result.column_names else result, dataset, ledger)
+
+
+def _with_texts_recorded(result: NestedDataset, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
+    """The rows of ``result`` whose text still has its image token; the others fail, and the ledger gets all new texts.
+
+    Scores of the old captions must not rank or pass the new ones: they go.
+    """
+    rows = numbers_of(result, ROW)
+    origins = positions_of(rows, numbers_of(dataset, ROW))
+    is_changed = bool((origins < 0).any())
+    broken: list[int] = []
+    start = 0
+    for part in parts_of(result, ROW, "text", "images"):
+        own = origins[start : start + len(part[ROW])]
+        before = iter(dataset["text"][own[own >= 0]])
         changed = [
             (row, text)
-            for row, text, origin in zip(numbers, texts, own, strict=True)
+            for row, text, origin in zip(part[ROW], part["text"], own, strict=True)
             if origin >= 0 and text != next(before)
         ]
         ledger.rewrite(changed)
         is_changed = is_changed or bool(changed)
         broken += [
             start + position
-            for position, (text, images) in enumerate(zip(texts, part["images"], strict=True))
-            if text.count(WORK_TOKEN) != len(images)
+            for position, (text, images) in enumerate(zip(part["text"], part["images"], strict=True))
+            if text.count(SpecialTokens.image) != len(images)
         ]
-        start += len(numbers)
-    _drop_missing(rows_before, rows, reasons.REMOVED, ledger)
+        start += len(own)
     for position in broken:
         ledger.fail(int(rows[position]), reasons.TOKENS_CHANGED)
-    result = _without(result.remove_columns(NOTE) if NOTE in result.column_names else result, broken)
-    # Scores of the old captions must not rank or pass the new ones.
-    stale = (is_changed or len(rows) > len(rows_before)) and STATS in result.column_names
-    return result.remove_columns(STATS) if stale else result
+    result = without(result, broken)
+    return result.remove_columns(STATS) if is_changed and STATS in result.column_names else result
 
 
 def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Operators that compare rows; ours say why they drop a row (`dropped_because`, by position)."""
     try:
-        if isinstance(operator, Deduplicator) and operator.is_batched_op():  # its run() would hash rows one at a time
+        if type(operator).run is Deduplicator.run:  # it would hash rows one at a time
             options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size, "desc": operator._name}
-            result, _ = operator.process(dataset.map(operator.compute_hash, **options))
+            prepared = super(Deduplicator, operator).run(dataset)
+            dataset = isolate(lambda part: part.map(operator.compute_hash, **options), prepared, ledger)
+            result, _ = operator.process(dataset)
         else:
             result = operator.run(dataset)
-    except ValueError as error:
+    except (ImportError, UserError, SetupFault):
+        raise
+    except (Exception, SystemExit) as error:  # no single row can be told to be at fault
+        if is_interrupt(error):
+            raise
+        if fault := machine_fault(error):
+            raise SetupFault(fault) from error
         raise UserError(f"operator {operator._name}: {one_line(error)}") from error
-    result = _number_created(_without_failed(result, ledger), ledger)
+    before = numbers_of(dataset, ROW)
+    result = _number_created(without_failed(whole(result, ledger), ledger), ledger)
     default = reasons.REPEATS_ROW if isinstance(operator, Deduplicator) else reasons.NOT_SELECTED
-    because = getattr(operator, "dropped_because", {})
-    _drop_missing(numbers_of(dataset, ROW), numbers_of(result, ROW), default, ledger, because)
-    return result
+    _drop_missing(before, numbers_of(result, ROW), default, ledger, getattr(operator, "dropped_because", {}))
+    return _with_texts_recorded(result, dataset, ledger)
 
 
 def _drop_missing(
@@ -234,58 +279,6 @@ def _drop_missing(
         (int(before[position]), (because or {}).get(position, default), None, None)
         for position in np.flatnonzero(gone).tolist()
     )
-
-
-def _isolate_failures(
-    run: Callable[[NestedDataset], NestedDataset], dataset: NestedDataset, ledger: Ledger
-) -> NestedDataset:
-    """Run a row-wise operator; where it raises, halve the rows until the bad ones are alone, and fail only those.
-
-    Raises UserError where a package is missing, where every single row tried fails, and where ``run`` itself does.
-    """
-    parts: list[NestedDataset] = []
-    failed = 0
-    waiting = [dataset]
-    while waiting:
-        part = waiting.pop()
-        try:
-            parts.append(run(part))
-        except (ImportError, UserError):
-            raise
-        except Exception as error:  # operators raise anything; the row is named with the reason
-            if is_interrupt(error):
-                raise
-            if len(part) > 1:
-                middle = len(part) // 2
-                waiting += [part.select(range(middle, len(part))), part.select(range(middle))]
-                continue
-            failed += 1
-            ledger.fail(part[0][ROW], one_line(error))
-            if failed >= _MAX_FAILURES and not parts:
-                raise UserError(f"operator {ledger.steps[-1].name} fails for every row: {one_line(error)}") from error
-    if len(parts) == 1:
-        return parts[0]
-    return NestedDataset(concatenate_datasets(parts)) if parts else dataset.select([])
-
-
-def _without_failed(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
-    """The rows without those that an operator of ours marked as failed, and without the mark itself."""
-    if FAILURE not in dataset.column_names:
-        return dataset
-    bad: list[int] = []
-    start = 0
-    for part in parts_of(dataset, ROW, FAILURE):
-        for position, (row, failure) in enumerate(zip(part[ROW], part[FAILURE], strict=True), start=start):
-            if failure:
-                ledger.fail(row, failure)
-                bad.append(position)
-        start += len(part[ROW])
-    return _without(dataset.remove_columns(FAILURE), bad)
-
-
-def _without(dataset: NestedDataset, positions: list[int]) -> NestedDataset:
-    """The data set without some rows."""
-    return dataset.select(np.delete(np.arange(len(dataset)), positions)) if positions else dataset
 
 
 def _number_created(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
@@ -336,13 +329,3 @@ def _numbers(stats: dict[str, Any]) -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             numbers[key] = float(value)
     return numbers
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an exception's text, with its type where the text alone says little."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return (
-        first
-        if isinstance(error, ValueError | ImportError) and first
-        else f"{type(error).__name__}: {first}".rstrip(": ")
-    )

@@ -17,9 +17,9 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from solution.runner.data_juicer import NestedDataset, seed_random
-from solution.runner.errors import UserError
+from solution.runner.errors import SetupFault, UserError, one_line
 from solution.runner.files import ROOT
-from solution.runner.pipeline import build_operators, one_line, registry
+from solution.runner.pipeline import build_operators, registry
 from solution.runner.produced import VARIABLE
 from solution.runner.recipe import Recipe, check_operators
 from solution.runner.seed import ROW
@@ -164,7 +164,7 @@ class Worker:
         seed_random(f"{index} {rows[0][ROW]}")
         try:
             return _packed(self.operators[index].run(rows, **options).with_format("arrow")[:])
-        except (ImportError, UserError):
+        except (ImportError, UserError, SetupFault):
             raise
         except Exception as error:  # of any class, which may be known in this process alone
             raise ValueError(one_line(error)) from None

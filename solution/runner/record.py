@@ -11,8 +11,30 @@ from solution.runner.recipe import Recipe
 
 RESULT = "processed_data.jsonl"
 TESTED_DATA_JUICER = "1.6.1"
-_RECORD = "run.json"
+RECORD = "run.json"
 _PACKAGES = ("py-data-juicer", "datasets", "torch", "transformers", "pillow")
+
+
+def unfinished_folder(audit: Path) -> Path:
+    """The folder of the run whose audit this will be, while it is unfinished."""
+    return audit.with_suffix(".unfinished")
+
+
+def stopped_audit(audit: Path) -> Path:
+    """The audit of the rows so far, where the last run did not come to its end."""
+    return unfinished_folder(audit) / "audit.parquet"
+
+
+def audits_in(folder: Path) -> dict[str, Path]:
+    """Recipe's name -> the audit of its last run, finished or stopped, for each recipe that ran."""
+    names = {file.stem for ending in ("parquet", "unfinished") for file in folder.glob(f"*.{ending}")}
+    found = {}
+    for name in names:
+        finished = folder / f"{name}.parquet"
+        latest = next(filter(Path.is_file, (stopped_audit(finished), finished)), None)
+        if latest:
+            found[name] = latest
+    return found
 
 
 def describe_inputs(recipe: Recipe, images: Path, on_error: str) -> dict[str, Any]:
@@ -43,7 +65,7 @@ def _python_files(path: Path) -> list[Path]:
 
 def is_done(output: Path, inputs: dict[str, Any]) -> bool:
     """Whether the folder holds the untouched result of the same inputs."""
-    record_file, result = output / _RECORD, output / RESULT
+    record_file, result = output / RECORD, output / RESULT
     if not record_file.is_file() or not result.is_file():
         return False
     try:
@@ -53,9 +75,8 @@ def is_done(output: Path, inputs: dict[str, Any]) -> bool:
     return {key: record.get(key) for key in inputs} == inputs and record["outputs"][RESULT] == sha256_of(result)
 
 
-def write_record(output: Path, inputs: dict[str, Any], about: dict[str, Any]) -> Path:
-    """Write the record next to the result: ``inputs``, ``about`` the run, and the result's hash. Returns its path."""
+def write_record(output: Path, inputs: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write the record next to the result: ``inputs``, ``about`` the run, and the result's hash."""
     record = inputs | about | {"outputs": {RESULT: sha256_of(output / RESULT)}}
-    with replaced(output / _RECORD) as temporary:
+    with replaced(output / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return output / _RECORD

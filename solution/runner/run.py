@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,14 @@ from loguru import logger
 from tqdm.auto import tqdm
 
 from solution.runner.audit import Ledger, funnel
-from solution.runner.checkpoint import Checkpoint, unfinished_folder
-from solution.runner.data_juicer import Mapper
-from solution.runner.errors import UserError
-from solution.runner.files import shown
+from solution.runner.checkpoint import Checkpoint
+from solution.runner.data_juicer import Mapper, NestedDataset
+from solution.runner.errors import UserError, visible
+from solution.runner.files import replaced, shown
 from solution.runner.pipeline import build_operators, registry, run_operator
 from solution.runner.produced import ProducedImages
 from solution.runner.recipe import Recipe, check_operators
+from solution.runner.record import stopped_audit, unfinished_folder
 from solution.runner.seed import SYNTHETIC, Folders, read_rows, write_rows
 from solution.runner.tables import tables_of
 
@@ -40,6 +41,7 @@ def log_to(path: Path) -> None:
     logger.add(path, mode="w", level="INFO")
     logging.basicConfig(filename=path, level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+    logging.getLogger("datasets").handlers.clear()  # its own writes to stderr, a line for each part around a bad row
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
 
@@ -68,10 +70,12 @@ class Run:
     overwrite: bool  # do not resume an unfinished run
     executor: "RayExecutor | None" = None  # where row-wise operators run; None for this process
 
-    def execute(self) -> dict[str, Any]:
-        """Run all operators, write result and audit, print the funnel. Returns the counts for the record.
+    def execute(self, write_record: Callable[[dict[str, Any]], None]) -> None:
+        """Run all operators, write result and audit, have the counts recorded, print the funnel.
 
-        Raises UserError for a fault of recipe or rows, and where no row is left.
+        Result, audit and record of an earlier run stay as they are until all of the new ones are there. Raises
+        UserError for a fault of recipe or rows, and where no row is left; an audit of the rows so far is then in the
+        folder of the unfinished run.
         """
         process = check_operators(self.recipe, registry(self.recipe))
         operators = build_operators(process, self.recipe.processes, str(self.result.parent))
@@ -103,19 +107,38 @@ class Run:
                 _say(
                     f"    {step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed in {step.seconds:.1f} s"
                 )
+                if step.remark:
+                    _say(f"    {visible(step.remark)}")
                 if not len(dataset):
                     raise UserError(self._nothing_left(ledger))
                 dataset = checkpoint.save(number, tables_of(dataset), ledger)
-            write_rows(self.result, dataset, folders, ledger)
-        finally:
+            self._finish(dataset, folders, ledger, write_record)
+        except BaseException:
             if ledger.steps and ledger.steps[0].rows_in:
-                ledger.write(self.audit, images=str(self.images), output=str(self.result.parent))
-            if dataset is None:  # nothing to resume from
-                checkpoint.clear(ledger)
-        print(funnel(ledger))
-        record = {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()}
+                ledger.write(stopped_audit(self.audit), **self._places())
+            checkpoint.leave(ledger, is_resumable=dataset is not None)
+            raise
         checkpoint.clear(ledger)
-        return record
+
+    def _finish(
+        self,
+        dataset: NestedDataset,
+        folders: Folders,
+        ledger: Ledger,
+        write_record: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Put result and audit in the place of earlier ones, then the record; a page about the earlier run goes."""
+        with replaced(self.audit) as audit, replaced(self.result) as result:
+            write_rows(result, dataset, folders, ledger)
+            ledger.write(audit, **self._places())
+            text = funnel(ledger)
+        write_record({"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()})
+        self.audit.with_suffix(".html").unlink(missing_ok=True)
+        print(text)
+
+    def _places(self) -> dict[str, str]:
+        """What the audit says of where images lie."""
+        return {"images": str(self.images), "output": str(self.result.parent)}
 
     def _identity(self) -> dict[str, Any]:
         """What an unfinished run must share with this one, except the recipe: its operators are compared one by one."""
@@ -125,15 +148,13 @@ class Run:
         """The message for an empty result: which operator took the last rows, and why."""
         step = ledger.steps[-1]
         why = [f"{count:,} {reason}" for reason, count in step.reasons.most_common(3)]
-        if step.failed:
-            first = ledger.failed_now()[0]
-            why.append(f"{ledger.name_row(first)}: {ledger.find(first).reason}")
+        why += [f"{count:,} failed: {reason}" for reason, count in ledger.failure_reasons(step.name)[:1]]
         details = f" ({', '.join(why)})" if why else ""
         advice = "change its thresholds, every row's score is" if step.dropped else "every row's reason is"
         return (
             f"no rows left: operator {len(ledger.steps) - 1} ({step.name}) dropped {step.dropped:,} and failed "
             f"{step.failed:,} of the last {step.rows_in:,} rows{details}; "
-            f"{advice} in {shown(self.audit)}"
+            f"{advice} in {shown(stopped_audit(self.audit))}; `process.py report {self.recipe.name}` makes a page of it"
         )
 
 

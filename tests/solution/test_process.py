@@ -18,6 +18,7 @@ from random import Random
 import pyarrow.parquet as pq
 import pytest
 
+from tests import warm
 from tests.solution.conftest import ROOT, TEXT
 
 CAPTIONS = [
@@ -158,7 +159,8 @@ def test_no_rows_left_is_an_error(make_seed, make_recipe, run_process):
     assert last.startswith("error: no rows left: operator 2 (caption_words_filter) dropped 9")
     assert "below min_num 30" in last
     assert done.rows is None
-    assert len(audit_of(done)) == 9  # where the scores can be looked up
+    stopped = done.audit.parent / "trial.unfinished" / "audit.parquet"
+    assert len(pq.read_table(stopped)) == 9  # where the scores can be looked up
 
 
 def test_unknown_key_is_one_line(make_seed, make_recipe, run_process):
@@ -207,8 +209,33 @@ def test_an_empty_result_says_why_rows_failed(make_seed, make_recipe, run_proces
     recipe = make_recipe([{"waiting_mapper": None}], custom_operator_paths=[str(tmp_path / "raising.py")])
     done = run_process(recipe, make_seed(["a dog", "a cat"]))
     assert done.code == 1
-    assert "line 1 (id 000, images/000.jpg): KeyError: 'no such colour'" in done.err.splitlines()[-1]
+    last = done.err.splitlines()[-1]
+    assert "fails for every row: KeyError: 'no such colour' (2 of the first 2 rows, the last line 2 (id 001" in last
     assert "threshold" not in done.err
+
+
+def test_a_run_that_stops_leaves_the_earlier_result_alone(make_seed, make_recipe, run_process, tmp_path):
+    """Result, audit and record belong together; the stopped run's audit is apart, and the report is about that run."""
+    seed = make_seed(["a red dog", "a cat", "two of them"])
+    done = run_process(make_recipe([{"caption_words_filter": {"min_num": 2}}]), seed)
+    assert done.code == 0, done.err
+    report = [sys.executable, str(ROOT / "solution" / "process.py"), "report", "--output", str(done.output)]
+    assert warm.run(report, cwd=tmp_path, env=os.environ, timeout=60).returncode == 0
+    files = [done.output / name for name in ("processed_data.jsonl", "run.json")]
+    files += [done.audit, done.audit.with_suffix(".html")]
+    before = {file: file.read_bytes() for file in files}
+    stopped = run_process(make_recipe([{"caption_words_filter": {"min_num": 30}}]), seed)
+    assert stopped.code == 1
+    assert "output/audit/trial.unfinished/audit.parquet" in stopped.err.splitlines()[-1]
+    assert {file: file.read_bytes() for file in before} == before
+    lines = pq.read_table(done.audit.parent / "trial.unfinished" / "audit.parquet").to_pylist()
+    assert [line["state"] for line in lines] == ["dropped"] * 3
+    page = warm.run([*report, "trial"], cwd=tmp_path, env=os.environ, timeout=60)
+    assert "trial.unfinished/audit.html" in page.stdout
+    again = run_process(make_recipe([{"caption_words_filter": {"min_num": 3}}]), seed)
+    assert again.code == 0, again.err
+    assert sorted(file.name for file in again.audit.parent.iterdir()) == ["trial.log", "trial.parquet"]
+    assert len(audit_of(again)) == 3
 
 
 def screen_of(output: bytes) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from solution.operators.common import reasons
 from solution.report.report import write_report
 from solution.runner.audit import Ledger, RowAudit
-from solution.runner.errors import UserError
+from solution.runner.errors import UserError, visible
 from solution.runner.histogram import histogram
 from tests.solution.conftest import ROOT, TEXT, sample_image
 
@@ -53,7 +53,7 @@ def audit(tmp_path) -> Path:
 
 
 def test_every_kind_of_row_is_shown(audit, tmp_path):
-    write_report(audit, None, tmp_path / "page.html")
+    write_report(audit, "trial", None, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     for words in ("Recaptioned", "Cleaned", "Synthetic pairs", "Repeated images", "Failed", "similarity_filter"):
         assert f"<h3>{words}</h3>" in text
@@ -69,7 +69,7 @@ def test_every_kind_of_row_is_shown(audit, tmp_path):
 def test_the_page_does_not_depend_on_the_parts_of_the_audit(audit, tmp_path):
     pq.write_table(pq.read_table(audit), audit.with_name("parts.parquet"), row_group_size=2)
     for name in ("trial", "parts"):
-        write_report(audit.with_name(f"{name}.parquet"), None, tmp_path / f"{name}.html")
+        write_report(audit.with_name(f"{name}.parquet"), "trial", None, tmp_path / f"{name}.html")
     whole, parts = ((tmp_path / f"{name}.html").read_text() for name in ("trial", "parts"))
     assert parts.replace("parts", "trial") == whole.replace("parts", "trial")
 
@@ -83,7 +83,7 @@ def test_an_image_path_with_a_space_is_shown(tmp_path):
     for name in ("my dog.jpg", "one.jpg"):
         sample_image(1).save(tmp_path / name)
     ledger.write(tmp_path / "trial.parquet", images=str(tmp_path), output=str(tmp_path))
-    write_report(tmp_path / "trial.parquet", None, tmp_path / "page.html")
+    write_report(tmp_path / "trial.parquet", "trial", None, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert page.count('class="missing"') == 0
     assert page.count("data:image/jpeg;base64,") == 2
@@ -91,7 +91,7 @@ def test_an_image_path_with_a_space_is_shown(tmp_path):
 
 def test_an_unreadable_image_is_no_obstacle(audit, tmp_path):
     (tmp_path / "seed" / "6.jpg").unlink()
-    write_report(audit, None, tmp_path / "page.html")
+    write_report(audit, "trial", None, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count('class="missing"') == 1
 
 
@@ -144,7 +144,7 @@ def test_hostile_captions_and_ids_stay_text(tmp_path):
     ledger.passed([(row, row / 10, 0.0) for row in range(5, len(HOSTILE) + 1)])
     audit = tmp_path / "audit" / "<script>alert(2)<.parquet"
     ledger.write(audit, images=str(tmp_path), output=str(tmp_path))
-    write_report(audit, None, tmp_path / "page.html")
+    write_report(audit, "trial", None, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     found = Reader(page)
     assert set(found.tags) == {
@@ -158,17 +158,30 @@ def test_hostile_captions_and_ids_stay_text(tmp_path):
     captions = [text.strip() for text in found.texts]
     assert HOSTILE[0] in captions
     assert f"new {HOSTILE[0]}" in captions
-    for text in HOSTILE[1:]:
+    for text in map(visible, HOSTILE[1:]):
         assert text in captions
         assert any(caption.startswith(f"id {text}") for caption in captions)
+    assert "\x1b" not in "".join(captions)
+    assert "\u202e" not in "".join(captions)
+
+
+def test_images_that_cannot_be_found_are_told(audit, tmp_path):
+    with pytest.raises(UserError, match=r"--images .*nowhere is no folder"):
+        write_report(audit, "trial", tmp_path / "nowhere", tmp_path / "page.html")
+    assert write_report(audit, "trial", None, tmp_path / "page.html") == 0
+    (tmp_path / "empty").mkdir()
+    assert write_report(audit, "trial", tmp_path / "empty", tmp_path / "page.html") > 0
 
 
 def test_missing_and_foreign_audits(audit, tmp_path):
     with pytest.raises(UserError, match="run the recipe first; audits there: trial"):
-        write_report(audit.with_name("other.parquet"), None, tmp_path / "page.html")
+        write_report(audit.with_name("other.parquet"), "trial", None, tmp_path / "page.html")
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(UserError, match=r"not written by process\.py"):
+        write_report(tmp_path / "folder.parquet", "folder", None, tmp_path / "page.html")
     audit.write_bytes(b"no parquet")
     with pytest.raises(UserError, match=r"not written by process\.py"):
-        write_report(audit, None, tmp_path / "page.html")
+        write_report(audit, "trial", None, tmp_path / "page.html")
 
 
 def test_histogram_counts_every_row_once():
