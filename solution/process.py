@@ -99,7 +99,6 @@ def process(arguments: argparse.Namespace) -> None:
     from solution.runner.run import Run, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
-    send_to_the_run(unfinished_folder(audit))
     with ExitStack() as stack:
         stack.enter_context(owner_of(output))
         send_to_the_run(unfinished_folder(audit))

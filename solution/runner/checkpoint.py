@@ -17,11 +17,6 @@ from solution.runner.tables import open_rows, write_tables
 _ROWS = "{}.rows.arrow"  # the rows after that many operators
 
 
-def unfinished_folder(audit: Path) -> Path:
-    """The folder of the run whose audit this will be, while it is unfinished."""
-    return audit.with_suffix(".unfinished")
-
-
 class Checkpoint:
     """The state after the last finished operator: rows and ledger, in a folder next to the audit.
 

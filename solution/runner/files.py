@@ -22,12 +22,14 @@ def replaced(path: Path) -> Iterator[Path]:
 
 def linked(source: Path, target: Path) -> None:
     """Give a file a second path, without a second copy where the disk allows it; a ``target`` that exists stays."""
-    if not target.exists():
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
         with replaced(target) as temporary:
-            try:
-                os.link(source, temporary)
-            except OSError:
-                shutil.copyfile(source, temporary)
+            shutil.copyfile(source, temporary)
 
 
 def sha256_of(path: Path) -> str:
