@@ -227,7 +227,8 @@ def test_source_files_are_short():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_scripts_stop_at_the_first_error_and_are_short(script):
     lines = script.read_text().splitlines()
-    code = [line for line in lines[1:] if line.strip() and not line.startswith("#")]
+    # The training scripts look at their own line ends first: nothing works with Windows' own.
+    code = [line for line in lines[1:] if line.strip() and not line.startswith(("#", "! grep -q $'\\r'"))]
     assert lines[0] == "#!/usr/bin/env bash"
     assert code[0] == "set -euo pipefail"
     assert len(lines) <= 80

@@ -38,6 +38,8 @@ ENTRY_POINTS = (
 SCRIPTS = (
     "toolkit/environment.sh",
     "toolkit/training/fixed_part.sh",
+    "toolkit/training/settings.sh",
+    "toolkit/training/keep_script.sh",
     *(f"toolkit/eval/{name}.sh" for name in ("answer", "textvqa", "mmbench")),
 )
 TRAIN_SCRIPTS = tuple(

@@ -203,8 +203,8 @@ def test_a_copy_with_other_editable_lines_is_a_training_script(name: str) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("PRESET=10k", "PRESET=mine"), "line 35 is `PRESET=mine` where"),
-        (lambda text: text + "echo done\n", "line 39 is `echo done` where"),
+        (lambda text: text.replace("PRESET=10k", "PRESET=mine"), "line 37 is `PRESET=mine` where"),
+        (lambda text: text + "echo done\n", "line 42 is `echo done` where"),
         (lambda text: text[: text.index("PRESET")], "the script ends where"),
         (lambda text: text.replace(EDITABLE_ENDS, ""), "the script ends where"),
     ],
