@@ -82,7 +82,7 @@ def test_the_tree_is_seen():
     assert len(TRAIN_SCRIPTS) == 3
 
 
-BASE = "toolkit.presets toolkit.files toolkit.errors toolkit.processes"
+BASE = "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes"
 # Who may import what of ours, by folder or, where a module lies in no folder of its own, by module.
 DIRECTIONS = {
     "solution.process": "solution.report solution.runner solution.entry solution.processes",
@@ -103,6 +103,7 @@ DIRECTIONS = {
     "toolkit.mgm": f"toolkit.dataset {BASE}",
     "toolkit.dataset": BASE,
     "toolkit.fixed_part": BASE,
+    "toolkit.weights": "toolkit.files toolkit.errors",
     "toolkit.presets": "toolkit.files toolkit.errors",
     "toolkit.files": "toolkit.errors toolkit.processes",
     "toolkit.errors": "",

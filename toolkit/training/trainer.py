@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
 
 from toolkit.errors import UserError
-from toolkit.mgm.checkpoint import read_weights
 from toolkit.training.checkpoints import UNFINISHED, publish
 from toolkit.training.master import make_optimizer
+from toolkit.weights import read_weights
 
 LOSSES = "losses_{process}.pt"
 # How torch says that a file could not be written.
