@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import UserError
-from toolkit.files import display_path, package_versions, write_json
+from toolkit.files import display_path, package_versions, sha256_of, write_json
 from toolkit.fixed_part import LOG_LINE, FixedPart
 from toolkit.presets import Preset
 from toolkit.processes import end_with_parent, owner_of
 from toolkit.training.checkpoints import remove_checkpoints
 from toolkit.training.plan import (
+    LOGS,
     PLAN,
     RECORD,
     RunOptions,
@@ -282,6 +283,7 @@ def _train(
     record = {
         "stage": settings.stage,
         **plan,
+        "outputs": _outputs(request.out),
         "counts": counts,
         "experiment_only": _experiment_only(request),
         "versions": package_versions(),
@@ -296,6 +298,15 @@ def _train(
         f"{settings.stage} finished: {outcome.steps} steps, {outcome.samples:,} samples, "
         f"{outcome.samples_per_second:.1f} samples/s, results in {request.out}"
     )
+
+
+def _outputs(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a stage leaves, and of the script that started it, by path; not of logs and its own records."""
+    own = {RECORD, PLAN, *LOGS}
+    files = [
+        path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith((".", "pretrain_data"))
+    ]
+    return {display_path(path): sha256_of(path) for path in files if path.name not in own}
 
 
 def _tidy(folder: Path) -> None:
