@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,6 +40,13 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             yield file
         temporary.replace(path)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes; they appear under `target` when they are whole."""
+    with unfinished(target) as temporary:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
 
 
 def write_json(path: Path, value: Any) -> None:

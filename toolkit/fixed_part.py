@@ -22,7 +22,7 @@ import hashlib
 import importlib.util
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ ENTRY_POINTS = (
 SCRIPTS = (
     "toolkit/environment.sh",
     "toolkit/training/fixed_part.sh",
+    "toolkit/training/settings.sh",
+    "toolkit/training/keep_script.sh",
     *(f"toolkit/eval/{name}.sh" for name in ("answer", "textvqa", "mmbench")),
 )
 TRAIN_SCRIPTS = tuple(
@@ -59,9 +61,11 @@ class FixedPart:
 
     Args:
         files: SHA-256 of each file by its path in the workspace.
+        root: of the workspace.
     """
 
     files: dict[str, str]
+    root: Path = field(default=REPOSITORY, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -86,11 +90,22 @@ class FixedPart:
         files = part.get("files") if isinstance(part, dict) else None
         if not isinstance(files, dict):
             return "its record lists no files of the fixed part, as an older kit wrote it"
-        changed = sorted(name for name in {*files, *self.files} if files.get(name) != self.files.get(name))
-        if not changed:
-            return None
-        more = f" and {len(changed) - FILES_NAMED} more" if len(changed) > FILES_NAMED else ""
-        return f"{', '.join(changed[:FILES_NAMED])}{more} changed"
+        missing = sorted(name for name in files if name not in self.files and not (self.root / name).is_file())
+        changed, new, unused = [], [], []
+        # Where a module is missing, what only it imports is not followed, but lies there all the same.
+        for name in sorted({*files, *self.files}.difference(missing)):
+            there = self.files.get(name) or (sha256_of(self.root / name) if missing else None)
+            if files.get(name) != there:
+                (new if name not in files else changed if there else unused).append(name)
+        parts = (("missing here", missing), ("changed", changed), ("new here", new), ("not part of this kit", unused))
+        return ", ".join(_named(names, state) for state, names in parts if names) or None
+
+
+def _named(names: list[str], state: str) -> str:
+    """`a.py, b.py changed`."""
+    more = f" and {len(names) - FILES_NAMED} more" if len(names) > FILES_NAMED else ""
+    be = "" if state == "changed" else "are " if len(names) > 1 else "is "
+    return f"{', '.join(names[:FILES_NAMED])}{more} {be}{state}"
 
 
 def read_fixed_part(preset: str = "full", root: Path = REPOSITORY) -> FixedPart:
@@ -113,7 +128,7 @@ def read_fixed_part(preset: str = "full", root: Path = REPOSITORY) -> FixedPart:
         files[name] = hashlib.sha256(content).hexdigest()
     if preset not in PRESETS and display_path(Path(preset)) not in files:
         files[display_path(Path(preset))] = sha256_of(Path(preset))
-    return FixedPart(dict(sorted(files.items())))
+    return FixedPart(dict(sorted(files.items())), root)
 
 
 def script_change(script: bytes, root: Path = REPOSITORY) -> str | None:
@@ -123,6 +138,8 @@ def script_change(script: bytes, root: Path = REPOSITORY) -> str | None:
         None where there is none: the script is one of TRAIN_SCRIPTS, perhaps under another name.
     """
     lines = _comparable(script)
+    if not lines:
+        return "it is empty"
     texts = [text for _, text in lines]
     originals = {name: [text for _, text in _comparable((root / name).read_bytes())] for name in TRAIN_SCRIPTS}
     if texts in originals.values():

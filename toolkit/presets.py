@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import reprlib
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +95,27 @@ def load_preset(name: str) -> Preset:
     """Read a preset by name, or from the path of a YAML file with the same keys.
 
     Raises:
-        UserError: no such preset; a key is missing, unknown or of the wrong type.
+        UserError: no such preset; it is no YAML; a key is missing, unknown or of the wrong type.
     """
     path = PRESET_FOLDER / f"{name}.yaml" if name in PRESETS else Path(name)
     if not path.is_file():
         raise UserError(f"no preset {name!r}; expected one of {', '.join(PRESETS)} or the path of a preset's YAML file")
-    return build(Preset, {"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))}, str(path))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise UserError(f"{path}: not a YAML document ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path}: expected a preset's keys and values, as in {PRESET_FOLDER / 'mini.yaml'}")
+    preset = build(Preset, {"name": path.stem, **values}, str(path))
+    figures = {name: getattr(preset, name) for name in ("image_size_aux", "max_length", "sample_cap")}
+    for part in ("textvqa", "mmbench"):
+        figures[f"{part}: max_new_tokens"] = getattr(preset, part).max_new_tokens
+    for part in ("pretrain", "finetune"):
+        figures |= {f"{part}: {name}": getattr(preset.stage(part), name) for name in ("learning_rate", "global_batch")}
+    for name, figure in figures.items():
+        if not 0 < figure < math.inf:
+            raise UserError(f"{path}: {name} must be above 0 and finite, found {figure}")
+    return preset
 
 
 def build(cls: type[T], values: dict[str, Any], where: str) -> T:
@@ -114,7 +131,7 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
         UserError: a key is unknown, missing or mistyped; names it.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: expected keys and values, found {values!r}")
+        raise UserError(f"{where}: expected keys and values, found {reprlib.repr(values)}")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -135,17 +152,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(hint, value, where)
     if typing.get_origin(hint) is list:
         if not isinstance(value, list):
-            raise UserError(f"{where} must be a list, found {value!r}")
+            raise UserError(f"{where} must be a list, found {reprlib.repr(value)}")
         (item,) = typing.get_args(hint)
         return [_convert(item, entry, f"{where}[{index}]") for index, entry in enumerate(value)]
     if hint is Path:
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise UserError(f"{where} must be a path, found {reprlib.repr(value)}")
         return REPOSITORY / value
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
-            raise UserError(f"{where} must be one of {', '.join(typing.get_args(hint))}, found {value!r}")
+            raise UserError(f"{where} must be one of {', '.join(typing.get_args(hint))}, found {reprlib.repr(value)}")
         return value
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise UserError(f"{where} must be {hint.__name__}, found {value!r}")
+        raise UserError(f"{where} must be {hint.__name__}, found {reprlib.repr(value)}")
     return value

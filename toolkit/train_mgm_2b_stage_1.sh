@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Pre-train, finetune and evaluate MGM-2B on your processed data (8 GPUs as it stands).
 # Run inside toolkit/. Every line of the editable part can also be set from the environment.
+# Windows line ends would break every line below; the last sign keeps its own from doing so here.
+! grep -q $'\r' "${BASH_SOURCE[0]}" || { echo "error: ${BASH_SOURCE[0]} has Windows line ends; remove them: sed -i 's/\r\$//' '${BASH_SOURCE[0]}'" >&2; exit 1; } #
 set -euo pipefail
 
 ############################################################################
@@ -35,4 +37,5 @@ INFER_CUDA_IDX=${INFER_CUDA_IDX:-0,1,2,3,4,5,6,7}
 PRESET=full
 TRAIN_SCRIPT=$(realpath "${BASH_SOURCE[0]}")
 cd "$(dirname "$TRAIN_SCRIPT")"
+[[ -f training/fixed_part.sh ]] || { echo "error: $TRAIN_SCRIPT runs in toolkit/ only; copy it there first" >&2; exit 1; }
 source training/fixed_part.sh

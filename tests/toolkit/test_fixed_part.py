@@ -146,7 +146,9 @@ def test_modules_that_a_changed_file_imports_belong_to_it(workspace: Path) -> No
     write(workspace, "toolkit/training/faster.py", "from . import tricks\n")
     write(workspace, "toolkit/training/tricks.py", "")
     write(workspace, TRAINER, with_line(TRAINER, "def train():\n    from toolkit.training.faster import train\n"))
-    assert changed(workspace) == f"toolkit/training/faster.py, {TRAINER}, toolkit/training/tricks.py changed"
+    assert changed(workspace) == (
+        f"{TRAINER} changed, toolkit/training/faster.py, toolkit/training/tricks.py are new here"
+    )
 
 
 def test_a_missing_or_broken_file_is_named(workspace: Path) -> None:
@@ -161,7 +163,7 @@ def test_a_missing_or_broken_file_is_named(workspace: Path) -> None:
 def test_a_preset_of_ones_own_is_part_of_it(tmp_path: Path) -> None:
     write(tmp_path, "mine.yaml", "a: 1")
     own = read_fixed_part(str(tmp_path / "mine.yaml"))
-    assert OURS.changes({"fixed_part": own.record()}) == f"{tmp_path}/mine.yaml changed"
+    assert OURS.changes({"fixed_part": own.record()}) == f"{tmp_path}/mine.yaml is not part of this kit"
     assert read_fixed_part(str(REPOSITORY / "toolkit/presets/mini.yaml")) == OURS
 
 
@@ -172,7 +174,7 @@ def test_a_record_without_a_list_is_said_to_be_old(record: dict) -> None:
 
 def test_many_changed_files_are_counted() -> None:
     other = FixedPart({f"{number}.py": "0" for number in range(5)})
-    assert FixedPart({}).changes({"fixed_part": other.record()}) == "0.py, 1.py, 2.py and 2 more changed"
+    assert FixedPart({}).changes({"fixed_part": other.record()}) == ("0.py, 1.py, 2.py and 2 more are missing here")
 
 
 @pytest.mark.slow
@@ -203,8 +205,8 @@ def test_a_copy_with_other_editable_lines_is_a_training_script(name: str) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("PRESET=10k", "PRESET=mine"), "line 35 is `PRESET=mine` where"),
-        (lambda text: text + "echo done\n", "line 39 is `echo done` where"),
+        (lambda text: text.replace("PRESET=10k", "PRESET=mine"), "line 37 is `PRESET=mine` where"),
+        (lambda text: text + "echo done\n", "line 42 is `echo done` where"),
         (lambda text: text[: text.index("PRESET")], "the script ends where"),
         (lambda text: text.replace(EDITABLE_ENDS, ""), "the script ends where"),
     ],

@@ -85,3 +85,44 @@ def test_an_own_preset_keeps_absolute_paths(values, tmp_path):
 def test_an_unknown_preset_is_refused():
     with pytest.raises(UserError, match="no preset 'tiny'; expected one of full, 10k, mini"):
         load_preset("tiny")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected a preset's keys and values"),
+        (b"- llm\n", "expected a preset's keys and values"),
+        (b"1: 2\n", "expected a preset's keys and values"),
+        (b"llm: [\n", "not a YAML document"),
+        (b"llm: \xff\xfe\n", "not a YAML document"),
+        (b"\0\0", "not a YAML document"),
+        (b"[" * 5000, "not a YAML document"),
+        (b"<html>404</html>", "expected a preset's keys and values"),
+        (b"&a a: &b [x,x]\nllm: &c [*b,*b]\n", "unknown key 'a'"),
+    ],
+)
+def test_a_broken_preset_is_one_line(content, message, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_preset(str(path))
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["", "pretrain"])
+def test_a_figure_that_no_run_can_have_is_refused(values, tmp_path, part):
+    wrong = {"": {"sample_cap": 0}, "pretrain": {"pretrain": values["pretrain"] | {"learning_rate": float("nan")}}}
+    with pytest.raises(UserError, match="must be above 0 and finite"):
+        load(values | wrong[part], tmp_path)
+    with pytest.raises(UserError, match="llm must be a path, found 3"):
+        load(values | {"llm": 3}, tmp_path)
+
+
+def test_a_bomb_of_anchors_is_not_printed(values, tmp_path):
+    path = tmp_path / "own.yaml"
+    lines = ["x0: &x0 [y, y]"] + [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 12)]
+    path.write_text("\n".join([*lines, "sample_cap: *x11"]) + "\n" + yaml.safe_dump(values))
+    with pytest.raises(UserError, match="unknown key 'x0'"):
+        load_preset(str(path))

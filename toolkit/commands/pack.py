@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from toolkit.dataset.kept_rows import parse_image_hashes
+from toolkit.files import display_path, sha256_of
 from toolkit.submission.archive import (
-    data_faults,
+    latest_script,
     members,
     preset_of,
     records_of,
@@ -15,8 +17,9 @@ from toolkit.submission.archive import (
     tree,
     write_zip,
 )
-from toolkit.submission.layout import ROWS, TRAIN_SCRIPT, image_faults, layout_faults, refuse
-from toolkit.submission.logs import fixed_part_faults, script_faults
+from toolkit.submission.layout import ROWS, TRAIN_SCRIPT, Experiment, image_faults, layout_faults, refuse
+from toolkit.submission.logs import fixed_part_faults, script_experiment, script_faults
+from toolkit.submission.records import image_list, record_faults, record_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,20 +38,31 @@ def run(args: argparse.Namespace) -> None:
         UserError: no such experiment, several presets have it, or its files are no valid submission.
     """
     preset = preset_of(args.experiment, args.preset)
-    runs = {stage: preset.run_folder(stage, args.experiment) for stage in ("pretrain", "finetune")}
-    refuse_experiments(runs)
-    found = dict(members(args.kind, runs))
-    faults = layout_faults(found.keys(), args.kind)
+    experiment = Experiment(preset.run_name, args.experiment)
+    refuse_experiments(experiment)
+    found = dict(members(args.kind, experiment))
+    names = {name: display_path(path) for name, path in found.items()}
+    faults = layout_faults(found.keys(), args.kind, experiment)
     logs = {name: path.read_bytes() for name, path in found.items() if name.endswith(".log")}
-    faults += fixed_part_faults(logs, records_of(runs, found))
+    records = records_of(experiment)
+    faults += [f"{name} is missing" for name in record_names(experiment) if name not in records]
+    faults += fixed_part_faults(logs, records)
     if TRAIN_SCRIPT in found:
-        faults += script_faults(found[TRAIN_SCRIPT].read_bytes(), TRAIN_SCRIPT)
+        faults += script_faults(found[TRAIN_SCRIPT].read_bytes(), names[TRAIN_SCRIPT], experiment)
+    images = found.get(image_list(experiment))
+    listed = parse_image_hashes(images.read_text(encoding="utf-8")) if images else {}
+    if not faults:
+        faults += record_faults(
+            experiment, found.keys(), records, listed, lambda name: sha256_of(found[name]), names.__getitem__
+        )
     if args.kind == "offline" and not faults:
-        rows = found[ROWS]
-        faults += data_faults(runs["pretrain"], rows)
-        with rows.open("rb") as lines:
+        with found[ROWS].open("rb") as lines:
             faults += image_faults(lines, found.keys(), args.images or preset.seed_images)
     refuse(faults, f"cannot pack {args.experiment}")
     write_zip(found, args.out)
     print(tree({name: path.stat().st_size for name, path in found.items()}))
     print(f"{args.out}: {args.kind} submission of {args.experiment}, {size(args.out.stat().st_size)}")
+    latest = latest_script()
+    changed = latest.is_file() and sha256_of(latest) != sha256_of(found[TRAIN_SCRIPT])
+    if changed and script_experiment(latest.read_bytes()) == experiment:
+        print(f"note: {TRAIN_SCRIPT} was changed after the run; the zip holds {names[TRAIN_SCRIPT]}, as it was run")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.errors import positive
+from toolkit.dataset.kept_rows import RECORD_SUFFIX, ROWS_SUFFIX
+from toolkit.errors import UserError, positive
+from toolkit.files import read_json, sha256_of
 from toolkit.fixed_part import read_fixed_part, script_change
-from toolkit.presets import load_preset
-from toolkit.training.plan import require_same_fixed_part
+from toolkit.presets import Preset, load_preset
+from toolkit.training.plan import ANOTHER_RUN, StageRequest, has_begun
 from toolkit.training.preflight import check_run
+from toolkit.training.run import require_same_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,16 +37,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="*",
         default=[],
-        help="the stages' folders: refused if of another fixed part",
+        help="folders of the stages, finetuning's last: refused if they hold another run",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check a run, then print what will be trained. Raises UserError as `check_run` does, or for another fixed part."""
-    lines = check_run(load_preset(args.preset), args.stage_batches, args.gpus, args.data, args.images, args.infer_gpus)
-    fixed_part = read_fixed_part(args.preset)
-    for folder in args.runs:
-        require_same_fixed_part(folder, fixed_part)
-    print(*lines, sep="\n")
+    """Check a run, then print what will be trained.
+
+    Raises:
+        UserError: as `check_run` and `require_same_run` do; the script's fixed lines were changed.
+    """
+    preset = load_preset(args.preset)
+    lines = check_run(preset, args.stage_batches, args.gpus, args.data, args.images, args.infer_gpus)
     if args.script and (change := script_change(args.script.read_bytes())):
-        print(f"warning: outside its editable part {change}; `pack` will refuse this run")
+        raise UserError(
+            f"{args.script}: outside its editable part {change}; restore it (git checkout, or copy the script again): "
+            "only editable lines may differ, and each can be set from outside (NAME=value bash SCRIPT)"
+        )
+    fixed_part = read_fixed_part(args.preset)
+    for request in _requests(args, preset):
+        require_same_run(request, preset, fixed_part)
+    print(*lines, sep="\n")
+
+
+def _requests(args: argparse.Namespace, preset: Preset) -> Iterator[StageRequest]:
+    """The stages as the training scripts start them.
+
+    Raises:
+        UserError: pre-training's folder was started with other rows.
+    """
+    runs: list[Path] = args.runs
+    pretrain = runs[:-1]
+    for out in pretrain:
+        data = out / "pretrain_data.json"
+        record = data.with_suffix(RECORD_SUFFIX)
+        if has_begun(out) and record.is_file() and sha256_of(args.data) not in read_json(record)["inputs"].values():
+            raise UserError(
+                f"PRETRAIN_DATASET {args.data}: not the file that the run in {out} was started with (that is "
+                f"{data.with_suffix(ROWS_SUFFIX).name} there); {ANOTHER_RUN}"
+            )
+        batch, accumulation = args.stage_batches[:2]
+        yield StageRequest(
+            "pretrain", data, args.images, args.data.parent, None, out, batch, accumulation, True, "stop"
+        )
+    for finetune in runs[-1:]:
+        adapter = pretrain[-1] / "mm_projector.bin" if pretrain else None
+        images = preset.finetune_images
+        batch, accumulation = args.stage_batches[2:]
+        yield StageRequest(
+            "finetune", preset.finetune_data, images, images, adapter, finetune, batch, accumulation, True, "stop"
+        )

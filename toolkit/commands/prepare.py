@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections import Counter
 from pathlib import Path
 
+from toolkit.dataset.kept_rows import IMAGES_SUFFIX, RECORD_SUFFIX, ROWS_SUFFIX, image_hashes
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import ImageRoots, read_rows
 from toolkit.dataset.training_file import convert_rows, draw_rows
-from toolkit.files import atomic_write, package_versions, sha256_of, write_json
+from toolkit.errors import UserError
+from toolkit.files import atomic_write, copy_file, display_path, package_versions, read_json, sha256_of, write_json
 from toolkit.presets import load_preset
 from toolkit.processes import owner_of
+from toolkit.training.plan import ANOTHER_RUN, has_begun, stage_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the training file and, beside it, its record `*.run.json`.
+    """Write the training file and, beside it, its record `*.run.json` and what `kept_rows` describes.
 
     Raises:
-        UserError: the rows or the original questions cannot be read; a faulty row under `stop`; no row left.
+        UserError: the rows or the original questions cannot be read; a faulty row under `stop`; no row left; a stage
+            was started in the same folder with other rows.
     """
     with owner_of(args.out.parent):
         _prepare(args)
@@ -43,9 +48,19 @@ def _prepare(args: argparse.Namespace) -> None:
     originals = load_originals(preset.questions)
     roots = ImageRoots(seed=args.images, processed=args.file.parent)
     samples, skipped = convert_rows(drawn, originals, roots, args.file, args.on_error)
-    with atomic_write(args.out) as file:
-        # One sample per line: as quick to parse as one long line, and readable by people.
-        file.write("[\n" + ",\n".join(json.dumps(sample, ensure_ascii=False) for sample in samples) + "\n]\n")
+    # One sample per line: as quick to parse as one long line, and readable by people.
+    content = "[\n" + ",\n".join(json.dumps(sample, ensure_ascii=False) for sample in samples) + "\n]\n"
+    inputs = {display_path(path): sha256_of(path) for path in (args.file, preset.questions)}
+    if has_begun(args.out.parent):
+        _require_same(args, content, inputs)
+        if _is_whole(args.out):
+            print(f"{args.out}: {len(samples):,} samples, as this run was started with")
+            return
+    images = image_hashes((line for _, line in lines), args.file.parent)
+    for path, text in ((args.out, content), (args.out.with_suffix(IMAGES_SUFFIX), images)):
+        with atomic_write(path) as file:
+            file.write(text)
+    copy_file(args.file, args.out.with_suffix(ROWS_SUFFIX))
 
     restored = sum(str(sample["id"]) in originals for sample in samples)
     counts = {
@@ -58,8 +73,8 @@ def _prepare(args: argparse.Namespace) -> None:
     }
     record = {
         "command": "prepare",
-        "inputs": {str(path): sha256_of(path) for path in (args.file, preset.questions)},
-        "outputs": {str(args.out): sha256_of(args.out)},
+        "inputs": inputs,
+        "outputs": {display_path(path): sha256_of(path) for path in _outputs(args.out)},
         "configuration": {
             "preset": preset.name,
             "sample_cap": preset.sample_cap,
@@ -72,9 +87,34 @@ def _prepare(args: argparse.Namespace) -> None:
         "skipped": [vars(row) for row in skipped],
         "seconds": round(time.monotonic() - start, 1),
     }
-    write_json(args.out.with_suffix(".run.json"), record)
+    write_json(args.out.with_suffix(RECORD_SUFFIX), record)
     draw = f", {len(drawn):,} drawn with seed {preset.sample_seed}" if len(drawn) < len(lines) else ""
     print(
         f"{args.out}: {len(samples):,} samples from {len(lines):,} rows{draw}, {len(skipped):,} skipped; "
         f"{restored:,} original questions, {len(samples) - restored:,} by the caption rule"
     )
+
+
+def _outputs(out: Path) -> list[Path]:
+    return [out, out.with_suffix(ROWS_SUFFIX), out.with_suffix(IMAGES_SUFFIX)]
+
+
+def _is_whole(out: Path) -> bool:
+    """Whether the record and everything it lists are there, unchanged."""
+    record = out.with_suffix(RECORD_SUFFIX)
+    outputs = {display_path(path): sha256_of(path) for path in _outputs(out) if path.is_file()}
+    return record.is_file() and read_json(record).get("outputs") == outputs
+
+
+def _require_same(args: argparse.Namespace, content: str, inputs: dict[str, str]) -> None:
+    """Refuse rows other than those the stage in this folder was started with."""
+    record = args.out.with_suffix(RECORD_SUFFIX)
+    earlier = read_json(record).get("inputs", {}) if record.is_file() else inputs
+    started_with = stage_inputs(args.out.parent).get(display_path(args.out))
+    if started_with != hashlib.sha256(content.encode()).hexdigest() or sorted(earlier.values()) != sorted(
+        inputs.values()
+    ):
+        raise UserError(
+            f"{args.file}: not the rows that the run in {args.out.parent} was started with "
+            f"(those are in {args.out.with_suffix(ROWS_SUFFIX).name} there); {ANOTHER_RUN}"
+        )

@@ -126,6 +126,9 @@ def answer_benchmark(
     record = {
         "command": f"eval {benchmark}",
         "inputs": job.inputs,
+        "outputs": {
+            display_path(out / name): sha256_of(out / name) for name in (ANSWERS, UPLOAD) if table or name == ANSWERS
+        },
         "configuration": job.configuration,
         "batch": batch,
         "fixed_part": fixed_part.record(),

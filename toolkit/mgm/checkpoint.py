@@ -11,24 +11,24 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
+from toolkit.weights import AGAIN, first_line, read_config, read_pickle, read_weights
 
 SHARD_BYTES = 5_000_000_000
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 CLIP_PREFIX = "model.vision_tower.vision_tower."
 CONVNEXT_PREFIX = "model.vision_tower_aux."
 
@@ -69,25 +69,25 @@ def build_model(
         seed: the adapter is initialised by torch's defaults after this seed.
 
     Raises:
-        UserError: a folder or a weight is missing.
+        UserError: a folder or a weight is missing, or a file is damaged.
     """
-    vision_config = _clip_fields(read_json(vision_tower / "config.json"))
+    vision_config = _clip_fields(read_config(vision_tower))
     convnext = {f"{CONVNEXT_PREFIX}{name}": tensor for name, tensor in _convnext_weights(vision_tower_aux)}
     dims, depths = _convnext_sizes(convnext)
-    config = MGMConfig(
-        **{k: v for k, v in read_json(llm / "config.json").items() if k not in ("model_type", "architectures")},
-        **PUBLISHED_FIELDS,
-        vision_config=vision_config,
-        vision_config_aux={"dims": dims, "depths": depths},
-        image_size_aux=image_size_aux,
-        tokenizer_model_max_length=max_length,
-        mm_hidden_size=vision_config["hidden_size"],
-        mm_hidden_size_aux=sum(dims),
-        mm_vision_tower=os.path.relpath(vision_tower),
-        mm_vision_tower_aux=os.path.relpath(vision_tower_aux),
-    )
-    config.name_or_path = os.path.relpath(llm)
-    model = _empty_model(config)
+    fields = {k: v for k, v in read_config(llm).items() if k not in ("model_type", "architectures")}
+    fields |= PUBLISHED_FIELDS
+    fields |= {
+        "vision_config": vision_config,
+        "vision_config_aux": {"dims": dims, "depths": depths},
+        "image_size_aux": image_size_aux,
+        "tokenizer_model_max_length": max_length,
+        "mm_hidden_size": vision_config.get("hidden_size"),
+        "mm_hidden_size_aux": sum(dims),
+        "mm_vision_tower": os.path.relpath(vision_tower),
+        "mm_vision_tower_aux": os.path.relpath(vision_tower_aux),
+    }
+    model = _empty_model(fields, f"{llm / 'config.json'}, {vision_tower / 'config.json'}")
+    model.config.name_or_path = os.path.relpath(llm)
     weights = dict(read_weights(llm)) | convnext
     for name, tensor in read_weights(vision_tower):
         if name.startswith("vision_model."):
@@ -104,26 +104,31 @@ def load_finetuned(folder: Path, dtype: torch.dtype) -> MGMGemmaForCausalLM:
     Raises:
         UserError: the folder is no MGM checkpoint, or a weight is missing.
     """
-    fields = read_json(folder / "config.json")
+    fields = read_config(folder)
     if fields.pop("model_type", None) != MGMConfig.model_type:
         raise UserError(f"{folder}/config.json: not an MGM-Gemma checkpoint (model_type is not {MGMConfig.model_type})")
     weights = dict(read_weights(folder))
     if not any(name.startswith(CONVNEXT_PREFIX) for name in weights):
         # A published checkpoint may leave the frozen aux tower to its own folder.
-        aux_folder = Path(fields["mm_vision_tower_aux"])
+        aux_folder = Path(str(fields.get("mm_vision_tower_aux")))
         weights |= {f"{CONVNEXT_PREFIX}{name}": tensor for name, tensor in _convnext_weights(aux_folder)}
     dims, depths = _convnext_sizes(weights)
     fields["vision_config_aux"] = {"dims": dims, "depths": depths}
-    tower = Path(fields["mm_vision_tower"], "config.json")
-    if "vision_config" not in fields and tower.is_file():
-        fields["vision_config"] = _clip_fields(read_json(tower))
-    model = _empty_model(MGMConfig(**fields))
+    tower = Path(str(fields.get("mm_vision_tower")))
+    if "vision_config" not in fields and (tower / "config.json").is_file():
+        fields["vision_config"] = _clip_fields(read_config(tower))
+    model = _empty_model(fields, str(folder / "config.json"))
     _fill(model, weights, dtype, str(folder), may_lack=set())
     return model.eval()
 
 
 def save_finetuned(model: MGMGemmaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a whole model as numbered safetensors shards with an index, its configuration and its tokenizer."""
+    """Write a whole model as numbered safetensors shards with an index, its configuration and its tokenizer.
+
+    Raises:
+        UserError: a weight is not finite; nothing is written.
+    """
+    _require_finite(model.state_dict(), str(folder), "training has failed, the model is not saved")
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model, folder)
     model.generation_config.save_pretrained(folder)
@@ -165,7 +170,12 @@ def save_config(model: MGMGemmaForCausalLM, folder: Path) -> None:
 
 
 def save_adapter(model: MGMGemmaForCausalLM, path: Path) -> None:
-    """Write `mm_projector.bin`: a plain state dict of exactly the 16 adapter tensors."""
+    """Write `mm_projector.bin`: a plain state dict of exactly the 16 adapter tensors.
+
+    Raises:
+        UserError: one is not finite; nothing is written.
+    """
+    _require_finite(model.adapter_parameters(), str(path), "training has failed, the adapter is not saved")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     torch.save({name: value.detach().cpu().clone() for name, value in model.adapter_parameters().items()}, temporary)
@@ -176,9 +186,10 @@ def load_adapter(model: MGMGemmaForCausalLM, path: Path) -> None:
     """Read `mm_projector.bin` into a model; tower weights that published files also hold are ignored.
 
     Raises:
-        UserError: the file is missing, no plain state dict, or lacks or misshapes a tensor.
+        UserError: the file is missing, no plain state dict, or lacks or misshapes a tensor, or one is not finite.
     """
-    saved = _read_pickle(path)
+    saved = read_pickle(path)
+    _require_finite(saved, str(path), "the training that made this adapter has failed; pre-train again")
     for name, parameter in model.adapter_parameters().items():
         if name not in saved or saved[name].shape != parameter.shape:
             raise UserError(f"{path}: {name} is missing or not of shape {list(parameter.shape)}")
@@ -189,55 +200,35 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Gemma's tokenizer from a local folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a file of it is damaged.
     """
     if not (folder / "tokenizer_config.json").is_file():
         raise UserError(f"{folder}: no tokenizer there (tokenizer_config.json is missing)")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a checkpoint folder: safetensors before pickles, shards by their index where there is one.
-
-    Raises:
-        UserError: the folder holds no weights.
-    """
-    for pattern, stem in (("*.safetensors", "model.safetensors"), ("*.bin", "pytorch_model.bin")):
-        index = folder / f"{stem}.index.json"
-        if index.is_file():
-            files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-        else:
-            files = sorted(path for path in folder.glob(pattern) if path.name not in ("training_args.bin",))
-        for path in files:
-            if path.suffix == ".bin":
-                yield from _read_pickle(path).items()
-            else:
-                yield from _read_safetensors(path)
-        if files:
-            return
-    raise UserError(f"{folder}: no model weights there (*.safetensors or *.bin)")
-
-
-def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    if not path.is_file():
-        raise UserError(f"{path}: listed in the index but missing")
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (no mapping)
-            yield name, file.get_tensor(name)
-
-
-def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file() and not isinstance(read_json(folder / name), dict):
+            raise UserError(f"{folder / name}: damaged, no JSON object; {AGAIN}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
-        raise UserError(f"{path}: not a plain state dict (read with weights_only; download it again)") from None
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        missing = tokenizer.pad_token_id is None or tokenizer.eos_token_id is None
+        broken = "it lacks <pad> or <eos>" if missing or not tokenizer.encode("a", add_special_tokens=False) else ""
+    except Exception as error:  # tokenizers raises bare Exceptions, transformers nearly every other kind
+        broken = first_line(error)
+    if broken:
+        raise UserError(f"{folder}: its tokenizer is damaged ({broken}); {AGAIN} (tokenizer.json or its neighbours)")
+    return tokenizer
+
+
+def _require_finite(tensors: Mapping[str, torch.Tensor], where: str, meaning: str) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{where}: {name} is not finite: {meaning}")
 
 
 def _clip_fields(config: dict) -> dict:
     """The vision half of a CLIPModel's or CLIPVisionModel's config.json."""
     fields = config.get("vision_config", config)
+    if not isinstance(fields, dict):
+        raise UserError(f"vision_config of a main tower's config.json must be an object, found {fields!r:.80}")
     return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}
 
 
@@ -261,10 +252,13 @@ def _convnext_sizes(weights: dict[str, torch.Tensor]) -> tuple[list[int], list[i
     return dims, depths
 
 
-def _empty_model(config: MGMConfig) -> MGMGemmaForCausalLM:
+def _empty_model(fields: dict[str, Any], source: str) -> MGMGemmaForCausalLM:
     """A model whose parameters take no memory yet; its buffers are real."""
-    with init_empty_weights(include_buffers=False):
-        return MGMGemmaForCausalLM(config)
+    try:
+        with init_empty_weights(include_buffers=False):
+            return MGMGemmaForCausalLM(MGMConfig(**fields))
+    except Exception as error:  # a figure of a damaged configuration may stop any layer
+        raise UserError(f"{source}: these settings make no model ({first_line(error)}); {AGAIN}") from None
 
 
 def _fill(

@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from toolkit.dataset.kept_rows import synthetic_images
+from toolkit.dataset.rows import read_rows
 from toolkit.errors import UserError
-from toolkit.files import REPOSITORY, read_json, sha256_of
+from toolkit.files import REPOSITORY, read_json
 from toolkit.presets import PRESETS, Preset, load_preset
 from toolkit.processes import unfinished
-from toolkit.submission.layout import MODEL_FILES, ROWS, TRAIN_SCRIPT, WEIGHT_SUFFIXES, is_record
+from toolkit.submission.layout import MODEL_FILES, ROWS, TRAIN_SCRIPT, WEIGHT_SUFFIXES, Experiment
+from toolkit.submission.records import image_list, record_names
 
 # Compressing these costs time and gains nothing.
 COMPRESSED_SUFFIXES = (*WEIGHT_SUFFIXES, ".jpg", ".jpeg", ".png", ".webp", ".gif", ".zip", ".gz", ".xlsx", ".parquet")
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+EXTRAS_SHOWN = 12
 FILES_SHOWN = 4  # of a folder, in the printed tree
 
 
@@ -43,61 +47,77 @@ def preset_of(experiment: str, name: str | None) -> Preset:
     return runs[found[0]]
 
 
-def refuse_experiments(runs: dict[str, str]) -> None:
+def refuse_experiments(experiment: Experiment) -> None:
     """Refuse runs that are not finished, or not the fixed training (TRAIN_SEED, PRETRAIN=none, switches).
-
-    Args:
-        runs: name of the run folder by stage.
 
     Raises:
         UserError: names the run.
     """
-    for run in (runs["finetune"], runs["pretrain"]):
-        folder = REPOSITORY / "output" / "training_dirs" / run
+    for folder in (REPOSITORY / experiment.finetune, REPOSITORY / experiment.pretrain):
         if not (folder / "run.json").is_file():
             raise UserError(f"{folder}: no run.json there: this stage has not finished; run the training script again")
-        if used := read_json(folder / "run.json").get("experiment_only"):
-            raise UserError(f"{run} is no submission: it was run with {', '.join(used)}, which is for experiments only")
+        if used := _record(folder / "run.json").get("experiment_only"):
+            raise UserError(
+                f"{folder.name} is no submission: it was run with {', '.join(used)}, which is for experiments only"
+            )
 
 
-def records_of(runs: dict[str, str], members: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """Records of both stages and of the evaluations in the zip, by name.
-
-    Args:
-        runs: name of the run folder by stage.
-        members: as `members` yields them.
+def records_of(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """Records of an experiment by name, those that are there.
 
     Raises:
-        UserError: a record is missing or not JSON.
+        UserError: one is damaged.
     """
-    stages = [f"output/training_dirs/{run}/run.json" for run in runs.values()]
-    return {name: read_json(REPOSITORY / name) for name in [*stages, *(name for name in members if is_record(name))]}
+    return {name: _record(REPOSITORY / name) for name in record_names(experiment) if (REPOSITORY / name).is_file()}
 
 
-def data_faults(pretrain_run: str, rows: Path) -> list[str]:
-    """A fault where `processed_data.jsonl` is not what the run was trained on: another recipe may have replaced it."""
-    record = REPOSITORY / "output" / "training_dirs" / pretrain_run / "pretrain_data.run.json"
-    if sha256_of(rows) in read_json(record)["inputs"].values():
-        return []
-    return [f"{ROWS} is not the file {pretrain_run} was trained on; run the recipe of that experiment again"]
+def _record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: damaged, no record of a run")
+    return record
 
 
-def members(kind: str, runs: dict[str, str]) -> Iterator[tuple[str, Path]]:
+def data_folder(experiment: Experiment) -> Path:
+    """The folder that `processed_data.jsonl` lay in when an experiment was started; holds its synthetic images."""
+    record = REPOSITORY / experiment.pretrain / "run.json"
+    folder = _record(record).get("configuration", {}).get("synthetic_images") if record.is_file() else None
+    used = REPOSITORY / str(folder)
+    return used if folder and used.is_dir() else REPOSITORY / PurePosixPath(ROWS).parent
+
+
+def members(kind: str, experiment: Experiment) -> Iterator[tuple[str, Path]]:
     """(name in the zip, file) of everything that a submission of this kind, online or offline, takes along."""
-    output = REPOSITORY / "output"
-    training = output / "training_dirs"
-    finetune = f"output/training_dirs/{runs['finetune']}"
-    folders = [REPOSITORY / "solution", output / "eval_results" / runs["finetune"]]
-    files = [training / runs["pretrain"] / "pretrain.log", training / runs["finetune"] / "finetune.log"]
+    pretrain, finetune = REPOSITORY / experiment.pretrain, REPOSITORY / experiment.finetune
+    files = [REPOSITORY / name for name in record_names(experiment)]
+    files += [pretrain / "pretrain.log", finetune / "finetune.log"]
+    for folder in (REPOSITORY / "solution", REPOSITORY / experiment.results):
+        files += _files_of(folder)
     if kind == "offline":
-        folders.append(output / "processed_data" / "synthetic_images")
-        files += [REPOSITORY / ROWS, training / runs["pretrain"] / "mm_projector.bin"]
-        files += {path for pattern in MODEL_FILES for path in (REPOSITORY / finetune).glob(pattern)}
-    for path in [*files, *(path for folder in folders for path in _files_of(folder))]:
+        files += [pretrain / "mm_projector.bin", REPOSITORY / image_list(experiment)]
+        files += {path for pattern in MODEL_FILES for path in finetune.glob(pattern)}
+        rows = pretrain / "pretrain_data.rows.jsonl"  # kept by the run; another recipe may have replaced the original
+        yield from (item for item in ((ROWS, rows),) if rows.is_file())
+        folder = data_folder(experiment)
+        for name in synthetic_images(line for _, line in read_rows(rows)) if rows.is_file() else ():
+            if (folder / name).is_file():
+                yield str(PurePosixPath(ROWS).parent / name), _no_link(folder / name)
+    for path in files:
         if path.is_file():
             yield path.relative_to(REPOSITORY).as_posix(), path
-    if (REPOSITORY / finetune / "train.sh").is_file():
-        yield TRAIN_SCRIPT, REPOSITORY / finetune / "train.sh"
+    if (finetune / "train.sh").is_file():
+        yield TRAIN_SCRIPT, finetune / "train.sh"
+
+
+def latest_script() -> Path:
+    """The script of whichever experiment was run last."""
+    return REPOSITORY / TRAIN_SCRIPT
+
+
+def _no_link(path: Path) -> Path:
+    if path.is_symlink():
+        raise UserError(f"{path} is a symbolic link; put the file itself there")
+    return path
 
 
 def _files_of(folder: Path) -> Iterator[Path]:
@@ -110,9 +130,7 @@ def _files_of(folder: Path) -> Iterator[Path]:
         parts = path.relative_to(folder).parts
         if any(part.startswith(".") or part == "__pycache__" for part in parts):
             continue
-        if path.is_symlink():
-            raise UserError(f"{path} is a symbolic link; put the file itself there")
-        yield path
+        yield _no_link(path)
 
 
 def write_zip(members: dict[str, Path], path: Path) -> None:
@@ -156,3 +174,17 @@ def size(count: int) -> str:
         if count >= amount:
             return f"{count / amount:.1f} {unit}"
     return f"{count} B"
+
+
+def summary(sizes: dict[str, int]) -> str:
+    """Folders of files that the referee does not need, at most three deep, with their sizes in bytes; largest first."""
+    folders: dict[str, list[int]] = defaultdict(list)
+    for name, count in sizes.items():
+        parts = PurePosixPath(name).parts
+        folders["/".join(parts[:3]) + "/" * (len(parts) > 3)].append(count)
+    lines = [f"not needed by the referee: {size(sum(sizes.values()))}"]
+    for folder, counts in sorted(folders.items(), key=lambda item: -sum(item[1]))[:EXTRAS_SHOWN]:
+        lines.append(f"    {folder}  {size(sum(counts))}")
+    if len(folders) > EXTRAS_SHOWN:
+        lines.append(f"    and {len(folders) - EXTRAS_SHOWN} more")
+    return "\n".join(lines)

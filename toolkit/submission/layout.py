@@ -8,7 +8,8 @@
     output/eval_results/<run>-Finetune-<exp>/    textvqa/ and mmbench/
     output/processed_data/                       offline only: processed_data.jsonl, synthetic_images/
 
-An online zip holds no weights and no data. `output/audit` and hidden files are never packed.
+Beside them lie the stages' records (run.json), which list the hashes of all others. An online zip holds no weights and
+no data. `pack` takes nothing else; in a zip made by hand, further files of output/ are no fault.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import re
 import stat
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from toolkit.dataset.rows import ImageRoots, is_synthetic, normal_image_path
+from toolkit.dataset.rows import SYNTHETIC_FOLDER, ImageRoots, is_synthetic, normal_image_path
 from toolkit.errors import RowFault, UserError
 from toolkit.files import parse_object
 
@@ -39,18 +41,70 @@ MODEL_FILES = (
 )
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1  # bit of a member's flags
+FAULTS_SHOWN = 5
+
+# The records beside the logs; the list of synthetic images belongs to the data.
+RECORDS = {"Pretrain": ("run.json", "pretrain_data.run.json"), "Finetune": ("run.json",)}
+OFFLINE_RECORDS = {"Pretrain": ("pretrain_data.images.sha256",), "Finetune": ()}
 
 TRAINING = re.compile(r"output/training_dirs/([^/]+)-(Pretrain|Finetune)-([^/]+)/([^/]+)")
 RESULTS = re.compile(r"output/eval_results/([^/]+)-Finetune-([^/]+)/(textvqa|mmbench)/.+")
-RESULTS_EXTRA = re.compile(r"output/eval_results/[^/]+-Finetune-[^/]+/score\.json")
+RESULTS_EXTRA = re.compile(r"output/eval_results/([^/]+)-Finetune-([^/]+)/score\.json")
 
 
-def layout_faults(names: Iterable[str], kind: str) -> list[str]:
+@dataclass(frozen=True, order=True)
+class Experiment:
+    """An experiment by the names of its folders.
+
+    Args:
+        run: what its preset's runs are called, such as MGM-2B.
+        name: its EXP_NAME.
+    """
+
+    run: str
+    name: str
+
+    @property
+    def pretrain(self) -> str:
+        """Folder of its pre-training."""
+        return f"output/training_dirs/{self.run}-Pretrain-{self.name}"
+
+    @property
+    def finetune(self) -> str:
+        """Folder of its finetuning."""
+        return f"output/training_dirs/{self.run}-Finetune-{self.name}"
+
+    @property
+    def results(self) -> str:
+        """Folder of its answers."""
+        return f"output/eval_results/{self.run}-Finetune-{self.name}"
+
+
+def experiments_in(names: Iterable[str]) -> list[Experiment]:
+    """The experiments that logs and answers in a zip are of, sorted."""
+    found = set()
+    for name in names:
+        if (match := TRAINING.fullmatch(name)) and match[4] == f"{match[2].lower()}.log":
+            found.add(Experiment(match[1], match[3]))
+        elif match := RESULTS.fullmatch(name):
+            found.add(Experiment(match[1], match[2]))
+    return sorted(found)
+
+
+def is_stage_output(name: str, folder: str) -> bool:
+    """Whether a member is what the stage or evaluation of a folder wrote, and its record therefore lists."""
+    path, match = PurePosixPath(name), TRAINING.fullmatch(name)
+    written = is_model_file(match[2], match[4]) if match else path.name.startswith("answers")
+    return str(path.parent) == folder and written
+
+
+def layout_faults(names: Iterable[str], kind: str, experiment: Experiment) -> list[str]:
     """What is wrong with the names in a submission zip.
 
     Args:
         names: members, files only.
         kind: online or offline.
+        experiment: whose submission it is.
 
     Returns:
         one short text per fault, each naming the file.
@@ -70,52 +124,46 @@ def layout_faults(names: Iterable[str], kind: str) -> list[str]:
         weights = {name for name in names if name.endswith(WEIGHT_SUFFIXES)}
         faults += [f"{name} holds weights, which an online zip must not" for name in sorted(weights)]
         names -= weights
-    return faults + _output_faults({name for name in names if name.startswith("output/")}, kind)
+    return faults + _missing(names, kind, experiment)
 
 
-def _output_faults(names: set[str], kind: str) -> list[str]:
-    faults = [] if TRAIN_SCRIPT in names else [f"{TRAIN_SCRIPT} is missing"]
-    runs, evaluated, known = defaultdict(set), set(), {TRAIN_SCRIPT}
-    for name in names:
-        if (match := TRAINING.fullmatch(name)) and _is_training_file(match[2], match[4], kind):
-            runs[f"{match[1]} {match[3]}"].add((match[2], match[4]))
-            known.add(name)
-        elif match := RESULTS.fullmatch(name):
-            runs[f"{match[1]} {match[2]}"].add(("", match[3]))
-            evaluated.add(match[3])
-            known.add(name)
-        elif RESULTS_EXTRA.fullmatch(name) or (kind == "offline" and name.startswith("output/processed_data/")):
-            known.add(name)
-    faults += [f"{what} not belong in a submission" for what in _by_folder(names - known)]
-    if len(runs) > 1:
-        faults.append(f"several experiments at once: {', '.join(sorted(runs))}")
-    files = {entry for run in runs.values() for entry in run}
-    wanted = [("Pretrain", "pretrain.log"), ("Finetune", "finetune.log")]
+def not_needed(names: Iterable[str], kind: str, experiment: Experiment) -> list[str]:
+    """Members that the referee does not look at, such as an audit or another experiment, sorted."""
+    return sorted(name for name in names if name.startswith("output/") and not _is_needed(name, kind, experiment))
+
+
+def _is_needed(name: str, kind: str, experiment: Experiment) -> bool:
+    if match := TRAINING.fullmatch(name):
+        return Experiment(match[1], match[3]) == experiment and _is_training_file(match[2], match[4], kind)
+    if match := RESULTS.fullmatch(name) or RESULTS_EXTRA.fullmatch(name):
+        return Experiment(match[1], match[2]) == experiment
+    data = name == ROWS or name.startswith(f"{PurePosixPath(ROWS).parent}/{SYNTHETIC_FOLDER}/")
+    return name == TRAIN_SCRIPT or (kind == "offline" and data)
+
+
+def _missing(names: set[str], kind: str, experiment: Experiment) -> list[str]:
+    wanted = [TRAIN_SCRIPT, f"{experiment.pretrain}/pretrain.log", f"{experiment.finetune}/finetune.log"]
     if kind == "offline":
-        wanted += [("Pretrain", "mm_projector.bin"), ("Finetune", "config.json")]
-        if not any(stage == "Finetune" and re.fullmatch(r"model-.+\.safetensors", file) for stage, file in files):
-            faults.append("output/training_dirs/*-Finetune-*/model-*.safetensors is missing")
-        if ROWS not in names:
-            faults.append(f"{ROWS} is missing")
-    faults += [f"output/training_dirs/*-{s}-*/{file} is missing" for s, file in wanted if (s, file) not in files]
-    faults += [f"output/eval_results/*/{name}/ is missing" for name in ("textvqa", "mmbench") if name not in evaluated]
+        wanted += [f"{experiment.pretrain}/mm_projector.bin", f"{experiment.finetune}/config.json", ROWS]
+        if not any(fnmatch.fnmatchcase(name, f"{experiment.finetune}/model-*.safetensors") for name in names):
+            wanted.append(f"{experiment.finetune}/model-*.safetensors")
+    faults = [f"{name} is missing" for name in wanted if name not in names]
+    for benchmark in ("textvqa", "mmbench"):
+        if not any(name.startswith(f"{experiment.results}/{benchmark}/") for name in names):
+            faults.append(f"{experiment.results}/{benchmark}/ is missing")
     return faults
 
 
-def _by_folder(names: set[str]) -> Iterator[str]:
-    """`NAME does` for a file alone in its folder, `FOLDER/ (7 files) do` for more; folders at most four deep."""
-    folders = defaultdict(list)
-    for name in sorted(names):
-        folders["/".join(PurePosixPath(name).parent.parts[:4])].append(name)
-    for folder, files in folders.items():
-        yield f"{files[0]} does" if len(files) == 1 else f"{folder}/ ({len(files)} files) do"
-
-
 def _is_training_file(stage: str, file: str, kind: str) -> bool:
-    if file == f"{stage.lower()}.log":
+    if file == f"{stage.lower()}.log" or file in RECORDS[stage]:
         return True
+    return kind == "offline" and (file in OFFLINE_RECORDS[stage] or is_model_file(stage, file))
+
+
+def is_model_file(stage: str, file: str) -> bool:
+    """Whether an offline zip holds a file of a stage's folder as the model."""
     patterns = MODEL_FILES if stage == "Finetune" else ("mm_projector.bin",)
-    return kind == "offline" and any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
+    return any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
 
 
 def is_record(name: str) -> bool:
@@ -176,7 +224,8 @@ def member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
 
 
 def refuse(faults: list[str], what: str, advice: str = "") -> None:
-    """Raise UserError with the first five faults of `what`, where there are any."""
+    """Raise UserError with the first faults of `what`, where there are any."""
     if faults:
-        more = f"; and {len(faults) - 5} more faults" if len(faults) > 5 else ""
-        raise UserError(f"{what}: {'; '.join(faults[:5])}{more}{advice}")
+        left = len(faults) - FAULTS_SHOWN
+        more = f"; and {left} more fault{'s' * (left > 1)}" if left > 0 else ""
+        raise UserError(f"{what}: {'; '.join(faults[:FAULTS_SHOWN])}{more}{advice}")

@@ -27,6 +27,7 @@ from toolkit.mgm.conversation import (
     require_trainable,
 )
 from toolkit.mgm.images import open_image, scale_image
+from toolkit.weights import read_config
 
 
 @dataclass(frozen=True)
@@ -180,10 +181,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def image_tokens_of(vision_tower: Path) -> int:
-    """How many tokens an image takes (576 in MGM-2B), by the `config.json` of the main tower's folder."""
-    config = read_json(vision_tower / "config.json")
+    """How many tokens an image takes (576 in MGM-2B), by the `config.json` of the main tower's folder.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    config = read_config(vision_tower)
     sizes = config.get("vision_config", config)
-    return (sizes["image_size"] // sizes["patch_size"]) ** 2
+    pixels = [sizes.get(name) if isinstance(sizes, dict) else None for name in ("image_size", "patch_size")]
+    match pixels:
+        case [int(image), int(patch)] if image >= patch > 0:
+            return (image // patch) ** 2
+    raise UserError(f"{vision_tower / 'config.json'}: image_size and patch_size must be whole numbers, found {pixels}")
 
 
 def row_id(row: dict[str, Any], index: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from toolkit.presets import INITIALISATION_SEED, SAMPLE_ORDER_SEED, Preset
 RECORD = "run.json"
 PLAN = "plan.json"
 LOGS = ("pretrain.log", "finetune.log")
+ANOTHER_RUN = "choose another EXP_NAME, or remove the folder to start again"
 # Larger files, base model weights, are told apart by name and size: hashing them takes longer than it tells.
 HASHED_BYTES = 64 << 20
 
@@ -174,39 +176,71 @@ def require_same_fixed_part(folder: Path, fixed_part: FixedPart) -> None:
     Raises:
         UserError: the folder's record, plan or log names another one; tells which files differ where it is known.
     """
-    advice = "choose another EXP_NAME, or remove the folder to start again"
     for name in (RECORD, PLAN):
-        if (folder / name).is_file() and (changes := fixed_part.changes(read_json(folder / name))):
-            raise UserError(f"{folder / name}: this run began under another fixed part: {changes}; {advice}")
+        if (folder / name).is_file() and (changes := fixed_part.changes(read_record(folder / name))):
+            raise UserError(f"{folder / name}: this run began under another fixed part: {changes}; {ANOTHER_RUN}")
     for log in (folder / name for name in LOGS):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
         if any(line.startswith(LOG_LINE) and line != LOG_LINE + fixed_part.sha256 for line in lines):
-            raise UserError(f"{log}: this log began under another fixed part; {advice}")
+            raise UserError(f"{log}: this log began under another fixed part; {ANOTHER_RUN}")
 
 
-def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
+def has_begun(folder: Path) -> bool:
+    """Whether a stage has been started in `folder`, so that nothing of its inputs may change there."""
+    return (folder / RECORD).is_file() or (folder / PLAN).is_file()
+
+
+def stage_inputs(folder: Path) -> dict[str, str]:
+    """Hashes of the inputs that the stage in `folder` was started with, by path; empty if none was."""
+    for name in (RECORD, PLAN):
+        if (folder / name).is_file():
+            return read_record(folder / name)["inputs"]
+    return {}
+
+
+def is_finished(folder: Path, plan: dict[str, Any], unknown: Collection[str] = ()) -> bool:
     """Whether this very stage has been run to its end in `folder`; False also if it was only started.
 
+    Args:
+        folder: of the stage; need not exist.
+        plan: see `make_plan`.
+        unknown: inputs that are not there yet, which may be any.
+
     Raises:
-        UserError: the folder holds another run's results or checkpoints.
+        UserError: the folder holds another run's results or checkpoints, or a damaged record.
     """
     for name in (RECORD, PLAN):
         if (folder / name).is_file():
-            _require_same(folder, read_json(folder / name), plan, "a finished" if name == RECORD else "an unfinished")
+            state = "a finished" if name == RECORD else "an unfinished"
+            _require_same(folder, read_record(folder / name), plan, state, unknown)
             return name == RECORD
     return False
 
 
-def _require_same(folder: Path, record: dict[str, Any], plan: dict[str, Any], state: str) -> None:
+def read_record(path: Path) -> dict[str, Any]:
+    """A stage's record or plan.
+
+    Raises:
+        UserError: it is no JSON, or lacks what every one holds.
+    """
+    record = read_json(path)
+    parts = ("inputs", "configuration")
+    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
+        raise UserError(f"{path}: damaged, no record of a stage ({' and '.join(parts)} are missing); {ANOTHER_RUN}")
+    return record
+
+
+def _require_same(
+    folder: Path, record: dict[str, Any], plan: dict[str, Any], state: str, unknown: Collection[str]
+) -> None:
     changed = [
         key
         for part in ("inputs", "configuration")
-        for key in sorted({*record[part], *plan[part]})
+        for key in sorted({*record[part], *plan[part]}.difference(unknown))
         if record[part].get(key) != plan[part].get(key)
     ]
     if changed:
         raise UserError(
             f"{folder} holds {state} run that differs in {', '.join(changed[:3])}"
-            f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}; "
-            "choose another EXP_NAME, or remove the folder to start again"
+            f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}; {ANOTHER_RUN}"
         )

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import UserError
-from toolkit.files import display_path, package_versions, read_json, write_json
+from toolkit.files import display_path, package_versions, sha256_of, write_json
 from toolkit.fixed_part import LOG_LINE, FixedPart
 from toolkit.presets import Preset
 from toolkit.processes import end_with_parent, owner_of
+from toolkit.training.checkpoints import remove_checkpoints
 from toolkit.training.plan import (
+    LOGS,
     PLAN,
     RECORD,
     RunOptions,
@@ -29,6 +31,7 @@ from toolkit.training.plan import (
     is_finished,
     make_plan,
     process_count,
+    read_record,
     require_same_fixed_part,
     seeds,
 )
@@ -49,13 +52,14 @@ def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_
             has changed since that began.
     """
     require_same_fixed_part(request.out, fixed_part)
+    settings = _settings(request, preset)
+    for name in ("logging_steps", "save_steps", "save_total_limit"):
+        _require_positive(name, getattr(options, name))
+    plan = make_plan(settings, fingerprint(_files(request), _models(preset)), fixed_part)
     if LAUNCHED not in os.environ and _is_first():
         print(f"{LOG_LINE}{fixed_part.sha256}", flush=True)
-    settings = _settings(request, preset, options)
-    models = [preset.llm, preset.vision_tower, preset.vision_tower_aux]
-    files = [request.data] + ([request.adapter] if request.adapter else [])
-    plan = make_plan(settings, fingerprint(files, models), fixed_part)
     if is_finished(request.out, plan):
+        _tidy(request.out)
         print(f"{settings.stage} is already finished in {request.out}: same data, models and settings; nothing to do")
         return
     _require_devices(preset, settings, options.deepspeed)
@@ -74,14 +78,40 @@ def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_
             _close_process_group()
 
 
-def _settings(request: StageRequest, preset: Preset, options: RunOptions) -> Settings:
+def require_same_run(request: StageRequest, preset: Preset, fixed_part: FixedPart) -> None:
+    """Refuse what `run_stage` would refuse because of an earlier run in the same folder, before anything is written.
+
+    Args:
+        request: its data and adapter need not exist yet.
+
+    Raises:
+        UserError: the folder holds another run, or one of another fixed part.
+    """
+    require_same_fixed_part(request.out, fixed_part)
+    files = [path for path in _files(request) if path.is_file()]
+    missing = {display_path(path) for path in _files(request)} - {display_path(path) for path in files}
+    plan = make_plan(_settings(request, preset), fingerprint(files, _models(preset)), fixed_part)
+    is_finished(request.out, plan, unknown=missing)
+
+
+def _files(request: StageRequest) -> list[Path]:
+    return [request.data] + ([request.adapter] if request.adapter else [])
+
+
+def _models(preset: Preset) -> list[Path]:
+    return [preset.llm, preset.vision_tower, preset.vision_tower_aux]
+
+
+def _require_positive(name: str, count: int) -> None:
+    if count < 1:
+        raise UserError(f"--{name.replace('_', '-')} must be 1 or more, found {count}")
+
+
+def _settings(request: StageRequest, preset: Preset) -> Settings:
     if request.stage == "pretrain" and request.adapter:
         raise UserError("--adapter belongs to finetune: pre-training starts from a new adapter")
-    counts = {"batch": request.batch, "accumulation": request.accumulation}
-    counts |= {name: getattr(options, name) for name in ("logging_steps", "save_steps", "save_total_limit")}
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, found {count}")
+    _require_positive("batch", request.batch)
+    _require_positive("accumulation", request.accumulation)
     figures = preset.stage(request.stage)
     initialisation_seed, order_seed = seeds()
     return Settings(
@@ -174,7 +204,7 @@ def _checked_rows(
     rows = read_rows(request.data)
     reader = _reader(request, preset, settings)
     if (request.out / PLAN).is_file():
-        plan = read_json(request.out / PLAN)
+        plan = read_record(request.out / PLAN)
     else:
         if _is_first():
             print(f"checking {len(rows):,} rows and their images ...", flush=True)
@@ -253,6 +283,7 @@ def _train(
     record = {
         "stage": settings.stage,
         **plan,
+        "outputs": _outputs(request.out),
         "counts": counts,
         "experiment_only": _experiment_only(request),
         "versions": package_versions(),
@@ -262,11 +293,26 @@ def _train(
         "samples_per_second": round(outcome.samples_per_second, 2),
     }
     write_json(request.out / RECORD, record)
-    (request.out / PLAN).unlink()
+    _tidy(request.out)
     print(
         f"{settings.stage} finished: {outcome.steps} steps, {outcome.samples:,} samples, "
         f"{outcome.samples_per_second:.1f} samples/s, results in {request.out}"
     )
+
+
+def _outputs(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a stage leaves, and of the script that started it, by path; not of logs and its own records."""
+    own = {RECORD, PLAN, *LOGS}
+    files = [
+        path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith((".", "pretrain_data"))
+    ]
+    return {display_path(path): sha256_of(path) for path in files if path.name not in own}
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a finished stage no longer needs."""
+    (folder / PLAN).unlink(missing_ok=True)
+    remove_checkpoints(folder)
 
 
 def _close_process_group() -> None:

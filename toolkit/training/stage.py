@@ -19,12 +19,13 @@ from transformers import TrainingArguments
 from toolkit.errors import UserError
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.presets import WARMUP_RATIO
+from toolkit.training.checkpoints import last_checkpoint
 from toolkit.training.data import Collator, SampleReader, TrainingSet
 from toolkit.training.memory import Fit, best_fit, sizes_of
 from toolkit.training.order import micro_batches, modality_grouped_order, shuffled_order, word_lengths
 from toolkit.training.plan import RunOptions, Settings
 from toolkit.training.progress import Progress
-from toolkit.training.trainer import FixedTrainer, last_checkpoint
+from toolkit.training.trainer import FixedTrainer
 from toolkit.training.zero import disable_compiled_operators, set_single_process_environment, zero_config
 
 # A process may wait while another prepares data or writes a checkpoint of tens of GB.
@@ -84,6 +85,7 @@ def fit(
     trainer = FixedTrainer(
         micro_batches=batches[arguments.process_index :: settings.processes],
         save_weights=save_weights,
+        keep=options.save_total_limit,
         model=model,
         args=arguments,
         train_dataset=TrainingSet(rows, reader),
@@ -91,7 +93,7 @@ def fit(
         callbacks=[progress],
     )
     with arguments.main_process_first(local=False):
-        checkpoint = last_checkpoint(folder)
+        checkpoint = last_checkpoint(folder, say=lambda line: print(line, flush=True))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return Outcome(
         trainer=trainer,
@@ -155,7 +157,6 @@ def _arguments(
         logging_steps=options.logging_steps,
         logging_nan_inf_filter=False,
         save_steps=options.save_steps,
-        save_total_limit=options.save_total_limit,
         report_to=["tensorboard"] if importlib.util.find_spec("tensorboard") else [],
         disable_tqdm=True,
     )

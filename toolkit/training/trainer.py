@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
 
 from toolkit.errors import UserError
-from toolkit.mgm.checkpoint import read_weights
+from toolkit.training.checkpoints import UNFINISHED, publish
 from toolkit.training.master import make_optimizer
+from toolkit.weights import read_weights
 
-TRAINER_STATE = "trainer_state.json"
+LOSSES = "losses_{process}.pt"
+# How torch says that a file could not be written.
+WRITE_FAULTS = ("PytorchStreamWriter", "unexpected pos", "file write failed")
 
 
 class MicroBatches:
@@ -52,11 +56,13 @@ class FixedTrainer(Trainer):
     Args:
         micro_batches: indices of this process's micro-batches, in training order.
         save_weights: writes the model into a checkpoint folder.
+        keep: checkpoints kept.
         kwargs: the Trainer's own.
     """
 
-    def __init__(self, micro_batches: list[list[int]], save_weights: Callable[[Path], None], **kwargs: Any):
+    def __init__(self, micro_batches: list[list[int]], save_weights: Callable[[Path], None], keep: int, **kwargs: Any):
         super().__init__(**kwargs)
+        self.keep = keep
         self.micro_batches = micro_batches
         self.save_weights = save_weights
         self.step_losses: list[torch.Tensor] = []
@@ -88,27 +94,32 @@ class FixedTrainer(Trainer):
         return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """See Trainer; keeps the loss for `log`."""
-        loss = super().training_step(*args, **kwargs)
-        self.step_losses.append(loss.detach())
-        return loss
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Replace the Trainer's rounded loss by the full one.
+        """See Trainer; keeps the loss for `log`, and looks at it before the weights are changed by it.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: the loss of a step is not finite.
         """
+        loss = super().training_step(*args, **kwargs)
+        self.step_losses.append(loss.detach())
+        count = self.args.gradient_accumulation_steps
+        if len(self.step_losses) % count == 0:
+            total = self._mean_of_processes(torch.stack(self.step_losses[-count:]).sum())
+            if not math.isfinite(total):
+                raise UserError(
+                    f"the loss is {total} at step {self.state.global_step + 1}: training has failed and nothing of "
+                    "this step is saved; check the data of this run, or try another TRAIN_SEED"
+                )
+        return loss
+
+    def _mean_of_processes(self, value: torch.Tensor) -> float:
+        return self.accelerator.gather(value).mean().item()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Replace the Trainer's rounded loss by the full one."""
         if "loss" in logs:
             steps = len(self.step_losses) / self.args.gradient_accumulation_steps
-            mean = torch.stack(self.step_losses).sum() / steps
+            logs["loss"] = self._mean_of_processes(torch.stack(self.step_losses).sum() / steps)
             self.step_losses.clear()
-            logs["loss"] = self.accelerator.gather(mean).mean().item()
-            if not math.isfinite(logs["loss"]):
-                raise UserError(
-                    f"the loss is {logs['loss']} at step {self.state.global_step}: training has failed; "
-                    "check the data of this run, or try another TRAIN_SEED"
-                )
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -118,13 +129,45 @@ class FixedTrainer(Trainer):
             folder.mkdir(parents=True, exist_ok=True)
             self.save_weights(folder)
 
+    def _get_output_dir(self, trial: Any) -> str:
+        # Where the Trainer writes checkpoints.
+        return str(Path(self.args.output_dir, UNFINISHED))
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        unfinished = Path(self.args.output_dir, UNFINISHED)
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and not any(fault in str(error) for fault in WRITE_FAULTS):
+                raise
+            free = shutil.disk_usage(self.args.output_dir).free
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
+                f"({free / 1e9:.1f} GB were free): {str(error).splitlines()[0]}; make room and run the same command "
+                "again to resume"
+            ) from None
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            publish(unfinished / f"checkpoint-{self.state.global_step}", unfinished.parent, self.keep)
+        self.accelerator.wait_for_everyone()
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        losses = Path(output_dir, LOSSES.format(process=self.args.process_index))
+        losses.parent.mkdir(parents=True, exist_ok=True)
+        torch.save([loss.cpu() for loss in self.step_losses], losses)
         if self.is_deepspeed_enabled:
             self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
             if self.args.should_save:
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler.pt"))
         else:
             super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint:  # the next logged loss is the mean of the steps before the checkpoint too
+            losses = torch.load(Path(checkpoint, LOSSES.format(process=self.args.process_index)), weights_only=True)
+            self.step_losses = [loss.to(self.args.device) for loss in losses]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, _model: Any = None) -> None:
         # Without DeepSpeed, which brings its own. `_allow_missing_frozen` applies here too.
@@ -135,14 +178,3 @@ def _allow_missing_frozen(model: torch.nn.Module, keys: Any) -> None:
     """Checkpoints hold what learns; frozen weights come from the base models, the tied lm_head from the embedding."""
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     keys.missing_keys[:] = [name for name in keys.missing_keys if name in trainable]
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; incomplete ones, whose writing was cut short, are removed."""
-    found: dict[int, Path] = {}
-    for path in folder.glob("checkpoint-*"):
-        if (path / TRAINER_STATE).is_file():
-            found[int(path.name.removeprefix("checkpoint-"))] = path
-        else:
-            shutil.rmtree(path)
-    return found[max(found)] if found else None

@@ -176,14 +176,16 @@ def test_a_run_of_another_fixed_part_is_refused_before_anything_is_written(look,
     assert f"{run}/plan.json: this run began under another fixed part: its record lists no files" in error
 
 
-def test_a_script_that_pack_would_refuse_is_said(look, tmp_path):
+def test_a_script_changed_outside_its_editable_part_is_refused(look, tmp_path):
     script = REPOSITORY / "toolkit/train_mgm_2b_stage_1.sh"
-    assert "warning" not in look(more=("--script", str(script)))[1]
+    assert look(more=("--script", str(script)))[0] == 0
     copy = tmp_path / "train_mine.sh"
+    shutil.copy(script, copy)
+    assert look(more=("--script", str(copy)))[0] == 0, "another name is no change"
     copy.write_text(script.read_text().replace("PRESET=full", "PRESET=other"))
-    status, output, _ = look(more=("--script", str(copy)))
-    assert status == 0
-    assert "warning: outside its editable part line 35 is `PRESET=other` where " in output
+    status, output, error = look(more=("--script", str(copy)))
+    assert (status, output) == (1, "")
+    assert f"{copy}: outside its editable part line 37 is `PRESET=other` where " in error
 
 
 def test_a_batch_that_is_no_number_is_refused(look, capsys):

@@ -122,9 +122,11 @@ def test_command_writes_samples_and_record(small_seed):
         "rows": 3, "drawn": 3, "written": 3, "questions_restored": 2, "questions_by_caption_rule": 1, "skipped": {},
     }  # fmt: skip
     assert record["inputs"][str(file)] == sha256_of(file)
-    assert record["outputs"] == {
-        str(small_seed.processed / "llava.json"): sha256_of(small_seed.processed / "llava.json")
-    }
+    outputs = [small_seed.processed / f"llava.{name}" for name in ("json", "rows.jsonl", "images.sha256")]
+    assert record["outputs"] == {str(path): sha256_of(path) for path in outputs}
+    assert outputs[1].read_bytes() == file.read_bytes()
+    image = small_seed.processed / "synthetic_images/a.png"
+    assert outputs[2].read_text() == f"{sha256_of(image)}  synthetic_images/a.png\n"
 
 
 def test_command_draws_above_the_cap(small_seed, capsys):

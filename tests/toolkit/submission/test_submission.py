@@ -1,99 +1,29 @@
-"""`pack` and `verify`: what goes in, what is refused and by which name; which fixed part made it."""
+"""`pack` and `verify`: what goes in, what is refused and by which name."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from toolkit.__main__ import main
-from toolkit.files import REPOSITORY, sha256_of
-from toolkit.fixed_part import LOG_LINE, FixedPart, read_fixed_part
-from toolkit.submission import archive
-
-PRETRAIN, FINETUNE = "output/training_dirs/MGM-Mini-Pretrain-best", "output/training_dirs/MGM-Mini-Finetune-best"
-RESULTS = "output/eval_results/MGM-Mini-Finetune-best"
-ROWS = "output/processed_data/processed_data.jsonl"
-
-ONLINE = {
-    "solution/README.md",
-    "solution/requirements.txt",
-    "solution/process.py",
-    "output/train.sh",
-    f"{PRETRAIN}/pretrain.log",
-    f"{FINETUNE}/finetune.log",
-    f"{RESULTS}/score.json",
-    f"{RESULTS}/textvqa/answers.jsonl",
-    f"{RESULTS}/mmbench/answers.jsonl",
-    f"{RESULTS}/mmbench/answers_upload.xlsx",
-}
-OFFLINE = ONLINE | {
+from tests.toolkit.submission.conftest import (
+    FINETUNE,
+    OFFLINE,
+    ONLINE,
+    PRETRAIN,
+    RESULTS,
     ROWS,
-    "output/processed_data/synthetic_images/s.png",
-    f"{PRETRAIN}/mm_projector.bin",
-    f"{FINETUNE}/config.json",
-    f"{FINETUNE}/tokenizer.json",
-    f"{FINETUNE}/model-00001-of-00001.safetensors",
-    f"{FINETUNE}/model.safetensors.index.json",
-}
-
-FIXED_PART = read_fixed_part()
-OURS = f"{LOG_LINE}{FIXED_PART.sha256}"
-TRAINER = "toolkit/training/trainer.py"
-OTHER = FixedPart(FIXED_PART.files | {TRAINER: "0" * 64})
-
-# CI installs it; there its absence is a failure.
-needs_zip = pytest.mark.skipif(not shutil.which("zip") and not os.environ.get("CI"), reason="no zip program here")
-
-
-def record(fixed_part: FixedPart = FIXED_PART, **more: object) -> dict[str, object]:
-    """What `pack` looks at in a stage's record."""
-    return {"experiment_only": [], "fixed_part": fixed_part.record(), **more}
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished experiment `best`, with much beside it that no submission takes along."""
-    root = tmp_path / "workspace"
-    beside = {
-        "output/audit/mini.parquet",
-        "output/train.sh.old",
-        f"{PRETRAIN}/pretrain_data.json",
-        f"{FINETUNE}/training_args.bin",
-        f"{FINETUNE}/checkpoint-9/model-00001-of-00001.safetensors",
-        f"{RESULTS}/textvqa/.answers-1-x.jsonl",
-        "solution/__pycache__/process.pyc",
-        "solution/.ipynb_checkpoints/a.py",
-        f"{FINETUNE}/train.sh",
-    }
-    for name in OFFLINE | beside:
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"content of {name}\n" * 3)
-    for log in (f"{PRETRAIN}/pretrain.log", f"{FINETUNE}/finetune.log"):
-        (root / log).write_text(f"{OURS}\nstep 1\n")
-    shutil.copy(REPOSITORY / "toolkit/train_mgm_mini_stage_1.sh", root / FINETUNE / "train.sh")
-    rows = [{"images": [path], "text": "<image>\nx", "id": path} for path in ("images/1.jpg", "synthetic_images/s.png")]
-    (root / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (root / "seed/images").mkdir(parents=True)
-    (root / "seed/images/1.jpg").touch()
-    for folder in (PRETRAIN, FINETUNE):
-        (root / folder / "run.json").write_text(json.dumps(record()))
-    inputs = {"rows": sha256_of(root / ROWS)}
-    (root / PRETRAIN / "pretrain_data.run.json").write_text(json.dumps({"inputs": inputs}))
-    monkeypatch.setattr(archive, "REPOSITORY", root)
-    return root
-
-
-def pack(workspace: Path, kind: str, name: str = "submit.zip") -> tuple[int, Path]:
-    out = workspace / name
-    return main(["pack", kind, "best", "--out", str(out), "--images", str(workspace / "seed")]), out
+    change_record,
+    pack,
+    refusal,
+    rewritten,
+    write_records,
+)
+from toolkit.__main__ import main
+from toolkit.submission import archive
 
 
 @pytest.mark.parametrize(("kind", "members"), [("online", ONLINE), ("offline", OFFLINE)])
@@ -120,14 +50,6 @@ def test_equal_files_give_an_equal_zip(workspace: Path) -> None:
     _, second = pack(workspace, "offline", "second.zip")
     assert first.read_bytes() == second.read_bytes()
     assert not list(workspace.glob(".*.zip.*"))
-
-
-def refusal(capsys: pytest.CaptureFixture[str], status: int) -> str:
-    assert status == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize(
@@ -161,14 +83,8 @@ def test_no_such_experiment(workspace: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("used", ["TRAIN_SEED=3", "PRETRAIN=none", "--no-stochastic-depth"])
 def test_experiment_only_runs_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str], used: str) -> None:
-    (workspace / FINETUNE / "run.json").write_text(json.dumps(record(experiment_only=[used])))
+    change_record(workspace / FINETUNE / "run.json", experiment_only=[used])
     assert used in refusal(capsys, pack(workspace, "online")[0])
-
-
-def test_data_of_another_recipe_is_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (workspace / ROWS).open("a") as file:
-        file.write("\n")
-    assert "is not the file MGM-Mini-Pretrain-best was trained on" in refusal(capsys, pack(workspace, "offline")[0])
 
 
 def test_weights_in_an_online_zip_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,176 +98,12 @@ def test_symbolic_links_are_refused(workspace: Path, capsys: pytest.CaptureFixtu
     assert "link.py is a symbolic link" in refusal(capsys, pack(workspace, "online")[0])
 
 
-@pytest.mark.parametrize(
-    ("log", "message"),
-    [
-        ("", "does not begin with"),
-        (f"step 1\n{OURS}\n", "does not begin with"),
-        (f"{LOG_LINE}{'0' * 64}\n", "was written by another fixed part"),
-        (f"{OURS}\nstep\n{LOG_LINE}{'0' * 64}\n", "was written by another fixed part"),
-    ],
-)
-def test_logs_must_name_this_fixed_part(
-    workspace: Path, capsys: pytest.CaptureFixture[str], log: str, message: str
-) -> None:
-    (workspace / FINETUNE / "finetune.log").write_text(log)
-    assert f"finetune.log {message}" in refusal(capsys, pack(workspace, "online")[0])
-
-
-@pytest.mark.parametrize("stages", [(PRETRAIN, FINETUNE), (PRETRAIN,), (FINETUNE,)])
-def test_pack_names_the_file_of_the_fixed_part_that_changed(
-    workspace: Path, capsys: pytest.CaptureFixture[str], stages: tuple[str, ...]
-) -> None:
-    for stage in stages:
-        (workspace / stage / "run.json").write_text(json.dumps(record(OTHER)))
-        (log,) = (workspace / stage).glob("*.log")
-        log.write_text(f"{LOG_LINE}{OTHER.sha256}\nstep 1\n")
-    error = refusal(capsys, pack(workspace, "online")[0])
-    assert error.count(f"{TRAINER} changed") == len(stages)
-    assert ("one experiment was trained by different fixed parts: " in error) == (len(stages) == 1)
-
-
-def test_records_without_a_list_of_files_are_said_to_be_old(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (workspace / PRETRAIN / "run.json").write_text(json.dumps({"experiment_only": []}))
-    assert "pretrain-best/run.json was written by another" in refusal(capsys, pack(workspace, "online")[0]).lower()
-    (workspace / PRETRAIN / "pretrain.log").write_text(f"{LOG_LINE}{'0' * 64}\n")
-    error = refusal(capsys, pack(workspace, "online")[0])
-    assert "pretrain.log was written by another fixed part" in error
-    assert "its record lists no files of the fixed part, as an older kit wrote it" in error
-
-
-def test_answers_of_another_fixed_part_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = workspace / RESULTS / "textvqa/run.json"
-    path.write_text(json.dumps({"fixed_part": FIXED_PART.record()}))
-    status, packed = pack(workspace, "online")
-    assert (status, main(["verify", str(packed)])) == (0, 0)
-    for fault in (json.dumps({"fixed_part": OTHER.record()}), "no JSON", '{"fixed_part": 3}'):
-        byhand = rewritten(packed, workspace / "byhand.zip", drop=f"{RESULTS}/textvqa/run.json")
-        with zipfile.ZipFile(byhand, "a") as archive:
-            archive.writestr(f"{RESULTS}/textvqa/run.json", fault)
-        assert "textvqa/run.json was written by another fixed part" in refusal(capsys, main(["verify", str(byhand)]))
-    path.write_text(json.dumps({"fixed_part": OTHER.record()}))
-    assert f"textvqa/run.json was written by another fixed part than this toolkit: {TRAINER} changed" in refusal(
-        capsys, pack(workspace, "online")[0]
-    )
-
-
-def test_verify_names_the_changed_file_where_the_zip_lists_it(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log = f"{FINETUNE}/finetune.log"
-    _, packed = pack(workspace, "online")
-    content = {log: f"{LOG_LINE}{OTHER.sha256}\n"}
-    byhand = rewritten(packed, workspace / "byhand.zip", drop=log, **content)
-    assert "`python -m toolkit pack` finds it" in refusal(capsys, main(["verify", str(byhand)]))
-    content[f"{RESULTS}/textvqa/run.json"] = json.dumps({"fixed_part": OTHER.record()})
-    byhand = rewritten(packed, workspace / "byhand.zip", drop=log, **content)
-    error = refusal(capsys, main(["verify", str(byhand)]))
-    assert f"finetune.log was written by another fixed part than this toolkit ({LOG_LINE}{OTHER.sha256}" in error
-    assert f"): {TRAINER} changed" in error
-
-
-def test_a_script_changed_outside_its_editable_part_is_refused(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script = workspace / FINETUNE / "train.sh"
-    _, packed = pack(workspace, "online")
-    script.write_text(script.read_text().replace("source training/fixed_part.sh", "source training/mine.sh"))
-    expected = "output/train.sh was changed outside its editable part: line 38 is `source training/mine.sh` where "
-    assert expected in refusal(capsys, pack(workspace, "online")[0])
-    byhand = rewritten(
-        packed, workspace / "byhand.zip", drop="output/train.sh", **{"output/train.sh": script.read_text()}
-    )
-    assert expected in refusal(capsys, main(["verify", str(byhand)]))
-
-
-def rewritten(source: Path, target: Path, drop: str = "", **more: str) -> Path:
-    """Copy a zip member by member, one left out, others added, as a person with `zip` might."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for name in old.namelist():
-            if name != drop:
-                new.writestr(name, old.read(name))
-        for name, content in more.items():
-            new.writestr(name, content)
-    return target
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("notes/a.txt", "notes is beside solution/ and output/"),
-        ("__MACOSX/a", "__MACOSX is beside"),
-        ("/output/a", "/output/a is an absolute path"),
-        ("output/../a", "output/../a is an absolute path or leaves the zip"),
-        ("output/audit/mini.parquet", "output/audit/mini.parquet does not belong"),
-        (f"{PRETRAIN}/mm_projector.bin", "mm_projector.bin holds weights, which an online zip must not"),
-        (f"{PRETRAIN}/pretrain_data.json", "pretrain_data.json does not belong"),
-        (
-            "output/eval_results/MGM-Mini-Finetune-worse/textvqa/a",
-            "several experiments at once: MGM-Mini best, MGM-Mini worse",
-        ),
-        (ROWS, "mm_projector.bin is missing"),
-    ],
-)
-def test_verify_names_what_does_not_belong(
-    workspace: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
-) -> None:
-    _, packed = pack(workspace, "online")
-    byhand = rewritten(packed, workspace / "byhand.zip", **{name: "{}\n"})
-    assert message in refusal(capsys, main(["verify", str(byhand)]))
-
-
-def unpacked(source: Path, folder: Path) -> Path:
-    """The files of a packed submission, as a participant might gather them without `pack`."""
-    with zipfile.ZipFile(source) as archive:
-        archive.extractall(folder)
-    return folder
-
-
-def zip_by_hand(folder: Path, *words: str) -> Path:
-    """`zip -r submit.zip WORDS` in a folder; it writes entries for folders too, which `pack` does not."""
-    subprocess.run(["zip", "-q", "-r", "byhand.zip", *words], cwd=folder, check=True)
-    return folder / "byhand.zip"
-
-
-@needs_zip
-@pytest.mark.parametrize("kind", ["online", "offline"])
-def test_verify_takes_a_zip_made_by_hand(workspace: Path, kind: str) -> None:
-    folder = unpacked(pack(workspace, kind)[1], workspace / "byhand")
-    assert main(["verify", str(zip_by_hand(folder, "solution/", "output/"))]) == 0
-
-
-@needs_zip
-@pytest.mark.parametrize(
-    ("inside", "words", "message"),
-    [
-        ("", ["."], "notes/ is beside solution/ and output/"),
-        ("", ["solution/", "output/", "-x", "*finetune.log"], "finetune.log is missing"),
-        ("", ["-P", "secret", "solution/", "output/"], "is encrypted"),
-        ("", ["-Z", "bzip2", "solution/", "output/"], "use stored or deflated"),
-        (
-            "better-synth",
-            ["better-synth"],
-            "everything is inside better-synth/; zip in there: cd better-synth && zip",
-        ),
-    ],
-)
-def test_verify_names_faults_of_a_zip_made_by_hand(
-    workspace: Path, capsys: pytest.CaptureFixture[str], inside: str, words: list[str], message: str
-) -> None:
-    folder = workspace / "byhand"
-    unpacked(pack(workspace, "online")[1], folder / inside)
-    (folder / inside / "notes").mkdir()
-    assert message in refusal(capsys, main(["verify", str(zip_by_hand(folder, *words))]))
-
-
 def test_large_zips_need_little_memory(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights beyond what the format's first version can hold, here scaled down, are streamed both ways."""
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1 << 20)
     with (workspace / FINETUNE / "model-00001-of-00001.safetensors").open("wb") as file:
         file.truncate(200 << 20)
+    write_records(workspace)
     tracemalloc.start()
     status, out = pack(workspace, "offline")
     assert (status, main(["verify", str(out)])) == (0, 0)
@@ -359,17 +111,6 @@ def test_large_zips_need_little_memory(workspace: Path, monkeypatch: pytest.Monk
     tracemalloc.stop()
     assert out.stat().st_size > 200 << 20
     assert peak < 20 << 20
-
-
-@needs_zip
-def test_a_zip_of_the_whole_workspace_is_refused_folder_by_folder(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (workspace / "output/audit/mini.log").touch()
-    error = refusal(capsys, main(["verify", str(zip_by_hand(workspace, "solution/", "output/"))]))
-    assert "output/audit/ (2 files) do not belong in a submission" in error
-    assert "checkpoint-9/model-00001-of-00001.safetensors does not belong" in error
-    assert error.endswith("`python -m toolkit pack` makes a zip of what belongs\n")
 
 
 @pytest.mark.parametrize("readme", ["readme", "readme.md", "README.md"])

@@ -108,8 +108,15 @@ def test_too_few_rows_for_one_step_are_refused(small_world: SmallWorld, tmp_path
         fit(model_of(small_world), small_world.rows()[:4], reader_of(small_world), SETTINGS, OPTIONS, tmp_path, print)
 
 
-def test_a_loss_that_is_no_number_stops_training(small_world: SmallWorld, tmp_path: Path) -> None:
-    model = model_of(small_world)
+@pytest.mark.parametrize("logging_steps", [1, 1000])
+def test_a_loss_that_is_no_number_stops_training_at_its_step(
+    small_world: SmallWorld, tmp_path: Path, logging_steps: int
+) -> None:
+    """Before a weight is changed by it or anything is saved, whether or not the step is logged."""
+    model, saved = model_of(small_world), []
     model.model.mm_projector[0].bias.data.fill_(torch.nan)
+    options = dataclasses.replace(OPTIONS, logging_steps=logging_steps, save_steps=1)
     with pytest.raises(UserError, match="loss is nan at step 1"):
-        fit(model, small_world.rows(), reader_of(small_world), SETTINGS, OPTIONS, tmp_path, lambda _folder: None)
+        fit(model, small_world.rows(), reader_of(small_world), SETTINGS, options, tmp_path, saved.append)
+    assert saved == []
+    assert not list(tmp_path.rglob("checkpoint-*"))

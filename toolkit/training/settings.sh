@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Refuses values of the editable variables that would stop a run later. Sourced by fixed_part.sh, which defines fail.
+set -euo pipefail
+
+# require NAME PATTERN EXPECTED: refuse a variable whose value is not of the pattern.
+require() { [[ ${!1:-} =~ ^($2)$ ]] || fail "$1=${!1:-}: expected $3"; }
+EXP_NAME_LENGTH=100  # more would make file names too long
+require EXP_NAME '[A-Za-z0-9][A-Za-z0-9._-]*' "letters, digits, '.', '_' and '-' only, first a letter or digit"
+((${#EXP_NAME} <= EXP_NAME_LENGTH)) || fail "EXP_NAME has ${#EXP_NAME} characters: expected at most $EXP_NAME_LENGTH"
+require PRETRAIN_DATASET '.+' "the path of the pre-training file"
+require PRETRAIN_DATASET_IMAGE_PATH '.+' "the folder of its images"
+for stage in PRETRAIN FINETUNE; do
+    require "${stage}_BATCH_SIZE_PER_GPU" 'auto|0*[1-9][0-9]{0,4}' "auto, or a whole number from 1 to 99999"
+    require "${stage}_GRADIENT_ACCUMULATION_STEPS" '0*[1-9][0-9]{0,4}' "a whole number from 1 to 99999"
+    require "${stage}_DATALOADER_NUM_WORKERS" '0*[0-9]{1,2}' "a whole number from 0 to 99"
+done
+for name in LOGGING_STEP CKPT_SAVE_STEPS TOTAL_SAVE_CKPT_LIMIT; do
+    require "$name" '0*[1-9][0-9]{0,6}' "a whole number from 1 to 9999999"
+done
+INFER_CUDA_IDX=${INFER_CUDA_IDX// /}
+require INFER_CUDA_IDX 'cpu|[0-9]{1,3}(,[0-9]{1,3})*' "GPU numbers with commas between them, such as 0,1"
+TRAIN_SEED=${TRAIN_SEED:-0}
+require TRAIN_SEED '[0-9]{1,9}' "a whole number from 0 (the fixed seeds) to 999999999"
+PRETRAIN=${PRETRAIN:-yes}
+require PRETRAIN 'yes|none' "none, or no such variable"

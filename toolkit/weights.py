@@ -1,0 +1,95 @@
+"""Files of weights and configurations as model folders hold them, read so that a damaged one is named in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from toolkit.errors import UserError
+from toolkit.files import read_json, require_file
+
+MESSAGE_LENGTH = 160  # characters of a library's message that are shown
+AGAIN = "bring the file again"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model folder's `config.json`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or not config:
+        raise UserError(f"{folder / 'config.json'}: damaged, no JSON object with settings; {AGAIN}")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files of a checkpoint folder's weights: safetensors before pickles, shards by their index where there is one.
+
+    Raises:
+        UserError: the folder holds no weights, the index is damaged, or a file that it lists is missing.
+    """
+    for pattern, stem in (("*.safetensors", "model.safetensors"), ("*.bin", "pytorch_model.bin")):
+        index = folder / f"{stem}.index.json"
+        if not index.is_file():
+            files = sorted(path for path in folder.glob(pattern) if path.name not in ("training_args.bin",))
+        else:
+            content = read_json(index)
+            shards = content.get("weight_map") if isinstance(content, dict) else None
+            if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+                raise UserError(f"{index}: damaged, weight_map does not name files; {AGAIN}")
+            files = sorted({folder / Path(name).name for name in shards.values()})
+            for path in files:
+                if not path.is_file():
+                    raise UserError(f"{path}: listed in {index.name} but missing; {AGAIN}")
+        if files:
+            return files
+    raise UserError(f"{folder}: no model weights there (*.safetensors or *.bin)")
+
+
+def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a checkpoint folder.
+
+    Raises:
+        UserError: those of `weight_files`; a file is damaged.
+    """
+    for path in weight_files(folder):
+        if path.suffix == ".bin":
+            yield from read_pickle(path).items()
+        else:
+            yield from _read_safetensors(path)
+
+
+def read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """A plain state dict.
+
+    Raises:
+        UserError: it is missing, damaged or something else.
+    """
+    require_file(path)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # damaged bytes make the unpickler raise nearly every kind
+        saved = None
+    if not isinstance(saved, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in saved.values()):
+        raise UserError(f"{path}: not a plain state dict (read with weights_only), or damaged; {AGAIN}")
+    return saved
+
+
+def first_line(error: Exception) -> str:
+    """What a library's exception says, cut to one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:MESSAGE_LENGTH]
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged, no safetensors file ({first_line(error)}); {AGAIN}") from None
