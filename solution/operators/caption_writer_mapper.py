@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from .common.captioner import Captioner
 from .common.captions import caption_of, with_caption
 from .common.reasons import CAPTIONED
-from .common.rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
+from .common.rows import FAILURE, MODEL_ROWS, NOTE, ROW, Batch, add_texts, count_rows
 
 
 @OPERATORS.register_module("caption_writer_mapper")
@@ -76,16 +76,19 @@ class CaptionWriterMapper(Mapper):
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
         """A batch with the new rows, each after the row it comes from."""
         written, failures = self._written(samples, rank)
-        add_texts(samples, FAILURE, failures)
         if "caption_index" not in samples:
             samples["caption_index"] = [None] * count_rows(samples)
-        samples[NOTE] = [""] * count_rows(samples)
+        if ROW in samples:
+            samples[NOTE] = [""] * count_rows(samples)
         result: Batch = {key: [] for key in samples}
+        reasons: list[str] = []
         for row in range(count_rows(samples)):
             old: dict[str, Any] = {key: values[row] for key, values in samples.items()}
             for new in self._rows(old, written.get(row, [])):
                 for key, values in result.items():
                     values.append(new[key])
+                reasons.append(failures[row])
+        add_texts(result, FAILURE, reasons)
         return result
 
     def _rows(self, old: dict[str, Any], captions: list[str]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from .common.images import open_images
 from .common.kmeans import kmeans, shares
 from .common.loader import device_for, load_model
 from .common.reasons import not_best_of_cluster
-from .common.rows import FAILURE, Batch
+from .common.rows import FAILURE, ROW, Batch
 from .common.score_threshold_selector import scores_of
 
 
@@ -59,7 +59,7 @@ class ClusterBalancedSelector(Selector):
         self.dropped_because: dict[int, str] = {}
 
     def process(self, dataset):
-        """Dataset with stats -> dataset of at most `cap` rows, in order; failed rows stay, marked."""
+        """Dataset with stats -> dataset of at most `cap` rows, in order; an audit gets failed rows too, marked."""
         self.dropped_because = {}
         if len(dataset) <= self.cap:
             return dataset
@@ -69,7 +69,8 @@ class ClusterBalancedSelector(Selector):
         device = device_for(self.use_cuda(), None)
         groups = kmeans(features.to(device), self.clusters, self.seed).tolist()
         remaining = dict(enumerate(shares([Counter(groups)[number] for number in range(self.clusters)], self.cap)))
-        kept = {row for row, failure in enumerate(failures) if failure}
+        is_audited = ROW in dataset.column_names
+        kept = {row for row, failure in enumerate(failures) if failure and is_audited}
         for index in sorted(range(len(rows)), key=lambda index: -scores[rows[index]]):
             row, group = rows[index], groups[index]
             if remaining[group]:
@@ -79,9 +80,7 @@ class ClusterBalancedSelector(Selector):
                 self.dropped_because[row] = not_best_of_cluster(self.score_key, group)
         chosen = sorted(kept)
         result = dataset.select(chosen)
-        if FAILURE in result.column_names:  # of an earlier operator, when Data-Juicer's own command runs the recipe
-            result = result.remove_columns(FAILURE)
-        return result.add_column(FAILURE, [failures[row] for row in chosen])
+        return result.add_column(FAILURE, [failures[row] for row in chosen]) if is_audited else result
 
     def _features(self, dataset: Any, failures: list[str]) -> tuple[list[int], torch.Tensor]:
         """(rows, their embeddings [rows, width], unit vectors in half precision); bad images go to ``failures``."""

@@ -14,7 +14,7 @@ from .common.captions import caption_of
 from .common.generator import ImageGenerator
 from .common.images import made_name
 from .common.reasons import GENERATED
-from .common.rows import MODEL_ROWS, NOTE, ORIGINAL, Batch, count_rows
+from .common.rows import MODEL_ROWS, NOTE, ORIGINAL, Batch, add_texts, count_rows
 from .common.score_store import revision_of
 
 FOLDER = "synthetic_images"  # next to processed_data.jsonl, as the row contract requires
@@ -65,9 +65,9 @@ class PicturePainterMapper(Mapper):
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
         """A batch with the new rows, each instead of the row it comes from or after it."""
         files = self._generated(samples, rank)
-        for column, empty in ((ORIGINAL, None), (NOTE, "")):
-            if column not in samples:
-                samples[column] = [empty] * count_rows(samples)
+        if ORIGINAL not in samples:
+            samples[ORIGINAL] = [None] * count_rows(samples)
+        add_texts(samples, NOTE, [""] * count_rows(samples))
         result: Batch = {key: [] for key in samples}
         for row in range(count_rows(samples)):
             old: dict[str, Any] = {key: values[row] for key, values in samples.items()}

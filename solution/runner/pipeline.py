@@ -15,7 +15,7 @@ from datasets import Json
 from solution.entry import is_interrupt
 from solution.operators import register
 from solution.operators.common import reasons
-from solution.operators.common.rows import NOTE, PART, parts_of
+from solution.operators.common.rows import NOTE, PART, ROW, parts_of
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import (
     OPERATORS,
@@ -35,7 +35,6 @@ from solution.runner.failures import guard, isolate, logged_errors, whole, witho
 from solution.runner.histogram import histogram
 from solution.runner.produced import sent_to_the_run
 from solution.runner.recipe import OWN_OPERATORS, Recipe
-from solution.runner.seed import ROW
 from solution.runner.tables import numbers_of, positions_of, rows_of_step, tables_of
 
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from solution.operators.common import reasons
 from solution.operators.common.images import ImageError, made_name, open_image, stat_image
-from solution.operators.common.rows import parts_of
+from solution.operators.common.rows import ROW, parts_of
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import STATS, NestedDataset
 from solution.runner.files import linked, sha256_of
-from solution.runner.seed import ROW, SYNTHETIC, Folders
+from solution.runner.seed import SYNTHETIC, Folders
 from solution.runner.tables import numbers_of, positions_of, rows_of_step, tables_of
 
 VARIABLE = "DJ_PRODUCED_DATA_DIR"  # Data-Juicer's name for it

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from solution.operators.common.captions import IMAGE_TOKENS, image_token_of, split_text
 from solution.operators.common.images import ImageError, open_image
-from solution.operators.common.rows import PART
+from solution.operators.common.rows import PART, ROW
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.data_juicer import NestedDataset
 from solution.runner.errors import UserError
@@ -28,7 +28,6 @@ from solution.runner.files import linked, replaced, shown
 
 SYNTHETIC = "synthetic_images"
 WORK_TOKEN = IMAGE_TOKENS[0]  # Data-Juicer's own; rows written with the other one get theirs back at the end
-ROW = "__row__"  # the column that says which row of the ledger a row of the data set is
 EXTRA = "__extra__"  # the column with a row's keys besides CORE, as JSON: they come out as they went in
 CORE = {"id": pa.string(), "text": pa.string(), "images": pa.list_(pa.string())}
 _MOST_NESTED = 16  # levels of lists and objects in a column that operators see

@@ -1,7 +1,8 @@
 """What our operators share on a batch of rows: how a row fails, and how notes reach the audit.
 
-A batch is Data-Juicer's dict of columns. Two text columns travel with the rows, and `process.py` turns them into audit
-lines: FAILURE (why this row failed; empty for a good row) and NOTE (what an operator did to a row it kept).
+A batch is Data-Juicer's dict of columns. Two text columns travel with the rows of `process.py`, which turns them into
+audit lines: FAILURE (why this row failed; empty for a good row) and NOTE (what an operator did to a row it kept). Under
+Data-Juicer's own commands, which have no audit and would write them out, there are none; failed rows are removed.
 Data-set-wide operators (de-duplication, selection) keep `dropped_because` instead: position in their input -> reason.
 Reasons are built in `reasons.py`.
 """
@@ -10,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+ROW = "__row__"  # column of process.py alone: which row of its ledger a row of the data set is
 FAILURE = "__failure__"
 NOTE = "__note__"
 ORIGINAL = "original_images"  # column: the images that a row had before `picture_painter_mapper`
@@ -30,9 +32,16 @@ def count_rows(batch: Batch) -> int:
 
 
 def add_texts(batch: Batch, column: str, texts: Sequence[str]) -> None:
-    """Write one text per row to FAILURE or NOTE; an earlier operator's text stays where the new one is empty."""
-    before = batch.get(column) or [""] * len(texts)
-    batch[column] = [new or old or "" for new, old in zip(texts, before, strict=True)]
+    """Write one text per row to FAILURE or NOTE; an earlier operator's text stays where the new one is empty.
+
+    Without an audit a row with a failure is removed from the batch, and notes are not kept.
+    """
+    if ROW in batch:
+        before = batch.get(column) or [""] * len(texts)
+        batch[column] = [new or old or "" for new, old in zip(texts, before, strict=True)]
+    elif column == FAILURE:
+        for key in list(batch.keys()):
+            batch[key] = [value for value, failure in zip(batch[key], texts, strict=True) if not failure]
 
 
 def row_seed(seed: int, row_key: str) -> int:

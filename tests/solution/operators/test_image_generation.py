@@ -33,7 +33,8 @@ def data(make_seed):
     """Five rows with absolute image paths, as operators see them."""
     seed = make_seed(["a red dog", "two blue cars", "the cat", "", "a ball"])
     lines = [json.loads(line) for line in seed.read_text().splitlines()]
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
+        line["__row__"] = number
         line["images"] = [str(seed.parent / image) for image in line["images"]]
     return NestedDataset.from_list(lines)
 

@@ -24,7 +24,8 @@ def rows(make_seed):
     def make(captions: list[str], folder: str = "rows") -> NestedDataset:
         seed = make_seed(captions, folder=folder)
         lines = [json.loads(line) for line in seed.read_text().splitlines()]
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
+            line["__row__"] = number
             line["images"] = [str(seed.parent / image) for image in line["images"]]
         return NestedDataset.from_list(lines)
 

@@ -24,7 +24,8 @@ def scored(make_seed):
     def make(scores: list, captions: list[str] | None = None) -> NestedDataset:
         seed = make_seed(captions or [f"row {number}" for number in range(len(scores))])
         lines = [json.loads(line) for line in seed.read_text().splitlines()]
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
+            line["__row__"] = number
             line["images"] = [str(seed.parent / image) for image in line["images"]]
         return NestedDataset.from_list(lines).add_column(STATS, [{"clip_similarity": score} for score in scores])
 
@@ -144,9 +145,14 @@ def test_a_bad_image_fails_alone_when_images_are_clustered(scored, clip_folder):
     assert not any(marked.values())
 
 
-def test_marks_of_earlier_operators_are_replaced(scored, clip_folder):
-    data = scored(SCORES[:10]).add_column("__failure__", [""] * 10)
-    assert len(build("cluster_balanced_selector", hf_clip=str(clip_folder), clusters=2, cap=6).run(data)) == 6
+def test_without_an_audit_a_bad_image_goes(scored, clip_folder):
+    data = scored(SCORES[:10]).remove_columns("__row__")
+    with open(data[3]["images"][0], "r+b") as file:
+        file.truncate(300)
+    found = build("cluster_balanced_selector", hf_clip=str(clip_folder), embed="picture", clusters=2, cap=6).run(data)
+    assert len(found) == 6
+    assert "003" not in found["id"]
+    assert found.column_names == data.column_names
 
 
 def test_few_rows_need_no_model(scored):

@@ -6,6 +6,7 @@ import sys
 import pytest
 from datasets import disable_caching, enable_caching
 
+from solution.operators.common.rows import ROW
 from solution.runner.audit import Ledger, RowAudit, funnel
 from solution.runner.data_juicer import (
     OPERATORS,
@@ -19,7 +20,6 @@ from solution.runner.data_juicer import (
 )
 from solution.runner.errors import UserError, machine_fault, visible
 from solution.runner.pipeline import build_operators, run_operator
-from solution.runner.seed import ROW
 from solution.runner.tables import open_rows, tables_of, write_tables
 
 TEXT = "<__dj__image>\n{} <|__dj__eoc|>"

@@ -4,13 +4,12 @@ import pytest
 from datasets import disable_caching, enable_caching
 
 from solution.operators.common import rows
-from solution.operators.common.rows import FAILURE
+from solution.operators.common.rows import FAILURE, ROW
 from solution.runner import pipeline, tables
 from solution.runner.audit import Ledger, RowAudit, funnel
 from solution.runner.data_juicer import OPERATORS, STATS, Filter, Mapper, NestedDataset
 from solution.runner.errors import UserError
 from solution.runner.pipeline import build_operators, run_operator
-from solution.runner.seed import ROW
 from solution.runner.tables import open_rows, tables_of, write_tables
 
 TEXT = "<__dj__image>\n{} <|__dj__eoc|>"

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
+from solution.operators.common.rows import ROW
 from solution.runner import seed
 from solution.runner.audit import Ledger
-from solution.runner.seed import ROW, Folders, read_rows
+from solution.runner.seed import Folders, read_rows
 from solution.runner.tables import numbers_of, open_rows, positions_of, tables_of, write_tables
 from tests.solution.conftest import TEXT, sample_image
 
