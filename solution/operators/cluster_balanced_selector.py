@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from .common.captions import caption_of
 from .common.images import open_images
 from .common.kmeans import kmeans, shares
-from .common.loader import device_for, load_model
+from .common.loader import device_for, load_model, model_folder
 from .common.reasons import not_best_of_cluster
 from .common.rows import FAILURE, ROW, Batch
 from .common.score_threshold_selector import scores_of
@@ -49,7 +49,7 @@ class ClusterBalancedSelector(Selector):
         :param model_batch: rows in one forward pass
         """
         super().__init__(*args, **kwargs)
-        self.hf_clip = hf_clip
+        self.hf_clip = model_folder(hf_clip)
         self.embed = embed
         self.clusters = clusters
         self.cap = cap

@@ -60,7 +60,7 @@ class PicturePainterMapper(Mapper):
         self.keep_original = keep_original
         self.prompt_suffix = prompt_suffix
         self.generator = ImageGenerator(hf_painter, steps, guidance, size, seed, model_batch, self.use_cuda())
-        self.settings = f"1 {revision_of(hf_painter)} {steps} {guidance} {size} {seed}"
+        self.settings = f"1 {revision_of(self.generator.model)} {steps} {guidance} {size} {seed}"
 
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
         """A batch with the new rows, each instead of the row it comes from or after it."""

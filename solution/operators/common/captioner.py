@@ -10,7 +10,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from .captions import caption_of
 from .images import open_images
-from .loader import device_for, dtype_for, load_model
+from .loader import device_for, dtype_for, load_model, model_folder
 from .rows import row_seed
 from .score_store import ScoreStore, revision_of, score_folder, values_per_row
 
@@ -36,7 +36,7 @@ class Captioner:
         model_batch: int,
         on_gpu: bool,
     ) -> None:
-        self.model = model
+        self.model = model_folder(model)
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature

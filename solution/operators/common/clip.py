@@ -10,6 +10,7 @@ from data_juicer.utils.model_utils import get_model, prepare_model
 
 from .clip_towers import Towers, towers_of
 from .images import ImageError, open_image
+from .loader import model_folder
 from .score_store import ScoreStore, blocks_of, image_digest, revision_of, score_folder, values_per_row
 
 _CACHED_FEATURES = 4096  # image features kept in memory, for the second caption of an image: 8 MB at width 512
@@ -27,6 +28,7 @@ class ClipScorer:
     """
 
     def __init__(self, model: str, model_batch: int | None, on_gpu: bool) -> None:
+        model = model_folder(model)
         # 8 images keep a core busy; more of them no longer fit into its caches.
         self.model_batch = model_batch or (128 if on_gpu else 8)
         self.on_gpu = on_gpu

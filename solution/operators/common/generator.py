@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .loader import device_for, dtype_for
+from .loader import device_for, dtype_for, model_folder
 from .rows import row_seed
 
 
@@ -21,7 +21,7 @@ class ImageGenerator:
         """``size``: side of the square images, px. Raises ImportError, saying what to install, without diffusers."""
         if importlib.util.find_spec("diffusers") is None:
             raise ImportError("needs the package diffusers: pip install -r solution/requirements-synthesis.txt")
-        self.model = model
+        self.model = model_folder(model)
         self.steps = steps
         self.guidance = guidance
         self.size = size

@@ -1,10 +1,21 @@
 """Model folders in transformers' format, loaded once per process and device, whichever operators share them."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+
+_ROOT = Path(__file__).resolve().parents[3]  # the repository
+
+
+def model_folder(name: str) -> str:
+    """A model's folder or hub name; a relative path starts in the working directory, else in the repository.
+
+    So that recipes find their models under `dj-process` too, from any folder.
+    """
+    return name if Path(name).exists() or not (_ROOT / name).is_dir() else str(_ROOT / name)
 
 
 def device_for(on_gpu: bool, rank: int | None) -> str:

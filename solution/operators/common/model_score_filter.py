@@ -14,7 +14,7 @@ from PIL import Image
 
 from .captions import caption_of
 from .images import open_images
-from .loader import device_for, dtype_for, load_model
+from .loader import device_for, dtype_for, load_model, model_folder
 from .rows import FAILURE, MODEL_ROWS, Batch, add_texts
 from .score_store import ScoreStore, blocks_of, revision_of, score_folder, values_per_row
 
@@ -56,7 +56,7 @@ class ModelScoreFilter(ScoreFilter):
     def __init__(self, model: str, min_score: float, max_score: float, model_batch: int, *args, **kwargs) -> None:
         """``model``: folder or hub name; ``model_batch``: images in one forward pass."""
         super().__init__(*args, **({"batch_size": MODEL_ROWS} | kwargs))
-        self.model = model
+        self.model = model_folder(model)
         self.model_batch = model_batch
         self.min_score = min_score
         self.max_score = max_score
