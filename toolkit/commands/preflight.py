@@ -11,7 +11,9 @@ from toolkit.errors import UserError, positive
 from toolkit.files import read_json, sha256_of
 from toolkit.fixed_part import read_fixed_part, script_change
 from toolkit.presets import Preset, load_preset
-from toolkit.training.plan import ANOTHER_RUN, StageRequest, has_begun
+from toolkit.training.disk import require_space
+from toolkit.training.memory import MGM_2B
+from toolkit.training.plan import ANOTHER_RUN, RECORD, StageRequest, has_begun
 from toolkit.training.preflight import check_run
 from toolkit.training.run import require_same_run
 
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the pre-training file, PRETRAIN_DATASET")
     parser.add_argument("--images", type=Path, required=True, help="its image root, PRETRAIN_DATASET_IMAGE_PATH")
     parser.add_argument("--infer-gpus", default="0", help="comma-separated GPUs of inference, INFER_CUDA_IDX")
+    parser.add_argument("--save-total-limit", type=positive, default=1, help="checkpoints kept (default: 1)")
     parser.add_argument("--script", type=Path, help="training script of the run: its fixed lines are compared")
     parser.add_argument(
         "--runs",
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     """Check a run, then print what will be trained.
 
     Raises:
-        UserError: as `check_run` and `require_same_run` do; the script's fixed lines were changed.
+        UserError: as `check_run`, `require_same_run` and `require_space` do; the script's fixed lines were changed.
     """
     preset = load_preset(args.preset)
     lines = check_run(preset, args.stage_batches, args.gpus, args.data, args.images, args.infer_gpus)
@@ -57,6 +60,8 @@ def run(args: argparse.Namespace) -> None:
     fixed_part = read_fixed_part(args.preset)
     for request in _requests(args, preset):
         require_same_run(request, preset, fixed_part)
+        if preset.needs_gpu and not (request.out / RECORD).is_file():
+            require_space(request.out, MGM_2B, request.stage, preset.precision, args.save_total_limit)
     print(*lines, sep="\n")
 
 

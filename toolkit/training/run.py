@@ -286,6 +286,7 @@ def _train(
         "outputs": _outputs(request.out),
         "counts": counts,
         "experiment_only": _experiment_only(request),
+        "warnings": outcome.warnings,
         "versions": package_versions(),
         "loss_history": "trainer_state.json",
         "seconds": round(time.perf_counter() - started, 1),
@@ -294,6 +295,8 @@ def _train(
     }
     write_json(request.out / RECORD, record)
     _tidy(request.out)
+    for warning in outcome.warnings:
+        print(f"warning: {warning}")
     print(
         f"{settings.stage} finished: {outcome.steps} steps, {outcome.samples:,} samples, "
         f"{outcome.samples_per_second:.1f} samples/s, results in {request.out}"

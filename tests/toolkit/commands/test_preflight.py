@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, sha256_of
 from toolkit.presets import load_preset
-from toolkit.training import preflight
+from toolkit.training import disk, preflight
 
 FULL_BATCHES = ("8", "4", "8", "2")
 EIGHT = "0,1,2,3,4,5,6,7"
@@ -47,6 +48,8 @@ def full(small_seed, tmp_path):
 def look(small_seed, full, monkeypatch, capsys):
     """Run preflight; returns status, output, error text."""
     small_seed.write(small_seed.row(0), small_seed.row(1))
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _path: SimpleNamespace(free=1e12))
 
     def run(batches=FULL_BATCHES, visible=8, infer=EIGHT, preset=full, data=None, gpus=(), more=()):
         monkeypatch.setattr(preflight, "visible_gpus", lambda: visible)
@@ -174,6 +177,20 @@ def test_a_run_of_another_fixed_part_is_refused_before_anything_is_written(look,
     status, output, error = look(more=("--runs", str(tmp_path / "none"), str(run)))
     assert (status, output) == (1, "")
     assert f"{run}/plan.json: this run began under another fixed part: its record lists no files" in error
+
+
+def test_a_disk_that_would_be_full_in_hours_is_said_with_what_is_needed(look, tmp_path, monkeypatch):
+    run, free = tmp_path / "MGM-2B-Finetune-x", 100_000_000_000
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    assert look(more=("--runs", str(run)))[0] == 0
+    _, output, error = look(more=("--runs", str(run), "--save-total-limit", "2"))
+    assert output == ""
+    assert "finetune needs up to 139.0 GB there (2 checkpoints of 42.3 GB, the next one, and the result)" in error
+    assert "100.0 GB are free; make room; TOTAL_SAVE_CKPT_LIMIT=1 needs less" in error
+    (run / "checkpoint-9").mkdir(parents=True)
+    with (run / "checkpoint-9" / "model").open("wb") as file:
+        file.truncate(41_000_000_000)  # a sparse file: the room it has is not needed again
+    assert look(more=("--runs", str(run), "--save-total-limit", "2"))[0] == 0
 
 
 def test_a_script_changed_outside_its_editable_part_is_refused(look, tmp_path):
