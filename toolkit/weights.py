@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,35 @@ def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
             yield from _read_safetensors(path)
 
 
-def read_pickle(path: Path) -> dict[str, torch.Tensor]:
+def look_at_weights(path: Path) -> None:
+    """Read a weight file's header, which says whether the file is whole; of an old pickle, all of it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if path.suffix == ".bin":
+        read_pickle(path, lazily=zipfile.is_zipfile(path))
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged, no safetensors file ({first_line(error)}); {AGAIN}") from None
+
+
+def read_pickle(path: Path, lazily: bool = False) -> dict[str, torch.Tensor]:
     """A plain state dict.
+
+    Args:
+        path: of the file.
+        lazily: read tensors only when they are used.
 
     Raises:
         UserError: it is missing, damaged or something else.
     """
     require_file(path)
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except Exception:  # damaged bytes make the unpickler raise nearly every kind
         saved = None
     if not isinstance(saved, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in saved.values()):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.dataset.kept_rows import RECORD_SUFFIX, ROWS_SUFFIX
 from toolkit.errors import UserError, positive
-from toolkit.files import read_json, sha256_of
+from toolkit.files import REPOSITORY, read_json, sha256_of
 from toolkit.fixed_part import read_fixed_part, script_change
 from toolkit.presets import Preset, load_preset
-from toolkit.training.plan import ANOTHER_RUN, StageRequest, has_begun
+from toolkit.training.disk import require_space
+from toolkit.training.memory import MGM_2B
+from toolkit.training.plan import ANOTHER_RUN, RECORD, StageRequest, has_begun
 from toolkit.training.preflight import check_run
 from toolkit.training.run import require_same_run
 
@@ -31,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the pre-training file, PRETRAIN_DATASET")
     parser.add_argument("--images", type=Path, required=True, help="its image root, PRETRAIN_DATASET_IMAGE_PATH")
     parser.add_argument("--infer-gpus", default="0", help="comma-separated GPUs of inference, INFER_CUDA_IDX")
+    parser.add_argument("--save-total-limit", type=positive, default=1, help="checkpoints kept (default: 1)")
     parser.add_argument("--script", type=Path, help="training script of the run: its fixed lines are compared")
+    parser.add_argument("--inputs", action="store_true", help="also look at all that is read later, once per change")
     parser.add_argument(
         "--runs",
         type=Path,
@@ -45,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
     """Check a run, then print what will be trained.
 
     Raises:
-        UserError: as `check_run` and `require_same_run` do; the script's fixed lines were changed.
+        UserError: as `check_run`, `require_same_run` and `require_space` do; the script's fixed lines were changed;
+            under `--inputs`, a file that is read later is faulty.
     """
     preset = load_preset(args.preset)
     lines = check_run(preset, args.stage_batches, args.gpus, args.data, args.images, args.infer_gpus)
@@ -57,7 +63,29 @@ def run(args: argparse.Namespace) -> None:
     fixed_part = read_fixed_part(args.preset)
     for request in _requests(args, preset):
         require_same_run(request, preset, fixed_part)
-    print(*lines, sep="\n")
+        if preset.needs_gpu and not (request.out / RECORD).is_file():
+            require_space(request.out, MGM_2B, request.stage, preset.precision, args.save_total_limit)
+    print(*lines, sep="\n", flush=True)
+    if args.inputs:
+        _look(preset, fixed_part.sha256)
+
+
+def _look(preset: Preset, code: str) -> None:
+    """Look at everything that both stages and both benchmarks will read; once, as long as no file changes."""
+    from toolkit.eval.inputs import benchmark_files, look_at_benchmarks
+    from toolkit.training.inputs import is_known, look_at_stages, remember, signature_of, stage_files
+
+    signature = signature_of([*stage_files(preset), *benchmark_files(preset)], code)
+    known = REPOSITORY / "output" / f".inputs-{preset.name}.json"
+    if is_known(known, signature):
+        print("models, finetuning set, benchmarks: unchanged since they were looked at")
+        return
+    print("models, finetuning set, benchmarks: reading all rows and images once ...", flush=True)
+    started = time.monotonic()
+    rows = look_at_stages(preset)
+    look_at_benchmarks(preset)
+    remember(known, signature)
+    print(f"models, finetuning set ({rows:,} rows), benchmarks: in order, {time.monotonic() - started:.0f} s")
 
 
 def _requests(args: argparse.Namespace, preset: Preset) -> Iterator[StageRequest]:

@@ -36,7 +36,7 @@ done
 STAGES=("$FINETUNE_RUN")
 [[ $PRETRAIN == none ]] || STAGES=("$PRETRAIN_RUN" "$FINETUNE_RUN")
 "${TOOLKIT[@]}" preflight --preset "$PRESET" --data "$DATA" --images "$IMAGES" --infer-gpus "$INFER_CUDA_IDX" \
-    --script "$TRAIN_SCRIPT" --runs "${STAGES[@]}" \
+    --inputs --script "$TRAIN_SCRIPT" --save-total-limit "$TOTAL_SAVE_CKPT_LIMIT" --runs "${STAGES[@]}" \
     --stage-batches "$PRETRAIN_BATCH_SIZE_PER_GPU" "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
     "$FINETUNE_BATCH_SIZE_PER_GPU" "$FINETUNE_GRADIENT_ACCUMULATION_STEPS"
 if [[ $PRETRAIN != none ]]; then

@@ -52,7 +52,7 @@ def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_
             has changed since that began.
     """
     require_same_fixed_part(request.out, fixed_part)
-    settings = _settings(request, preset)
+    settings = settings_of(request, preset)
     for name in ("logging_steps", "save_steps", "save_total_limit"):
         _require_positive(name, getattr(options, name))
     plan = make_plan(settings, fingerprint(_files(request), _models(preset)), fixed_part)
@@ -90,7 +90,7 @@ def require_same_run(request: StageRequest, preset: Preset, fixed_part: FixedPar
     require_same_fixed_part(request.out, fixed_part)
     files = [path for path in _files(request) if path.is_file()]
     missing = {display_path(path) for path in _files(request)} - {display_path(path) for path in files}
-    plan = make_plan(_settings(request, preset), fingerprint(files, _models(preset)), fixed_part)
+    plan = make_plan(settings_of(request, preset), fingerprint(files, _models(preset)), fixed_part)
     is_finished(request.out, plan, unknown=missing)
 
 
@@ -107,7 +107,12 @@ def _require_positive(name: str, count: int) -> None:
         raise UserError(f"--{name.replace('_', '-')} must be 1 or more, found {count}")
 
 
-def _settings(request: StageRequest, preset: Preset) -> Settings:
+def settings_of(request: StageRequest, preset: Preset) -> Settings:
+    """Everything that decides a stage's numbers.
+
+    Raises:
+        UserError: the request's figures fit neither each other nor the preset; TRAIN_SEED is no number.
+    """
     if request.stage == "pretrain" and request.adapter:
         raise UserError("--adapter belongs to finetune: pre-training starts from a new adapter")
     _require_positive("batch", request.batch)
@@ -286,6 +291,7 @@ def _train(
         "outputs": _outputs(request.out),
         "counts": counts,
         "experiment_only": _experiment_only(request),
+        "warnings": outcome.warnings,
         "versions": package_versions(),
         "loss_history": "trainer_state.json",
         "seconds": round(time.perf_counter() - started, 1),
@@ -294,6 +300,8 @@ def _train(
     }
     write_json(request.out / RECORD, record)
     _tidy(request.out)
+    for warning in outcome.warnings:
+        print(f"warning: {warning}")
     print(
         f"{settings.stage} finished: {outcome.steps} steps, {outcome.samples:,} samples, "
         f"{outcome.samples_per_second:.1f} samples/s, results in {request.out}"

@@ -21,6 +21,8 @@ from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.presets import WARMUP_RATIO
 from toolkit.training.checkpoints import last_checkpoint
 from toolkit.training.data import Collator, SampleReader, TrainingSet
+from toolkit.training.disk import require_space
+from toolkit.training.health import Weights, warnings_of
 from toolkit.training.memory import Fit, best_fit, sizes_of
 from toolkit.training.order import micro_batches, modality_grouped_order, shuffled_order, word_lengths
 from toolkit.training.plan import RunOptions, Settings
@@ -41,6 +43,7 @@ class Outcome:
         steps, micro_batches, samples: of all processes, over the whole stage.
         resumed_at_step: step of the checkpoint it resumed from, or 0.
         seconds, samples_per_second: of this process's training loop.
+        warnings: see `warnings_of`.
     """
 
     trainer: FixedTrainer
@@ -50,6 +53,7 @@ class Outcome:
     resumed_at_step: int
     seconds: float
     samples_per_second: float
+    warnings: list[str]
 
 
 def fit(
@@ -71,7 +75,8 @@ def fit(
         save_weights: writes the model's weights into the checkpoint folder it is given.
 
     Raises:
-        UserError: too few rows for one optimizer step; an image has become unreadable; the loss is not finite.
+        UserError: too few rows for one optimizer step; too little room on the disk; an image has become unreadable;
+            the loss is not finite.
     """
     _silence_libraries()
     model.set_trainable(settings.stage)
@@ -80,6 +85,7 @@ def fit(
     batches = _global_batches(rows, settings)
     per_process = len(batches) // settings.processes
     steps = per_process // settings.accumulation
+    require_space(folder, sizes_of(model), settings.stage, settings.precision, options.save_total_limit)
     progress = Progress(settings.stage, settings.global_batch)
     arguments = _arguments(model, settings, options, steps, folder)
     trainer = FixedTrainer(
@@ -94,6 +100,7 @@ def fit(
     )
     with arguments.main_process_first(local=False):
         checkpoint = last_checkpoint(folder, say=lambda line: print(line, flush=True))
+    weights = Weights(model)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return Outcome(
         trainer=trainer,
@@ -103,6 +110,7 @@ def fit(
         resumed_at_step=progress.first_step,
         seconds=progress.seconds,
         samples_per_second=progress.samples_per_second,
+        warnings=warnings_of(settings.stage, steps, trainer.state.log_history, weights.unchanged()),
     )
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from toolkit.__main__ import main
 from toolkit.errors import UserError
-from toolkit.files import REPOSITORY, sha256_of
+from toolkit.files import REPOSITORY, sha256_of, write_json
+from toolkit.fixed_part import read_fixed_part
 from toolkit.presets import load_preset
-from toolkit.training import preflight
+from toolkit.training import disk, preflight
+from toolkit.training.plan import StageRequest, fingerprint, make_plan
+from toolkit.training.run import settings_of
 
 FULL_BATCHES = ("8", "4", "8", "2")
 EIGHT = "0,1,2,3,4,5,6,7"
@@ -47,6 +52,8 @@ def full(small_seed, tmp_path):
 def look(small_seed, full, monkeypatch, capsys):
     """Run preflight; returns status, output, error text."""
     small_seed.write(small_seed.row(0), small_seed.row(1))
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _path: SimpleNamespace(free=1e12))
 
     def run(batches=FULL_BATCHES, visible=8, infer=EIGHT, preset=full, data=None, gpus=(), more=()):
         monkeypatch.setattr(preflight, "visible_gpus", lambda: visible)
@@ -174,6 +181,86 @@ def test_a_run_of_another_fixed_part_is_refused_before_anything_is_written(look,
     status, output, error = look(more=("--runs", str(tmp_path / "none"), str(run)))
     assert (status, output) == (1, "")
     assert f"{run}/plan.json: this run began under another fixed part: its record lists no files" in error
+
+
+@pytest.fixture
+def finished(look, small_seed, full, tmp_path):
+    """Folders of an experiment whose two stages have ended, as the training script makes them, and their listing."""
+    runs = [tmp_path / "runs" / f"MGM-2B-{stage}-x" for stage in ("Pretrain", "Finetune")]
+    words = [*small_seed.arguments(small_seed.processed / "processed_data.jsonl"), "--preset", str(full)]
+    assert main(["prepare", *words, "--out", str(runs[0] / "pretrain_data.json")]) == 0
+    (runs[0] / "mm_projector.bin").write_text("adapter")
+    preset, fixed_part = load_preset(str(full)), read_fixed_part(str(full))
+    for stage, out, batches in (("pretrain", runs[0], (8, 4)), ("finetune", runs[1], (8, 2))):
+        data = {"pretrain": out / "pretrain_data.json", "finetune": preset.finetune_data}[stage]
+        images = {"pretrain": small_seed.folder, "finetune": preset.finetune_images}[stage]
+        synthetic = small_seed.processed if stage == "pretrain" else images
+        adapter = None if stage == "pretrain" else runs[0] / "mm_projector.bin"
+        request = StageRequest(stage, data, images, synthetic, adapter, out, *batches, True, "stop")
+        inputs = fingerprint(
+            [data, *([adapter] if adapter else [])], [preset.llm, preset.vision_tower, preset.vision_tower_aux]
+        )
+        write_json(out / "run.json", make_plan(settings_of(request, preset), inputs, fixed_part))
+    (runs[1] / "train.sh").write_text("script")
+    return ("--runs", *map(str, runs)), lambda: {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*") if path.is_file()
+    }
+
+
+def test_another_run_in_the_folder_of_a_finished_one_changes_nothing_there(
+    look, finished, small_seed, full, monkeypatch, capsys
+):
+    more, listing = finished
+    before = listing()
+    assert look(more=more)[0] == 0, "the same run again"
+    file = small_seed.processed / "processed_data.jsonl"
+    words = [*small_seed.arguments(file), "--preset", str(full), "--out", f"{more[1]}/pretrain_data.json"]
+    assert main(["prepare", *words]) == 0
+    assert "as this run was started with" in capsys.readouterr().out
+    assert "differs in accumulation, batch" in look(("16", "2", "8", "2"), more=more)[2]
+    error = look(("8", "4", "4", "4"), more=more)[2]
+    assert (
+        "MGM-2B-Finetune-x holds a finished run that differs in accumulation, batch; choose another EXP_NAME" in error
+    )
+    monkeypatch.setenv("TRAIN_SEED", "1")
+    assert "differs in initialisation_seed, order_seed" in look(more=more)[2]
+    monkeypatch.delenv("TRAIN_SEED")
+    (load_preset(str(full)).llm / "config.json").write_text('{"a": 1}')
+    assert "llm/config.json" in look(more=more)[2]
+    (load_preset(str(full)).llm / "config.json").write_text("{}")
+
+    small_seed.write(small_seed.row(0), small_seed.row(1, text="<image>\nAnother caption. <|__dj__eoc|>"))
+    status, output, error = look(more=more)
+    assert (status, output) == (1, "")
+    assert f"PRETRAIN_DATASET {file}: not the file that the run in {more[1]} was started with" in error
+    assert main(["prepare", *words]) == 1
+    assert "not the rows that the run in" in capsys.readouterr().err
+    assert listing() == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"inputs": 3}'])
+def test_a_damaged_record_of_an_earlier_run_is_one_line(look, finished, content):
+    more, _ = finished
+    for folder in more[1:]:
+        record = Path(folder, "run.json")
+        whole = record.read_text()
+        record.write_text(content)
+        assert str(record) in look(more=more)[2]
+        record.write_text(whole)
+
+
+def test_a_disk_that_would_be_full_in_hours_is_said_with_what_is_needed(look, tmp_path, monkeypatch):
+    run, free = tmp_path / "MGM-2B-Finetune-x", 100_000_000_000
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    assert look(more=("--runs", str(run)))[0] == 0
+    _, output, error = look(more=("--runs", str(run), "--save-total-limit", "2"))
+    assert output == ""
+    assert "finetune needs up to 139.0 GB there (2 checkpoints of 42.3 GB, the next one, and the result)" in error
+    assert "100.0 GB are free; make room; TOTAL_SAVE_CKPT_LIMIT=1 needs less" in error
+    (run / "checkpoint-9").mkdir(parents=True)
+    with (run / "checkpoint-9" / "model").open("wb") as file:
+        file.truncate(41_000_000_000)  # a sparse file: the room it has is not needed again
+    assert look(more=("--runs", str(run), "--save-total-limit", "2"))[0] == 0
 
 
 def test_a_script_changed_outside_its_editable_part_is_refused(look, tmp_path):
