@@ -5,14 +5,23 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from toolkit.eval.score import find_answers, score_answers
+from toolkit.errors import positive
+from toolkit.eval.score import explain, find_answers, score_answers
 from toolkit.files import display_path, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit score`."""
-    parser.add_argument("experiment", metavar="EXP", help="experiment name, or a folder with textvqa/ and mmbench/")
+    parser.add_argument(
+        "experiment",
+        metavar="EXP",
+        help="experiment name, a folder with textvqa/ and mmbench/, or a file of answers to MMBench (jsonl; or "
+        "VLMEvalKit's xlsx, JSON or TSV)",
+    )
     parser.add_argument("--baseline", metavar="EXP", help="experiment to compare with")
+    parser.add_argument(
+        "--explain", type=positive, metavar="N", help="also show how N answers of each benchmark were read"
+    )
     parser.add_argument(
         "--preset", help="full, 10k, mini or a YAML file (default: the one this experiment was run with)"
     )
@@ -22,15 +31,19 @@ def run(args: argparse.Namespace) -> None:
     """Print the scores as a table, write score.json. Raises UserError as `find_answers` and `score_answers` do."""
     folder, preset = find_answers(args.experiment, args.preset)
     score, notes = score_answers(folder, preset)
-    columns = [_flat(score)]
+    scores = [score]
     if args.baseline:
         baseline_folder, _ = find_answers(args.baseline, args.preset or preset.name)
-        columns.append(_flat(score_answers(baseline_folder, preset)[0]))
-    write_json(folder / "score.json", {"answers": folder.name, "preset": preset.name, **score, "not_scored": notes})
-    print(_table([args.experiment, args.baseline], columns))
+        scores.append(score_answers(baseline_folder, preset)[0])
+    columns = [_flat(score) for score in scores]
+    written = folder.with_name(f"{folder.name}.score.json") if folder.is_file() else folder / "score.json"
+    write_json(written, {"answers": folder.name, "preset": preset.name, **score, "not_scored": notes})
+    print(_table([args.experiment, args.baseline], columns, _unanswered(scores)))
     for note in notes:
         print(note)
-    print(f"written: {display_path(folder / 'score.json')}")
+    if args.explain:
+        print(*explain(folder, preset, args.explain), sep="\n")
+    print(f"written: {display_path(written)}")
 
 
 def _flat(score: dict[str, Any]) -> dict[str, float]:
@@ -47,17 +60,31 @@ def _flat(score: dict[str, Any]) -> dict[str, float]:
     return rows
 
 
-def _table(names: list[str | None], columns: list[dict[str, float]]) -> str:
+def _unanswered(scores: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Further rows of the table, label -> cells: how many questions have no answer, where any has none."""
+    rows = {}
+    for benchmark, label in (("textvqa", "TextVQA unanswered"), ("mmbench", "MMBench unanswered")):
+        if any(score[benchmark] and score[benchmark]["unanswered"] for score in scores):
+            cells = [score[benchmark] for score in scores]
+            rows[label] = [f"{cell['unanswered']}/{cell['questions']}" if cell else "-" for cell in cells]
+    return rows
+
+
+def _table(names: list[str | None], columns: list[dict[str, float]], unanswered: dict[str, list[str]]) -> str:
     """Per cent to two decimals; with a baseline, its column and the ratio to it."""
-    width = max(len(label) for label in columns[0])
+    width = max(len(label) for label in (*columns[0], *unanswered))
     heads = [name or "" for name in names[: len(columns)]] + ["ratio"] * (len(columns) > 1)
     widths = [max(8, len(head)) for head in heads]
-    lines = [" ".join([f"{'per cent':{width}}", *(f"{head:>{w}}" for head, w in zip(heads, widths, strict=True))])]
+    lines = [_line("per cent", width, heads, widths)]
     for label, value in columns[0].items():
         cells = [f"{100 * value:.2f}"]
         if len(columns) > 1:
             other = columns[1].get(label)
             cells.append("-" if other is None else f"{100 * other:.2f}")
             cells.append(f"{value / other:.2f}" if other else "-")
-        lines.append(" ".join([f"{label:{width}}", *(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))]))
-    return "\n".join(lines)
+        lines.append(_line(label, width, cells, widths))
+    return "\n".join(lines + [_line(label, width, cells, widths) for label, cells in unanswered.items()])
+
+
+def _line(label: str, width: int, cells: list[str], widths: list[int]) -> str:
+    return " ".join([f"{label:{width}}", *(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=False))])

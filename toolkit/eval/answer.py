@@ -25,13 +25,13 @@ from typing import Any, Literal
 
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
+from toolkit.eval.answer_files import ANSWERS
 from toolkit.eval.questions import Question, answer_line
-from toolkit.files import display_path, package_versions, read_json, read_jsonl, sha256_of, write_json, write_jsonl
+from toolkit.files import display_path, package_versions, read_json, sha256_of, write_json, write_jsonl
 from toolkit.fixed_part import FixedPart
 from toolkit.presets import Preset
 
 BENCHMARKS = ("textvqa", "mmbench")
-ANSWERS = "answers.jsonl"
 UPLOAD = "answers_upload.xlsx"
 DEFAULT_BATCH = 16
 SECONDS_BETWEEN_REPORTS = 10
@@ -46,11 +46,17 @@ class _Job:
     questions: list[Question]
     inputs: dict[str, str]  # file -> sha256
     configuration: dict[str, Any]
+    fixed_part: FixedPart
 
     @property
     def fingerprint(self) -> str:
         identity = json.dumps([sorted(self.inputs.values()), self.configuration], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+    @property
+    def unfinished(self) -> str:
+        """Start of the names of files with answers so far."""
+        return f".answers-{self.fingerprint}-{self.fixed_part.sha256[:8]}-"
 
 
 def answer_benchmark(
@@ -91,16 +97,22 @@ def answer_benchmark(
         "full_precision": preset.precision == "fp32",
         "reference_mode": reference_mode,
     }
-    table = []
+    table: list[dict[str, str]] = []
+    uploads = False
     if benchmark == "textvqa":
         questions = textvqa.read_questions(preset.textvqa.questions, preset.textvqa.images)
     else:
         configuration["language"] = language
         table = mmbench.read_table(settings.questions)
-        mmbench.upload_columns(table)  # refuse before answering, not after
+        lacking = mmbench.columns_missing_for_upload(table)
+        uploads = not lacking
+        if lacking:  # as VLMEvalKit's tables
+            print(
+                f"{benchmark}: no {UPLOAD} will be written, as {settings.questions} has no column {', '.join(lacking)}"
+            )
         questions = mmbench.questions_of(table, language)
     inputs = {display_path(settings.questions): sha256_of(settings.questions), **_model_hashes(model)}
-    job = _Job(questions, inputs, configuration)
+    job = _Job(questions, inputs, configuration, fixed_part)
 
     if _is_finished(out, job):
         print(f"{benchmark}: all {len(questions)} questions are answered already, see {out / ANSWERS}")
@@ -120,14 +132,14 @@ def answer_benchmark(
         return
 
     lines = [answer_line(question, answers[_key(question)], model.resolve().name) for question in questions]
-    if table:
+    if uploads:
         mmbench.write_upload(table, {line["question_id"]: line["text"] for line in lines}, out / UPLOAD)
     write_jsonl(out / ANSWERS, lines)
     record = {
         "command": f"eval {benchmark}",
         "inputs": job.inputs,
         "outputs": {
-            display_path(out / name): sha256_of(out / name) for name in (ANSWERS, UPLOAD) if table or name == ANSWERS
+            display_path(out / name): sha256_of(out / name) for name in (ANSWERS, UPLOAD) if uploads or name == ANSWERS
         },
         "configuration": job.configuration,
         "batch": batch,
@@ -159,18 +171,32 @@ def _model_hashes(folder: Path) -> dict[str, str]:
 
 
 def _is_finished(out: Path, job: _Job) -> bool:
+    """Whether a folder holds this job's answers.
+
+    Raises:
+        UserError: it holds those of another benchmark or another fixed part, or they have changed since.
+    """
     if not ((out / "run.json").is_file() and (out / ANSWERS).is_file()):
         return False
     record = read_json(out / "run.json")
-    if _Job(job.questions, record.get("inputs", {}), record.get("configuration", {})).fingerprint != job.fingerprint:
+    if not isinstance(record, dict):
+        raise UserError(f"{out / 'run.json'}: damaged, no record of a run; remove {out} to answer again")
+    configuration, benchmark = record.get("configuration", {}), job.configuration["benchmark"]
+    if (other := configuration.get("benchmark")) != benchmark:
+        raise UserError(f"{out} holds the answers to {other}; choose another --out for {benchmark}")
+    if _Job(job.questions, record.get("inputs", {}), configuration, job.fixed_part).fingerprint != job.fingerprint:
         return False
-    return [line["question_id"] for _, line in read_jsonl(out / ANSWERS)] == [q.question_id for q in job.questions]
+    if changed := job.fixed_part.changes(record):
+        raise UserError(f"{out} was answered by another fixed part ({changed}); remove it to answer again")
+    if sha256_of(out / ANSWERS) not in record.get("outputs", {}).values():
+        raise UserError(f"{out / ANSWERS} is not the file that was written there; remove {out} to answer again")
+    return True
 
 
 def _answers_so_far(out: Path, job: _Job) -> dict[str, str]:
     """Answers that unfinished runs of the same job left, by `_key`."""
     answers = {}
-    for path in out.glob(f".answers-{job.fingerprint}-*.jsonl"):
+    for path in out.glob(f"{job.unfinished}*.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             if line.endswith("\n"):  # a run that was killed may leave half a line
                 answers |= json.loads(line)
@@ -187,7 +213,7 @@ def _answer(job: _Job, questions: list[Question], model: Path, out: Path, batch:
     found: dict[str, str] = {}
     started = reported = time.monotonic()
     with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=out, prefix=f".answers-{job.fingerprint}-", suffix=".jsonl", delete=False
+        "w", encoding="utf-8", dir=out, prefix=job.unfinished, suffix=".jsonl", delete=False
     ) as file:
         for answers in answer(questions, batch, job.configuration["max_new_tokens"]):
             texts = {_key(questions[index]): text for index, text in answers.items()}

@@ -10,6 +10,7 @@ import base64
 import binascii
 import csv
 import io
+import itertools
 import re
 import zipfile
 from collections import defaultdict
@@ -19,17 +20,21 @@ from pathlib import Path
 from typing import Literal
 
 from toolkit.errors import UserError
+from toolkit.eval.letters import read_letter
 from toolkit.eval.questions import Question
+from toolkit.files import require_file
 from toolkit.processes import unfinished
 
-LETTERS = "ABCD"
+# The original offers A to D; VLMEvalKit's tables of other benchmarks have more columns.
+LETTERS = "ABCDEFGHI"
 CIRCULAR = 1_000_000
 # "cn" is for the Chinese translation of the benchmark.
 INSTRUCTIONS = {
     "en": "\nAnswer with the option's letter from the given choices directly.",
     "cn": "\n请直接回答选项字母。",
 }
-REQUIRED_COLUMNS = ("index", "question", *LETTERS, "image")
+REQUIRED_COLUMNS = ("index", "question", *"ABCD", "image")
+WHOLE_NUMBER = "[0-9]{1,18}"
 # The upload leaves these out and wants `prediction` as the seventh column; all must exist.
 COLUMNS_NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
 PREDICTION_INDEX = 6
@@ -45,27 +50,44 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read an MMBench TSV whole; a missing cell is an empty text.
 
     Raises:
-        UserError: the file is missing, lacks a column, or an index is no whole number or occurs twice.
+        UserError: the file is missing or no TSV in UTF-8, lacks a column or any row, an index is no whole number or
+            occurs twice, or an image stands for that of a row which has none.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    require_file(path)
     csv.field_size_limit(1 << 30)  # images are far longer than csv's default of 128 KiB
+    try:
+        rows = _read_rows(path)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a TSV in UTF-8 ({error})") from None
+    if not rows:
+        raise UserError(f"{path}: no questions in it, only a header line")
+    # VLMEvalKit saves space by the index of another row in the place of its image.
+    borrowed = {index: int(row["image"]) for index, row in rows.items() if re.fullmatch(WHOLE_NUMBER, row["image"])}
+    for index, lender in borrowed.items():
+        if lender in borrowed or lender not in rows:
+            raise UserError(f"{path}: index {index} shows the image of index {lender}, which has none")
+        rows[index]["image"] = rows[lender]["image"]
+    return list(rows.values())
+
+
+def _read_rows(path: Path) -> dict[int, dict[str, str]]:
+    rows: dict[int, dict[str, str]] = {}
+    images: dict[str, str] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", restval="")
         missing = [column for column in REQUIRED_COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{path}: column {missing[0]!r} is missing; expected an MMBench TSV with a header line")
-        rows, images = {}, {}
         for cells in reader:
             if None in cells:  # where DictReader puts what the header has no name for
                 raise UserError(f"{path}:{reader.line_num}: more cells than the header has columns")
             row = {column: "" if cell in EMPTY_CELLS else cell for column, cell in cells.items()}
             # The rotations of a question repeat its image; together they hold one copy.
             row["image"] = images.setdefault(row["image"], row["image"])
-            if not row["index"].isdigit() or row["index"] in rows:
+            if not re.fullmatch(WHOLE_NUMBER, row["index"]) or int(row["index"]) in rows:
                 raise UserError(f"{path}: index {row['index']!r} must be a whole number that occurs once")
-            rows[row["index"]] = row
-    return list(rows.values())
+            rows[int(row["index"])] = row
+    return rows
 
 
 def questions_of(table: list[dict[str, str]], language: Literal["en", "cn"]) -> list[Question]:
@@ -102,17 +124,22 @@ def questions_of(table: list[dict[str, str]], language: Literal["en", "cn"]) -> 
 
 
 def options_of(row: dict[str, str]) -> list[str]:
-    """The options a row offers: those before the first missing one. The text "None" counts as missing, too."""
-    options = []
-    for letter in LETTERS:
-        if _is_missing(row[letter]):
-            break
-        options.append(row[letter])
-    return options
+    """The options that a prompt shows: those before the first missing one. The text "None" counts as missing, too."""
+    return [row[letter] for letter in itertools.takewhile(lambda letter: not _is_missing(row.get(letter, "")), LETTERS)]
+
+
+def offered(row: dict[str, str]) -> dict[str, str]:
+    """All options of a row by letter, also those after a hole, which other kits show."""
+    return {letter: row[letter] for letter in LETTERS if not _is_missing(row.get(letter, ""))}
 
 
 def _is_missing(cell: str) -> bool:
     return not cell or cell.lower() in ("nan", "none")
+
+
+def columns_missing_for_upload(table: list[dict[str, str]]) -> list[str]:
+    """Columns that the upload format leaves out by name, and that the table lacks."""
+    return [column for column in COLUMNS_NOT_UPLOADED if table and column not in table[0]]
 
 
 def upload_columns(table: list[dict[str, str]]) -> list[str]:
@@ -121,11 +148,9 @@ def upload_columns(table: list[dict[str, str]]) -> list[str]:
     Raises:
         UserError: the table lacks a column that the upload format leaves out by name.
     """
-    columns = list(table[0]) if table else []
-    for column in COLUMNS_NOT_UPLOADED:
-        if column not in columns:
-            raise UserError(f"MMBench table: column {column!r} is missing; the upload format leaves it out by name")
-    columns = [column for column in columns if column not in COLUMNS_NOT_UPLOADED]
+    if missing := columns_missing_for_upload(table):
+        raise UserError(f"MMBench table: column {missing[0]!r} is missing; the upload format leaves it out by name")
+    columns = [column for column in (table[0] if table else ()) if column not in COLUMNS_NOT_UPLOADED]
     columns.insert(PREDICTION_INDEX, "prediction")
     return columns
 
@@ -176,42 +201,13 @@ def _write_without_times(workbook: io.BytesIO, path: Path) -> None:
         temporary.replace(path)
 
 
-def letter_of(answer: str, options: list[str]) -> str | None:
-    """The option an answer means, for the tolerant accuracy; None where it is not plain.
-
-    Understood are a lone letter ("c", "(C)", "**C.**"), the whole text of exactly one option, a letter that starts the
-    answer with a mark after it ("C. the sign", "(c) the sign") and a letter after the word answer, option or choice
-    ("The answer is C"). Two different letters mean none.
-
-    Args:
-        answer: the model's text.
-        options: texts of the offered options, from A on.
-    """
-    offered = LETTERS[: len(options)]
-    lone = re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", answer)
-    if lone:
-        return lone[1].upper() if lone[1].upper() in offered else None
-    same_text = [letter for letter, option in zip(offered, options, strict=True) if _plain(option) == _plain(answer)]
-    if same_text:
-        return same_text[0] if len(same_text) == 1 else None
-    found = set(re.findall(r"(?:^|[\s(\[*])([A-D])[.):\]*]", answer))
-    found |= {letter.upper() for letter in re.findall(r"^[\W_]*([A-Za-z])[.):\]]", answer)}
-    found |= set(re.findall(r"(?i:answer|option|choice)(?:\s+is)?[\s:]*[(\[\"'*]*([A-D])\b", answer))
-    return found.pop() if len(found) == 1 and found <= set(offered) else None
-
-
-def _plain(text: str) -> str:
-    """A text without case, surrounding punctuation and doubled spaces."""
-    return " ".join(text.lower().split()).strip(" .,;:!?\"'()[]*")
-
-
 @dataclass(frozen=True)
 class Accuracy:
     """Share of right circular groups, 0 to 1.
 
     Args:
         strict: the answer is the letter and nothing else, as the original counts.
-        tolerant: `letter_of` the answer is the letter.
+        tolerant: the answer is or means the letter, by `toolkit.eval.letters`; never below strict.
         groups: how many circular groups there are.
     """
 
@@ -220,7 +216,7 @@ class Accuracy:
     groups: int
 
 
-def accuracy(table: list[dict[str, str]], answers: Mapping[str | int, str]) -> tuple[Accuracy, dict[str, Accuracy]]:
+def accuracy(table: list[dict[str, str]], answers: Mapping[int, str]) -> tuple[Accuracy, dict[str, Accuracy]]:
     """Score answers against the table's `answer` column.
 
     Args:
@@ -244,10 +240,11 @@ def accuracy(table: list[dict[str, str]], answers: Mapping[str | int, str]) -> t
     return _share(everything), {category: _share(outcomes[category]) for category in sorted(outcomes)}
 
 
-def _is_right(row: dict[str, str], answers: Mapping[str | int, str], tolerant: bool) -> bool:
-    text = answers.get(int(row["index"]), "")
-    found = letter_of(text, options_of(row)) if tolerant else text
-    return bool(row["answer"]) and found == row["answer"]
+def _is_right(row: dict[str, str], answers: Mapping[int, str], tolerant: bool) -> bool:
+    text, right = answers.get(int(row["index"]), ""), row.get("answer", "")
+    if text == right or not tolerant:
+        return bool(right) and text == right
+    return bool(right) and read_letter(text, offered(row)).letter == right
 
 
 def _share(outcomes: list[tuple[bool, bool]]) -> Accuracy:

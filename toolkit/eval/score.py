@@ -1,17 +1,24 @@
-"""The local score of an experiment: `textvqa/answers.jsonl` and `mmbench/answers.jsonl` against the right answers."""
+"""The local score of an experiment: its answers to TextVQA and MMBench against the right ones."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
-from toolkit.files import REPOSITORY, read_jsonl, sha256_of
+from toolkit.eval.answer_files import SUFFIXES, Answer, find_answer_file, read_answers, whole_number
+from toolkit.eval.letters import read_letter
+from toolkit.files import REPOSITORY, require_file, sha256_of
 from toolkit.presets import PRESETS, Preset, load_preset
 
 EVAL_RESULTS = REPOSITORY / "output" / "eval_results"
+BENCHMARKS = ("textvqa", "mmbench")
+# So many answers that are all one text are no coincidence.
+COLLAPSED_FROM = 10
 WHERE_TEXTVQA_ANNOTATIONS = "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json"
 
 
@@ -19,7 +26,7 @@ def find_answers(experiment: str, preset_name: str | None) -> tuple[Path, Preset
     """The answers folder of an experiment, and the preset it was run with.
 
     Args:
-        experiment: its name, or the path of an answers folder.
+        experiment: its name, or the path of an answers folder or file.
         preset_name: None to find out: the preset whose run of that name exists.
 
     Raises:
@@ -27,6 +34,9 @@ def find_answers(experiment: str, preset_name: str | None) -> tuple[Path, Preset
     """
     presets = [load_preset(preset_name)] if preset_name else [load_preset(name) for name in PRESETS]
     folder = Path(experiment)
+    if folder.suffix.lower() in SUFFIXES:
+        require_file(folder)
+        return folder, presets[0]
     if (folder / "textvqa").is_dir() or (folder / "mmbench").is_dir():
         fitting = [preset for preset in presets if folder.resolve().name.startswith(f"{preset.run_name}-")]
         return folder, (fitting or presets)[0]
@@ -41,64 +51,159 @@ def find_answers(experiment: str, preset_name: str | None) -> tuple[Path, Preset
     return found[0], folders[found[0]]
 
 
+def answer_files(experiment: Path) -> dict[str, Path]:
+    """The files of answers by benchmark.
+
+    Args:
+        experiment: a folder with `textvqa/` and `mmbench/`, or one file of answers to MMBench.
+
+    Raises:
+        UserError: those of `find_answer_file`.
+    """
+    if experiment.is_file():
+        return {"mmbench": experiment}
+    found = {name: find_answer_file(experiment / name) for name in BENCHMARKS}
+    return {name: path for name, path in found.items() if path}
+
+
 def score_answers(folder: Path, preset: Preset) -> tuple[dict[str, Any], list[str]]:
     """Score what is there.
 
     Args:
-        folder: with `textvqa/answers.jsonl` and `mmbench/answers.jsonl`.
+        folder: as `answer_files` takes it.
         preset: names the files with the right answers.
 
     Returns:
-        scores by benchmark, all from 0 to 1, as `score.json` holds them; and a line for everything that was not scored.
+        scores by benchmark, all from 0 to 1, as `score.json` holds them; and a line for everything that was not scored,
+        or that is odd about the answers.
 
     Raises:
         UserError: nothing could be scored, or a file is not in its format.
     """
     score: dict[str, Any] = {"textvqa": None, "mmbench": None}
     notes = []
+    answers = answer_files(folder)
     for name, right_answers, source, function in (
         ("textvqa", preset.textvqa.annotations, WHERE_TEXTVQA_ANNOTATIONS, _score_textvqa),
         ("mmbench", preset.mmbench.questions, "the evaluation data, bash download.sh", _score_mmbench),
     ):
-        answers = folder / name / "answers.jsonl"
-        if not answers.is_file():
-            notes.append(f"{name} not scored: {answers} is missing; run toolkit/eval/{name}.sh")
+        if name not in answers:
+            if not folder.is_file():
+                where = folder / name / "answers.jsonl"
+                notes.append(f"{name} not scored: {where} is missing; run toolkit/eval/{name}.sh")
         elif not right_answers.is_file():
             notes.append(f"{name} not scored: {right_answers} is missing; get it from {source}")
         else:
-            inputs = {path.name: sha256_of(path) for path in (answers, right_answers)}
-            score[name] = {**function(answers, right_answers), "inputs": inputs}
+            inputs = {path.name: sha256_of(path) for path in (answers[name], right_answers)}
+            found = read_answers(answers[name])
+            score[name] = {**function(found, right_answers), "inputs": inputs}
+            if len(found) >= COLLAPSED_FROM and len({answer.text for answer in found}) == 1:
+                notes.append(f"{name}: all {len(found)} answers are {found[0].text!r:.60}; has the training collapsed?")
+            if repeated := score[name]["repeated"]:
+                notes.append(f"{name}: {repeated} questions have several answers that differ; the last of each counts")
     if not any(score.values()):
         raise UserError("; ".join(notes))
     return score, notes
 
 
-def _score_textvqa(answers: Path, annotations: Path) -> dict[str, Any]:
-    """Mean soft accuracy over all annotated questions; one without an answer counts 0."""
+def explain(folder: Path, preset: Preset, count: int) -> list[str]:
+    """How single answers were read: of each benchmark the first `count`, those that are not simply right before others.
+
+    Args:
+        folder, preset: as in `score_answers`, which has accepted them.
+        count: answers shown of each benchmark.
+    """
+    lines = []
+    for name, path in answer_files(folder).items():
+        right_answers = preset.textvqa.annotations if name == "textvqa" else preset.mmbench.questions
+        if right_answers.is_file():
+            read = _explain_textvqa if name == "textvqa" else _explain_mmbench
+            told = sorted(read(read_answers(path), right_answers), key=lambda item: item[0])  # stable: else in order
+            lines += [f"{name} {line}" for _, line in told[:count]]
+    return lines
+
+
+def _matched_textvqa(answers: list[Answer], annotations: Path) -> dict[tuple[str, str], list[Answer]]:
     wanted = textvqa.read_annotations(annotations)
-    scores: dict[tuple[str, str], float] = {}
-    for number, line in read_jsonl(answers):
-        key = textvqa.annotation_key(line["question_id"], line["prompt"])
+    found: dict[tuple[str, str], list[Answer]] = {}
+    for answer in answers:
+        if answer.prompt is None:
+            raise UserError(f"{answer.place}: no 'prompt' in it, which tells TextVQA's questions about one image apart")
+        key = textvqa.annotation_key(answer.question_id, answer.prompt)
         if key not in wanted:
-            raise UserError(f"{answers}:{number}: {annotations} knows no question {key[1]!r} about image {key[0]}")
-        scores[key] = textvqa.soft_accuracy(line["text"], wanted[key])
+            raise UserError(
+                f"{answer.place}: {annotations} knows no question {key[1]!r:.80} about image {key[0]!r:.40}"
+            )
+        found.setdefault(key, []).append(answer)
+    return found
+
+
+def _score_textvqa(answers: list[Answer], annotations: Path) -> dict[str, Any]:
+    """Mean soft accuracy over all annotated questions; one without an answer counts 0."""
+    wanted, found = textvqa.read_annotations(annotations), _matched_textvqa(answers, annotations)
+    scores = [textvqa.soft_accuracy(given[-1].text, wanted[key]) for key, given in found.items()]
     return {
-        "accuracy": sum(scores.values()) / len(wanted),
+        "accuracy": sum(scores) / len(wanted),
         "questions": len(wanted),
-        "unanswered": len(wanted) - len(scores),
+        "unanswered": len(wanted) - sum(bool(given[-1].text) for given in found.values()),
+        "repeated": _repeated(found),
     }
 
 
-def _score_mmbench(answers: Path, questions: Path) -> dict[str, Any]:
+def _explain_textvqa(answers: list[Answer], annotations: Path) -> Iterable[tuple[float, str]]:
+    wanted = textvqa.read_annotations(annotations)
+    for key, given in _matched_textvqa(answers, annotations).items():
+        share = textvqa.soft_accuracy(given[-1].text, wanted[key])
+        right = ", ".join(f"{text!r} x {count}" for text, count in Counter(wanted[key]).most_common(3))
+        read = textvqa.normalise(given[-1].text)
+        yield share, f"{key[0]} {key[1]!r:.80}: {given[-1].text!r:.80} read as {read!r:.80}, {share:.2f} of {right}"
+
+
+def _matched_mmbench(answers: list[Answer], table: list[dict[str, str]], questions: Path) -> dict[int, list[Answer]]:
+    known = {int(row["index"]) for row in table}
+    found: dict[int, list[Answer]] = {}
+    for answer in answers:
+        index = whole_number(answer)
+        if index not in known:
+            raise UserError(
+                f"{answer.place}: {questions} has no question {index}; answers of another benchmark or split?"
+            )
+        found.setdefault(index, []).append(answer)
+    return found
+
+
+def _score_mmbench(answers: list[Answer], questions: Path) -> dict[str, Any]:
     table = mmbench.read_table(questions)
     if not any(row.get("answer") for row in table):
         raise UserError(f"{questions}: no right answers in it; only the dev split can be scored locally")
+    if all(int(row["index"]) >= mmbench.CIRCULAR for row in table):
+        raise UserError(f"{questions}: only rotated questions, each index is {mmbench.CIRCULAR:,} or more")
+    found = _matched_mmbench(answers, table, questions)
     # As in the upload, a later line for the same question wins.
-    found = {line["question_id"]: line["text"] for _, line in read_jsonl(answers)}
-    overall, categories = mmbench.accuracy(table, found)
+    texts = {index: given[-1].text for index, given in found.items()}
+    overall, categories = mmbench.accuracy(table, texts)
     return {
         **dataclasses.asdict(overall),
         "questions": len(table),
-        "unanswered": sum(not found.get(int(row["index"])) for row in table),
+        "unanswered": sum(not texts.get(int(row["index"])) for row in table),
+        "repeated": _repeated(found),
         "categories": {name: dataclasses.asdict(share) for name, share in categories.items()},
     }
+
+
+def _explain_mmbench(answers: list[Answer], questions: Path) -> Iterable[tuple[int, str]]:
+    table = mmbench.read_table(questions)
+    rows = {int(row["index"]): row for row in table}
+    for index, given in _matched_mmbench(answers, table, questions).items():
+        text, right = given[-1].text, rows[index].get("answer", "")
+        reading = read_letter(text, mmbench.offered(rows[index]))
+        strict, tolerant = text == right, right in (text, reading.letter)
+        verdict = "right" if strict else "right, tolerant only" if tolerant else "wrong"
+        yield (
+            strict + tolerant,
+            f"{index}: {text!r:.80} read as {reading.letter} ({reading.how}); {right} is right: {verdict}",
+        )
+
+
+def _repeated(found: Mapping[Any, list[Answer]]) -> int:
+    return sum(len({answer.text for answer in given}) > 1 for given in found.values())

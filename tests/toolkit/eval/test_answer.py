@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
@@ -197,6 +198,79 @@ def test_mistakes_are_one_line(
     assert "question 1: unreadable_image" in refused("textvqa", benchmarks, tiny_model, out)
     (benchmarks.images / "1.png").unlink()
     assert "question 1: missing_image" in refused("textvqa", benchmarks, tiny_model, out)
-    table = benchmarks.mmbench.read_text()
-    benchmarks.mmbench.write_text(table.replace("comment", "remark", 1))
-    assert "'comment' is missing" in refused("mmbench", benchmarks, tiny_model, out)
+
+
+@pytest.fixture
+def finished(tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path) -> Path:
+    """Folder of finished answers to TextVQA."""
+    evaluate("textvqa", benchmarks, tiny_model, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def other_fixed_part(out: Path) -> None:
+    record = json.loads((out / "run.json").read_text())
+    record["fixed_part"]["files"]["toolkit/eval/textvqa.py"] = "0" * 64
+    (out / "run.json").write_text(json.dumps(record))
+
+
+def cut(out: Path) -> None:
+    (out / "answers.jsonl").write_bytes((out / "answers.jsonl").read_bytes()[:-40])
+
+
+def edited(out: Path) -> None:
+    lines = lines_of(out)
+    lines[0]["text"] = "another answer"
+    (out / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def repeated(out: Path) -> None:
+    text = (out / "answers.jsonl").read_text()
+    (out / "answers.jsonl").write_text(text + text.splitlines(keepends=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "benchmark", "message"),
+    [
+        (other_fixed_part, "textvqa", "another fixed part (toolkit/eval/textvqa.py changed)"),
+        (cut, "textvqa", "answers.jsonl is not the file that was written there"),
+        (edited, "textvqa", "answers.jsonl is not the file that was written there"),
+        (repeated, "textvqa", "answers.jsonl is not the file that was written there"),
+        (lambda out: None, "mmbench", "holds the answers to textvqa; choose another --out for mmbench"),
+        (lambda out: (out / "run.json").write_text("[]"), "textvqa", "run.json: damaged"),
+    ],
+)
+def test_finished_answers_that_are_not_these_are_refused(
+    tiny_model: Path,
+    benchmarks: Benchmarks,
+    finished: Path,
+    change: Callable[[Path], object],
+    benchmark: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change(finished)
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    capsys.readouterr()
+    assert evaluate(benchmark, benchmarks, tiny_model, finished) == 1
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+
+
+def test_tables_of_vlmevalkit_are_answered_without_an_upload(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have no column `source`, and an image that was shown before is the index of that row."""
+    header, *rows = [line.split("\t") for line in benchmarks.mmbench.read_text().splitlines()]
+    image, source = header.index("image"), header.index("source")
+    plain = [row[:source] + row[source + 1 :] for row in (header, *rows)]
+    for number, row in enumerate(plain[1:]):
+        if number >= 3:
+            row[image] = str(number % 3)
+    evaluate("mmbench", benchmarks, tiny_model, tmp_path / "whole")
+    benchmarks.mmbench.write_text("".join("\t".join(row) + "\n" for row in plain))
+    assert evaluate("mmbench", benchmarks, tiny_model, tmp_path / "out") == 0
+    assert "no answers_upload.xlsx will be written" in capsys.readouterr().out
+    assert (tmp_path / "out" / "answers.jsonl").read_bytes() == (tmp_path / "whole" / "answers.jsonl").read_bytes()
+    assert not (tmp_path / "out" / "answers_upload.xlsx").exists()

@@ -8,7 +8,7 @@ import openpyxl
 import pytest
 
 from toolkit.errors import UserError
-from toolkit.eval.mmbench import accuracy, letter_of, options_of, questions_of, read_table, write_upload
+from toolkit.eval.mmbench import accuracy, offered, options_of, questions_of, read_table, write_upload
 
 COLUMNS = (
     "index",
@@ -25,7 +25,6 @@ COLUMNS = (
     "l2-category",
     "comment",
 )
-OPTIONS = ["the bus", "the bird", "vitamin C", "a dog"]
 
 
 def table(folder: Path, *rows: dict[str, str]) -> Path:
@@ -36,42 +35,6 @@ def table(folder: Path, *rows: dict[str, str]) -> Path:
         lines.append("\t".join({"image": "eA==", **row}.get(column, "x") for column in COLUMNS))
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
-
-
-@pytest.mark.parametrize(
-    ("answer", "letter"),
-    [
-        ("C", "C"),
-        (" c ", "C"),
-        ("(B)", "B"),
-        ("**D.**", "D"),
-        ("A. the bus", "A"),
-        ("A: because it is red", "A"),
-        ("(b) the bird", "B"),
-        ("b. the bird", "B"),
-        ("The answer is C", "C"),
-        ("the answer is C.", "C"),
-        ("Answer: (B)", "B"),
-        ("Option D is right", "D"),
-        ("The Bus.", "A"),
-        ("vitamin C", "C"),
-        ("a dog", "D"),
-        ("a bird", None),
-        ("A or B", None),
-        ("A. the bus B. the bird", None),
-        ("E", None),
-        ("", None),
-        ("I think so", None),
-    ],
-)
-def test_letter_of(answer: str, letter: str | None) -> None:
-    assert letter_of(answer, OPTIONS) == letter
-
-
-def test_a_letter_beyond_the_options_is_none() -> None:
-    assert letter_of("D", OPTIONS[:2]) is None
-    assert letter_of("same", ["same", "same"]) is None
-    assert letter_of("B", ["B", "A"]) == "B"
 
 
 def test_missing_cells_as_pandas_sees_them(tmp_path: Path) -> None:
@@ -145,3 +108,56 @@ def test_upload_is_text_and_the_same_every_time(tmp_path: Path) -> None:
     cells = dict(zip((cell.value for cell in header), values, strict=True))
     assert cells["index"].value == 3
     assert (cells["prediction"].value, cells["prediction"].data_type) == ("=1+1", "s")
+
+
+def test_tolerant_is_never_below_strict(tmp_path: Path) -> None:
+    """Also where the right answer is no option: a hole, or the text None that counts as one."""
+    rows = read_table(
+        table(
+            tmp_path,
+            {"index": "0", "A": "yes", "B": "None", "C": "no", "D": "", "answer": "B"},
+            {"index": "1", "A": "B", "B": "A", "answer": "A"},
+        )
+    )
+    overall, _ = accuracy(rows, {0: "B", 1: "A"})
+    assert (overall.strict, overall.tolerant) == (1.0, 1.0)
+
+
+def test_options_after_a_hole_are_read_but_not_shown(tmp_path: Path) -> None:
+    (row,) = read_table(table(tmp_path, {"index": "0", "A": "yes", "B": "", "C": "no", "D": "", "answer": "C"}))
+    assert options_of(row) == ["yes"]
+    assert offered(row) == {"A": "yes", "C": "no"}
+    assert accuracy([row], {0: "The answer is C."})[0].tolerant == 1.0
+
+
+def test_a_fifth_option_is_shown_and_scored(tmp_path: Path) -> None:
+    file = tmp_path / "five.tsv"
+    file.write_text("index\tquestion\tA\tB\tC\tD\tE\tanswer\timage\n0\twhat?\ta\tb\tc\td\ta horse\tE\teA==\n")
+    rows = read_table(file)
+    (question,) = questions_of(rows, "en")
+    assert question.prompt.endswith("D. d\nE. a horse")
+    overall, _ = accuracy(rows, {0: "(E) a horse"})
+    assert (overall.strict, overall.tolerant) == (0.0, 1.0)
+
+
+def test_an_image_by_another_rows_index(tmp_path: Path) -> None:
+    first, second = read_table(table(tmp_path, {"index": "1", "image": "7"}, {"index": "7"}))
+    assert first["image"] == second["image"] == "eA=="
+    for rows in ([{"index": "1", "image": "9"}], [{"index": "1", "image": "2"}, {"index": "2", "image": "1"}]):
+        with pytest.raises(UserError, match=r"index 1 shows the image of index \d, which has none"):
+            read_table(table(tmp_path, *rows))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\t".join(COLUMNS) + "\n", "no questions in it"),
+        ("", "column 'index' is missing"),
+        (b"index\tquestion\xff\n", "not a TSV in UTF-8"),
+        ("\t".join(COLUMNS) + "\n" + "\t".join("²" if name == "index" else "x" for name in COLUMNS), "'²' must be"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, content: str | bytes, message: str) -> None:
+    (tmp_path / "bad.tsv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path / "bad.tsv")

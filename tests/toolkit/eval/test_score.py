@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from tests.toolkit.eval.conftest import Benchmarks
@@ -115,3 +118,171 @@ def test_answers_of_another_benchmark(
     file.write_text(file.read_text() + json.dumps({"question_id": "9", "prompt": "who?\nx", "text": ""}) + "\n")
     assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 1
     assert "answers.jsonl:13" in capsys.readouterr().err
+
+
+def rows_of(printed: str) -> dict[str, list[str]]:
+    return {line[:22].strip(): line[22:].split() for line in printed.splitlines()}
+
+
+def test_unanswered_questions_stand_in_the_table(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_answers(results, benchmarks, "recipe", 12, ["A", "A", "A", "A", "A", ""])
+    file = folder / "textvqa" / "answers.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["text"] = None
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines[:10]))
+    assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 0
+    printed = rows_of(capsys.readouterr().out)
+    assert printed["TextVQA unanswered"] == ["3/12"]
+    assert printed["MMBench unanswered"] == ["1/6"]
+    write_answers(results, benchmarks, "raw", 12, ["A"] * 6)
+    assert main(["score", "raw", "--preset", str(benchmarks.preset)]) == 0
+    assert not any("unanswered" in label for label in rows_of(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "line", "message"),
+    [
+        ("mmbench", {"question_id": 77, "text": "A"}, "has no question 77; answers of another benchmark or split?"),
+        ("mmbench", {"question_id": "sign", "text": "A"}, "the question's id is 'sign', expected a whole number"),
+        ("mmbench", {"question_id": None, "text": "A"}, "the question's id is None, expected"),
+        ("mmbench", {"question_id": True, "text": "A"}, "the question's id is True, expected"),
+        ("mmbench", {"text": "A"}, "neither 'question_id' nor 'index'"),
+        ("mmbench", {"question_id": 0}, "neither 'text' nor 'prediction'"),
+        ("mmbench", {"question_id": 0, "text": ["A"]}, "the answer is ['A'], expected text"),
+        ("textvqa", {"question_id": "0", "text": "open"}, "no 'prompt' in it"),
+        ("textvqa", {"question_id": "0", "prompt": 3, "text": "open"}, "no 'prompt' in it"),
+        ("textvqa", {"prompt": "what?", "text": "open"}, "neither 'question_id' nor 'index'"),
+        ("textvqa", b'{"question_id": "0", "prom', "not JSON"),
+        ("mmbench", None, "no answers in it; answer the benchmark again"),
+    ],
+)
+def test_lines_that_are_no_answer_are_named(
+    results: Path,
+    benchmarks: Benchmarks,
+    benchmark: str,
+    line: dict | bytes | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = write_answers(results, benchmarks, "recipe", 12, ["A"] * 6)
+    file = folder / benchmark / "answers.jsonl"
+    content = line if isinstance(line, bytes) else json.dumps(line).encode()
+    file.write_bytes(b"" if line is None else file.read_bytes() + content)
+    assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(file) in error
+    assert error.count("\n") == 1
+
+
+def test_ids_as_text_and_answers_given_twice(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_answers(results, benchmarks, "recipe", 12, ["B"] * 6)
+    file = folder / "mmbench" / "answers.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    again = [{"question_id": str(line["question_id"]), "text": "A"} for line in lines]
+    file.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *again]))
+    assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 0
+    printed = capsys.readouterr().out
+    assert rows_of(printed)["MMBench strict"] == ["100.00"]
+    assert "mmbench: 6 questions have several answers that differ; the last of each counts" in printed
+
+
+def test_answers_that_are_all_one_text_are_noted(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_answers(results, benchmarks, "recipe", 0, ["A"] * 6)
+    assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 0
+    assert "textvqa: all 12 answers are 'shut'" in capsys.readouterr().out
+
+
+def test_how_answers_were_read(results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]) -> None:
+    write_answers(results, benchmarks, "recipe", 11, ["A", "I choose B", "(A)", "A", "red", "dunno"])
+    assert main(["score", "recipe", "--preset", str(benchmarks.preset), "--explain", "3"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if ": '" in line]
+    assert len(lines) == 6
+    assert "'shut' read as 'shut', 0.00 of 'open' x 10" in lines[0]
+    assert "read as 'open', 1.00" in lines[1]
+    told = [line.split(": ", 1)[1] for line in lines[3:]]
+    assert told[0].startswith("'I choose B' read as B (the letter after")
+    assert told[1] == "'dunno' read as None (no letter, and no option's text); A is right: wrong"
+    assert told[2] == "'(A)' read as A (a lone letter); A is right: right, tolerant only"
+
+
+def as_xlsx(rows: list[dict], path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (list(rows[0]), *(list(row.values()) for row in rows)):
+        book.active.append(row)
+    book.save(path)
+
+
+def as_json(rows: list[dict], path: Path) -> None:
+    path.write_text(json.dumps(rows))
+
+
+def as_json_by_index(rows: list[dict], path: Path) -> None:
+    path.write_text(json.dumps({str(row["index"]): row["prediction"] for row in rows}))
+
+
+def as_tsv(rows: list[dict], path: Path) -> None:
+    lines = [rows[0], *(row.values() for row in rows)]
+    path.write_text("".join("\t".join(map(str, line)) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("m_MMBench.xlsx", as_xlsx),
+        ("m_MMBench.json", as_json),
+        ("by_index.json", as_json_by_index),
+        ("m_MMBench.tsv", as_tsv),
+    ],
+)
+def test_answer_files_of_vlmevalkit(
+    benchmarks: Benchmarks, tmp_path: Path, name: str, write: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    indices = [0, 1, 2, 1_000_000, 1_000_001, 1_000_002]
+    texts = ["A", "A.", "B", "A", "Answer: A", "A"]
+    rows = [{"index": i, "question": "q", "prediction": t} for i, t in zip(indices, texts, strict=True)]
+    write(rows, tmp_path / name)
+    assert main(["score", str(tmp_path / name), "--preset", str(benchmarks.preset)]) == 0
+    printed = rows_of(capsys.readouterr().out)
+    assert (printed["MMBench strict"][0], printed["MMBench tolerant"][0]) == ("33.33", "66.67")
+    assert json.loads((tmp_path / f"{name}.score.json").read_text())["mmbench"]["unanswered"] == 0
+    folder = tmp_path / "foreign" / "mmbench"
+    folder.mkdir(parents=True)
+    shutil.copy(tmp_path / name, folder / f"answers{Path(name).suffix}")
+    assert main(["score", str(folder.parent), "--preset", str(benchmarks.preset)]) == 0
+    assert rows_of(capsys.readouterr().out)["MMBench tolerant"] == ["66.67"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.xlsx", None, "absent.xlsx: no such file"),
+        ("bad.xlsx", b"PK no workbook", "not an xlsx workbook"),
+        ("bad.json", b'[{"index": 0}', "not a JSON document"),
+        ("list.json", b"[1, 2]", "expected a list of objects"),
+        ("empty.json", b"[]", "no answers in it"),
+        ("bad.tsv", b"index\tprediction\n0\t\xff\n", "not a table in UTF-8"),
+        ("none.tsv", b"index\tanswer\n0\tA\n", "neither 'text' nor 'prediction'"),
+    ],
+)
+def test_answer_files_that_are_none(
+    benchmarks: Benchmarks,
+    tmp_path: Path,
+    name: str,
+    content: bytes | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert main(["score", str(tmp_path / name), "--preset", str(benchmarks.preset)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / f"{name}.score.json").exists()
