@@ -60,7 +60,7 @@ def main() -> None:
         image_tokens=(image_size // 14) ** 2,
     )
     rows = read_rows(args.data or mini.finetune_data)[: args.rows]
-    plain = Collator(tokenizer.pad_token_id)
+    plain = Collator(tokenizer.pad_token_id, reader.image_tokens, reader.max_length)
     collators = {"reference": FloatCollator(plain, image_size), "default": plain}
 
     def first(name: str) -> dict[str, Any]:

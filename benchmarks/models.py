@@ -64,7 +64,8 @@ def batch_of(
     side = model.config.image_size_aux
     pixels = torch.randint(0, 256, (samples, 3, side, side), dtype=torch.uint8, generator=generator)
     batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids), "pixels": pixels}
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    return batch | {"expansion": model.expand(batch["input_ids"], batch["attention_mask"], labels, "right")}
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

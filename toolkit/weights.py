@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config:
         raise UserError(f"{folder / 'config.json'}: damaged, no JSON object with settings; {AGAIN}")
     return config
+
+
+def read_clip_config(folder: Path) -> dict[str, Any]:
+    """The vision half of a CLIPModel's or CLIPVisionModel's `config.json`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    config = read_config(folder)
+    fields = config.get("vision_config", config)
+    if not isinstance(fields, dict):
+        raise UserError(f"{folder / 'config.json'}: vision_config must be an object, found {fields!r:.80}")
+    return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -64,6 +78,34 @@ def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
             yield from read_pickle(path).items()
         else:
             yield from _read_safetensors(path)
+
+
+def read_convnext(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights of a ConvNeXt folder in open_clip's names, or timm's, by those of the aux tower. As `read_weights`."""
+    for name, tensor in read_weights(folder):
+        match = re.fullmatch(r"(?:visual\.trunk\.)?(stem|stages)\.(.+)", name)
+        if match:
+            yield f"vision_{match[1]}.{match[2]}", tensor
+
+
+def convnext_sizes(weights: dict[str, torch.Tensor]) -> tuple[list[int], list[int]]:
+    """(dims, depths), read off the layer scales: one a block."""
+    dims: list[int] = []
+    depths: list[int] = []
+    for stage in range(len(weights)):
+        blocks = [t for n, t in weights.items() if re.search(rf"vision_stages\.{stage}\.blocks\.\d+\.gamma$", n)]
+        if not blocks:
+            break
+        dims.append(len(blocks[0]))
+        depths.append(len(blocks))
+    return dims, depths
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], where: str, meaning: str) -> None:
+    """Raises UserError where a tensor holds NaN or infinity: `where` it is and what that means."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{where}: {name} is not finite: {meaning}")
 
 
 def look_at_weights(path: Path) -> None:

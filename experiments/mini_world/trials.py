@@ -277,7 +277,7 @@ class TrialRunner:
         table = mmbench.read_table(folder / "mmbench.tsv")
         asked = mmbench.questions_of(table, "en")
         texts = _answers(answerer, asked, self.preset.mmbench.max_new_tokens)
-        found = {question.question_id: text for question, text in zip(asked, texts, strict=True)}
+        found = {int(question.question_id): text for question, text in zip(asked, texts, strict=True)}
         overall, categories = mmbench.accuracy(table, found)
         return {
             "textvqa": {kind: sum(values) / max(1, len(values)) for kind, values in kinds.items()},

@@ -106,9 +106,10 @@ def test_expansion_logits_loss_and_gradients(
     with torch.no_grad():
         features = model.encode_images(batch["pixels"])
     words = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
-    _, mask, labels = model.expand_images(**words, image_features=features, padding_side="right")
+    expansion = model.expand(*words.values(), side="right")
+    _, mask = model.embed(words["input_ids"], features, expansion)
     assert (mask.numpy() == golden["expanded_attention_mask"]).all()
-    assert (labels.numpy() == golden["expanded_labels"]).all()
+    assert (expansion["labels"].numpy() == golden["expanded_labels"]).all()
 
     model.eval()
     with torch.no_grad():

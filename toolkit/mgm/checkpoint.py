@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
-from toolkit.weights import AGAIN, first_line, read_config, read_pickle, read_weights
+from toolkit.weights import (
+    AGAIN,
+    convnext_sizes,
+    first_line,
+    read_clip_config,
+    read_config,
+    read_convnext,
+    read_pickle,
+    read_weights,
+    require_finite,
+)
 
 SHARD_BYTES = 5_000_000_000
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
@@ -71,9 +79,9 @@ def build_model(
     Raises:
         UserError: a folder or a weight is missing, or a file is damaged.
     """
-    vision_config = _clip_fields(read_config(vision_tower))
-    convnext = {f"{CONVNEXT_PREFIX}{name}": tensor for name, tensor in _convnext_weights(vision_tower_aux)}
-    dims, depths = _convnext_sizes(convnext)
+    vision_config = read_clip_config(vision_tower)
+    convnext = {f"{CONVNEXT_PREFIX}{name}": tensor for name, tensor in read_convnext(vision_tower_aux)}
+    dims, depths = convnext_sizes(convnext)
     fields = {k: v for k, v in read_config(llm).items() if k not in ("model_type", "architectures")}
     fields |= PUBLISHED_FIELDS
     fields |= {
@@ -111,12 +119,12 @@ def load_finetuned(folder: Path, dtype: torch.dtype) -> MGMGemmaForCausalLM:
     if not any(name.startswith(CONVNEXT_PREFIX) for name in weights):
         # A published checkpoint may leave the frozen aux tower to its own folder.
         aux_folder = Path(str(fields.get("mm_vision_tower_aux")))
-        weights |= {f"{CONVNEXT_PREFIX}{name}": tensor for name, tensor in _convnext_weights(aux_folder)}
-    dims, depths = _convnext_sizes(weights)
+        weights |= {f"{CONVNEXT_PREFIX}{name}": tensor for name, tensor in read_convnext(aux_folder)}
+    dims, depths = convnext_sizes(weights)
     fields["vision_config_aux"] = {"dims": dims, "depths": depths}
     tower = Path(str(fields.get("mm_vision_tower")))
     if "vision_config" not in fields and (tower / "config.json").is_file():
-        fields["vision_config"] = _clip_fields(read_config(tower))
+        fields["vision_config"] = read_clip_config(tower)
     model = _empty_model(fields, str(folder / "config.json"))
     _fill(model, weights, dtype, str(folder), may_lack=set())
     return model.eval()
@@ -128,7 +136,7 @@ def save_finetuned(model: MGMGemmaForCausalLM, tokenizer: PreTrainedTokenizerBas
     Raises:
         UserError: a weight is not finite; nothing is written.
     """
-    _require_finite(model.state_dict(), str(folder), "training has failed, the model is not saved")
+    require_finite(model.state_dict(), str(folder), "training has failed, the model is not saved")
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model, folder)
     model.generation_config.save_pretrained(folder)
@@ -175,7 +183,7 @@ def save_adapter(model: MGMGemmaForCausalLM, path: Path) -> None:
     Raises:
         UserError: one is not finite; nothing is written.
     """
-    _require_finite(model.adapter_parameters(), str(path), "training has failed, the adapter is not saved")
+    require_finite(model.adapter_parameters(), str(path), "training has failed, the adapter is not saved")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     torch.save({name: value.detach().cpu().clone() for name, value in model.adapter_parameters().items()}, temporary)
@@ -189,7 +197,7 @@ def load_adapter(model: MGMGemmaForCausalLM, path: Path) -> None:
         UserError: the file is missing, no plain state dict, or lacks or misshapes a tensor, or one is not finite.
     """
     saved = read_pickle(path)
-    _require_finite(saved, str(path), "the training that made this adapter has failed; pre-train again")
+    require_finite(saved, str(path), "the training that made this adapter has failed; pre-train again")
     for name, parameter in model.adapter_parameters().items():
         if name not in saved or saved[name].shape != parameter.shape:
             raise UserError(f"{path}: {name} is missing or not of shape {list(parameter.shape)}")
@@ -216,40 +224,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if broken:
         raise UserError(f"{folder}: its tokenizer is damaged ({broken}); {AGAIN} (tokenizer.json or its neighbours)")
     return tokenizer
-
-
-def _require_finite(tensors: Mapping[str, torch.Tensor], where: str, meaning: str) -> None:
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{where}: {name} is not finite: {meaning}")
-
-
-def _clip_fields(config: dict) -> dict:
-    """The vision half of a CLIPModel's or CLIPVisionModel's config.json."""
-    fields = config.get("vision_config", config)
-    if not isinstance(fields, dict):
-        raise UserError(f"vision_config of a main tower's config.json must be an object, found {fields!r:.80}")
-    return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}
-
-
-def _convnext_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in read_weights(folder):
-        match = re.fullmatch(r"(?:visual\.trunk\.)?(stem|stages)\.(.+)", name)
-        if match:
-            yield f"vision_{match[1]}.{match[2]}", tensor
-
-
-def _convnext_sizes(weights: dict[str, torch.Tensor]) -> tuple[list[int], list[int]]:
-    """(dims, depths), read off the layer scales: one a block."""
-    dims: list[int] = []
-    depths: list[int] = []
-    for stage in range(len(weights)):
-        blocks = [t for n, t in weights.items() if re.search(rf"vision_stages\.{stage}\.blocks\.\d+\.gamma$", n)]
-        if not blocks:
-            break
-        dims.append(len(blocks[0]))
-        depths.append(len(blocks))
-    return dims, depths
 
 
 def _empty_model(fields: dict[str, Any], source: str) -> MGMGemmaForCausalLM:

@@ -1,9 +1,13 @@
-"""Images of MGM: scaled once for the aux tower, from which the main tower's smaller view is made."""
+"""Images of MGM, scaled once for the aux tower, from which the main tower's smaller view is made; their tokens in text.
+
+Where tokens go is computed on the CPU, in training by the loader's workers: asking a GPU for lengths and positions
+would make the process wait for it dozens of times per batch.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from toolkit.dataset.images import opened
+from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 # OpenAI CLIP's statistics; both towers use them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -78,3 +83,49 @@ def _pad_to_square(image: Image.Image) -> Image.Image:
     square = Image.new("RGB", (side, side), PADDING_COLOUR)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
+
+
+def expand(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    labels: torch.Tensor | None,
+    image_tokens: int,
+    max_length: int,
+    padding_side: Literal["left", "right"] = "right",
+) -> dict[str, Any]:
+    """Replace each placeholder by its image's tokens, cut to `max_length`, and pad again; by indices only.
+
+    Args:
+        input_ids: [B, L] with IMAGE_TOKEN_INDEX at most once per row.
+        attention_mask: [B, L], nonzero on real tokens.
+        labels: [B, L] or None.
+        image_tokens: how many tokens an image takes (576).
+        max_length: a longer row is cut.
+        padding_side: where the zeros go.
+
+    Returns:
+        source [B, M]: rows of the table that holds B * L words, then N * 576 image tokens, then one of zeros; labels
+        [B, M], IGNORE_INDEX on images and padding; supervised [S]: positions of [B * M] whose next token is learnt;
+        images: N. Tensors are int64, on the CPU.
+    """
+    input_ids, attention_mask = input_ids.cpu(), attention_mask.cpu()
+    words, images = input_ids.numel(), 0
+    rows = []
+    for ids, source in zip(input_ids, torch.arange(words).view_as(input_ids), strict=True):
+        kept = attention_mask[len(rows)].bool()
+        places = (ids[kept] == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
+        source = source[kept]
+        for at in places[:1]:
+            features = torch.arange(image_tokens) + words + images * image_tokens
+            source = torch.cat([source[:at], features, source[at + 1 :]])
+            images += 1
+        rows.append(source[:max_length])
+    zeros = words + images * image_tokens
+    source = torch.nn.utils.rnn.pad_sequence(rows, True, zeros, padding_side)
+    known = torch.full((zeros + 1,), IGNORE_INDEX)
+    if labels is not None:
+        known[:words] = labels.flatten()
+    found = known[source]
+    ahead = F.pad(found[:, 1:], (0, 1), value=IGNORE_INDEX)
+    supervised = (ahead.flatten() != IGNORE_INDEX).nonzero().flatten()
+    return {"source": source, "labels": found, "supervised": supervised, "images": images}

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import Cache, CLIPVisionConfig, GemmaConfig, GemmaForCausalLM, GemmaModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from toolkit.mgm.images import normalise
+from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
+from toolkit.mgm.images import expand, normalise
 from toolkit.mgm.vision import CLIPTower, ConvNeXtTower, mine_patch_info, mine_patch_info_plainly, norm_linear
 
 # The towers of the published MGM-2B, whose config.json names their folders but not their sizes.
@@ -104,7 +104,7 @@ class MGMModel(GemmaModel):
             images, images_aux = normalise(pixels, self.config.vision_config["image_size"])
             if not self.reference_mode:  # ConvNeXt's blocks work with channels last: no copies in between
                 images_aux = images_aux.contiguous(memory_format=torch.channels_last)
-            tokens = self.vision_tower(images.to(dtype))  # [N, 576, 1024]
+            tokens = self.vision_tower(images.to(dtype), self.reference_mode)  # [N, 576, 1024]
             aux = self.vision_tower_aux(images_aux.to(dtype))  # [N, 2880, 192, 192]
         return self.adapt(tokens, aux)
 
@@ -173,65 +173,44 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         self.model.vision_tower_aux.stochastic_depth = enabled
 
     def set_reference_mode(self, enabled: bool) -> None:
-        """Compute as the reference does: plain mining, logits of every position. What fast paths are compared with."""
+        """Compute as the reference does: plain mining, a mask, logits of every position; fast paths must equal it."""
         self.model.reference_mode = enabled
 
-    def expand_images(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        labels: torch.Tensor | None,
-        image_features: torch.Tensor | None,
-        padding_side: Literal["left", "right"],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Replace each image's placeholder by its features, cut to the longest length allowed and pad again.
+    def expand(
+        self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None, side: Literal["left", "right"]
+    ) -> dict[str, Any]:
+        """See `images.expand`; for batches that bring none."""
+        return expand(ids, mask, labels, self.image_tokens, self.config.tokenizer_model_max_length, side)
+
+    def embed(
+        self, input_ids: torch.Tensor, image_features: torch.Tensor | None, expansion: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words and images as the language model takes them.
 
         Args:
-            input_ids: [B, L] with IMAGE_TOKEN_INDEX at most once per row.
-            attention_mask: [B, L], nonzero on real tokens.
-            labels: [B, L] or None.
+            input_ids: [B, L]; IMAGE_TOKEN_INDEX is an image's placeholder.
             image_features: [N, 576, 2048], one for each row with a placeholder, in row order.
-            padding_side: where the zero embeddings go.
+            expansion: of the batch, see `images.expand`.
 
         Returns:
-            inputs_embeds [B, M, 2048], attention_mask [B, M] bool, labels [B, M].
+            inputs_embeds [B, M, 2048], zeros on padding; attention_mask [B, M] bool.
 
         Raises:
             ValueError: there are more or fewer images than rows with a placeholder.
         """
-        is_image = input_ids == IMAGE_TOKEN_INDEX
-        words = self.model.embed_tokens(input_ids.masked_fill(is_image, 0))  # [B, L, 2048]
-        if image_features is None:
-            image_features = words.new_empty(0)
-        with_image = int((is_image & attention_mask.bool()).any(1).sum())
-        if with_image != len(image_features):
-            raise ValueError(f"{len(image_features)} images for {with_image} rows with an image's placeholder")
-        # transformers 5 scales inside the token embedding, 4 scales everything later; features are scaled in both.
-        image_features = image_features * getattr(self.model.embed_tokens, "embed_scale", 1.0)
-        if labels is None:
-            labels = torch.full_like(input_ids, IGNORE_INDEX)
-        rows, row_labels, used = [], [], 0
-        for row in range(len(input_ids)):
-            keep = attention_mask[row].bool()
-            embeds, targets = words[row, keep], labels[row, keep]
-            found = is_image[row, keep].nonzero()
-            if len(found):
-                at = int(found[0])
-                features = image_features[used].to(embeds.dtype)
-                embeds = torch.cat([embeds[:at], features, embeds[at + 1 :]])
-                targets = torch.cat([targets[:at], targets.new_full((len(features),), IGNORE_INDEX), targets[at + 1 :]])
-                used += 1
-            rows.append(embeds[: self.config.tokenizer_model_max_length])
-            row_labels.append(targets[: self.config.tokenizer_model_max_length])
-
-        longest = max(len(row) for row in rows)
-        inputs_embeds = words.new_zeros(len(rows), longest, words.shape[-1])
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=words.device)
-        expanded = labels.new_full((len(rows), longest), IGNORE_INDEX)
-        for number, (embeds, targets) in enumerate(zip(rows, row_labels, strict=True)):
-            span = slice(longest - len(embeds), longest) if padding_side == "left" else slice(0, len(embeds))
-            inputs_embeds[number, span], mask[number, span], expanded[number, span] = embeds, True, targets
-        return inputs_embeds, mask, expanded
+        words = self.model.embed_tokens(input_ids.masked_fill(input_ids == IMAGE_TOKEN_INDEX, 0))  # [B, L, 2048]
+        width = words.shape[-1]
+        given = 0 if image_features is None else len(image_features)
+        if given != expansion["images"]:
+            raise ValueError(f"{given} images for {expansion['images']} rows with an image's placeholder")
+        table = [words.view(-1, width)]
+        if image_features is not None:
+            # transformers 5 scales inside the token embedding, 4 scales everything later; features are scaled in both.
+            scaled = image_features * getattr(self.model.embed_tokens, "embed_scale", 1.0)
+            table.append(scaled.to(words.dtype).flatten(0, 1))
+        table.append(words.new_zeros(1, width))
+        rows, source = torch.cat(table), expansion["source"].to(words.device)
+        return rows.index_select(0, source.flatten()).view(*source.shape, width), source != len(rows) - 1
 
     def forward(
         self,
@@ -240,7 +219,9 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         labels: torch.Tensor | None = None,
         pixels: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        expansion: dict[str, Any] | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss if labels are given.
@@ -251,6 +232,8 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
             labels: [B, L], IGNORE_INDEX where nothing is learnt.
             pixels: the N images of the rows with a placeholder, in row order, see `encode_images`.
             image_features: [N, 576, 2048], their encoding, if it is known already.
+            expansion: of the batch, see `images.expand`, where the loader has computed it.
+            inputs_embeds, logits_to_keep: transformers' own, while it generates: only the last position's logits.
 
         Returns:
             loss = mean cross-entropy over all supervised tokens of the batch; logits [B, M, vocabulary] after
@@ -260,25 +243,28 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         # While generating, Gemma's own forward sees embeddings first, then one new token at a time with the cache of
         # those before: `past_key_values` up to transformers 5.23, `cache` from 5.24 on.
         if inputs_embeds is not None or any(isinstance(value, Cache) for value in kwargs.values()):
-            return super().forward(
-                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
-            )
+            kwargs |= {"inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep}
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         if image_features is None and pixels is not None:
             image_features = self.encode_images(pixels)
         nothing = self.model.encode_nothing() if image_features is None and self.training else 0.0
-        inputs_embeds, attention_mask, labels = self.expand_images(
-            input_ids, attention_mask, labels, image_features, padding_side="right"
-        )
-        inputs_embeds = inputs_embeds + nothing
-        hidden = self.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, **kwargs)[0]
-        targets = labels[:, 1:]
-        if self.training and not self.model.reference_mode:
-            supervised = targets != IGNORE_INDEX
-            logits = self.lm_head(hidden[:, :-1][supervised]).float()
-            loss = nn.functional.cross_entropy(logits, targets[supervised])
+        if expansion is None:
+            expansion = self.expand(input_ids, attention_mask, labels, "right")
+        inputs_embeds, mask = self.embed(input_ids, image_features, expansion)
+        fast = self.training and not self.model.reference_mode
+        # With padding on the right no real token looks at padding: causal attention needs no mask.
+        hidden = self.model(
+            inputs_embeds=inputs_embeds + nothing, attention_mask=None if fast else mask, use_cache=False, **kwargs
+        )[0]
+        labels = expansion["labels"].to(hidden.device)
+        if fast:
+            supervised = expansion["supervised"].to(hidden.device)
+            logits = self.lm_head(hidden.flatten(0, 1).index_select(0, supervised)).float()
+            targets = labels.flatten().index_select(0, supervised + 1)
+            loss = nn.functional.cross_entropy(logits, targets)
         else:
             logits = self.lm_head(hidden).float()
-            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     @torch.inference_mode()
@@ -303,5 +289,6 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         """
         if image_features is None and pixels is not None:
             image_features = self.encode_images(pixels)
-        inputs_embeds, mask, _ = self.expand_images(input_ids, attention_mask, None, image_features, "left")
+        expansion = self.expand(input_ids, attention_mask, None, "left")
+        inputs_embeds, mask = self.embed(input_ids, image_features, expansion)
         return super().generate(inputs_embeds=inputs_embeds, attention_mask=mask.long(), **kwargs)

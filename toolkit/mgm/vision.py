@@ -5,6 +5,7 @@ Shapes are given for MGM-2B: 336 px -> 24 x 24 CLIP patches, 768 px -> a 192 x 1
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -26,10 +27,20 @@ class CLIPTower(nn.Module):
         self.vision_tower = nn.ModuleDict({"vision_model": getattr(clip, "vision_model", clip)})
         self.select_layer = select_layer
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, 336, 336] -> [B, 576, 1024]; the class token is dropped, no final norm is applied."""
-        hidden_states = self.vision_tower["vision_model"](images, output_hidden_states=True).hidden_states
-        return hidden_states[self.select_layer][:, 1:]
+    def forward(self, images: torch.Tensor, plainly: bool = False) -> torch.Tensor:
+        """[B, 3, 336, 336] -> [B, 576, 1024]; the class token is dropped, no final norm is applied.
+
+        `plainly`: layers after the chosen one run too, as in the reference.
+        """
+        clip = self.vision_tower["vision_model"]
+        count = len(clip.encoder.layers)
+        used = self.select_layer % (count + 1)  # hidden state 0 is the embedding
+        if plainly:
+            return clip(images, output_hidden_states=True).hidden_states[used][:, 1:]
+        encoder = copy.copy(clip.encoder)  # the same layers, without those whose outcome nobody reads
+        encoder._modules = clip.encoder._modules | {"layers": clip.encoder.layers[:used]}
+        embedded = clip.pre_layrnorm(clip.embeddings(images))
+        return encoder(inputs_embeds=embedded).last_hidden_state[:, 1:]
 
 
 class ChannelNorm(nn.LayerNorm):

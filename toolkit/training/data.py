@@ -26,8 +26,8 @@ from toolkit.mgm.conversation import (
     require_supervision,
     require_trainable,
 )
-from toolkit.mgm.images import open_image, scale_image
-from toolkit.weights import read_config
+from toolkit.mgm.images import expand, open_image, scale_image
+from toolkit.weights import read_clip_config
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,13 @@ class Collator:
 
     Args:
         pad_token_id: of the tokenizer.
+        image_tokens: how many tokens an image takes.
+        max_length: longer rows are cut.
     """
 
     pad_token_id: int
+    image_tokens: int
+    max_length: int
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """See `MGMGemmaForCausalLM.forward` for the tensors; `{"fault": text}` if a sample could not be read."""
@@ -144,7 +148,13 @@ class Collator:
             length = len(sample["input_ids"])
             input_ids[number, :length] = torch.tensor(sample["input_ids"])
             labels[number, :length] = torch.tensor(sample["labels"])
-        batch = {"input_ids": input_ids, "labels": labels, "attention_mask": input_ids != self.pad_token_id}
+        mask = input_ids != self.pad_token_id
+        batch = {
+            "input_ids": input_ids,
+            "labels": labels,
+            "attention_mask": mask,
+            "expansion": expand(input_ids, mask, labels, self.image_tokens, self.max_length, "right"),
+        }
         images = [sample["pixels"] for sample in samples if "pixels" in sample]
         if images:
             batch["pixels"] = torch.stack(images)  # [N, 3, A, A]
@@ -186,9 +196,8 @@ def image_tokens_of(vision_tower: Path) -> int:
     Raises:
         UserError: it is missing or damaged.
     """
-    config = read_config(vision_tower)
-    sizes = config.get("vision_config", config)
-    pixels = [sizes.get(name) if isinstance(sizes, dict) else None for name in ("image_size", "patch_size")]
+    config = read_clip_config(vision_tower)
+    pixels = [config.get(name) for name in ("image_size", "patch_size")]
     match pixels:
         case [int(image), int(patch)] if image >= patch > 0:
             return (image // patch) ** 2

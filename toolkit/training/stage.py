@@ -95,7 +95,7 @@ def fit(
         model=model,
         args=arguments,
         train_dataset=TrainingSet(rows, reader),
-        data_collator=Collator(reader.tokenizer.pad_token_id),
+        data_collator=Collator(reader.tokenizer.pad_token_id, reader.image_tokens, reader.max_length),
         callbacks=[progress],
     )
     with arguments.main_process_first(local=False):
@@ -136,13 +136,14 @@ def _arguments(
     deepspeed = None
     fit = _fit_gpu(model, settings) if gpu else Fit(settings.batch, checkpointing=False, offload=False)
     checkpointing = fit.checkpointing or (gpu and options.reference_mode)
-    if options.deepspeed or gpu:
-        set_single_process_environment()
-        if importlib.util.find_spec("deepspeed"):
-            disable_compiled_operators()
-            deepspeed = zero_config(settings.batch, settings.accumulation, bf16, fit.offload)
-        elif options.deepspeed or fit.offload or settings.processes > 1:
+    # On the only GPU, where it holds the optimizer, fp32 masters of our own do the same with less work (see master.py).
+    # With further GPUs in sight the Trainer would spread one process over all of them.
+    if options.deepspeed or fit.offload or torch.cuda.device_count() > 1:
+        if not importlib.util.find_spec("deepspeed"):
             raise UserError("this training needs DeepSpeed: `pip install deepspeed`, or run install.sh again")
+        set_single_process_environment()
+        disable_compiled_operators()
+        deepspeed = zero_config(settings.batch, settings.accumulation, bf16, fit.offload)
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch,

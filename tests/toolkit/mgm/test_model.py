@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import init_empty_weights
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, GemmaForCausalLM
 
 from benchmarks.models import GEMMA_2B
-from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
+from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
 from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, norm_linear
 
@@ -100,6 +101,75 @@ def test_images_and_placeholders_must_match(model: MGMGemmaForCausalLM) -> None:
             model(**pad([IMAGE, TEXT]), **given)
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_the_fast_path_gives_the_loss_and_gradients_of_the_plain_one(model: MGMGemmaForCausalLM, stage: str) -> None:
+    """No mask, logits of supervised positions only, the loader's expansion: bit by bit but for mining's other order."""
+    batch = pad([IMAGE, TEXT, [*IMAGE, 8, 9]]) | images(2)
+    batch["labels"] = batch["input_ids"].where(batch["attention_mask"].bool() & (batch["input_ids"] > 4), IGNORE_INDEX)
+    model.train()
+    model.set_trainable(stage)
+    model.set_stochastic_depth(False)
+    with torch.no_grad():
+        features = model.encode_images(batch.pop("pixels"))
+    found = {}
+    for reference_mode in (True, False):
+        model.zero_grad()
+        model.set_reference_mode(reference_mode)
+        given = {} if reference_mode else {"expansion": model.expand(*batch.values(), side="right")}
+        loss = model(**batch, image_features=features, **given).loss
+        if stage == "finetune":
+            loss.backward()
+        found[reference_mode] = [loss, *(p.grad for p in model.parameters() if p.grad is not None)]
+    assert len(found[True]) == len(found[False])
+    for plain, fast in zip(*found.values(), strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-8)
+
+
+def test_training_asks_the_device_for_no_number(model: MGMGemmaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would wait for the GPU: what `item`, `nonzero`, a copy to the CPU or a boolean index asks for."""
+    batch = pad([IMAGE, TEXT]) | images(1)
+    batch["labels"] = batch["input_ids"].clamp(min=IGNORE_INDEX)
+    batch["expansion"] = model.expand(batch["input_ids"], batch["attention_mask"], batch["labels"], "right")
+    model.train()
+    model.set_trainable("finetune")
+    with Waits() as waits:
+        model(**batch).loss.backward()
+    assert waits.found == []
+
+
+class Waits(TorchDispatchMode):
+    """Records the operations whose result the process has to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        if any(word in name for word in ("_local_scalar_dense", "nonzero", "masked_select", "unique")):
+            self.found.append(name)
+        if name == "aten.index.Tensor" and any(index is not None and index.dtype == torch.bool for index in args[1]):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_clip_without_its_unread_layer_gives_the_same(model: MGMGemmaForCausalLM) -> None:
+    tower = model.model.vision_tower
+    size = model.config.vision_config["image_size"]
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        states = tower.vision_tower["vision_model"](pixels, output_hidden_states=True).hidden_states
+        assert torch.equal(tower(pixels), states[-2][:, 1:])
+        assert not torch.equal(tower(pixels), states[-1][:, 1:])
+
+
+def test_logits_of_a_prompt_are_computed_for_its_last_position(model: MGMGemmaForCausalLM) -> None:
+    lengths = []
+    model.lm_head.register_forward_hook(lambda _, given, __: lengths.append(given[0].shape[1]))
+    model.generate(**pad([IMAGE, TEXT], "left"), **images(1), do_sample=False, max_new_tokens=3)
+    assert set(lengths) == {1}
+
+
 def test_samples_are_cut_after_expansion(model: MGMGemmaForCausalLM) -> None:
     model.config.tokenizer_model_max_length = 10
     assert model(**pad([IMAGE]), **images(1)).logits.shape[1] == 10
@@ -139,7 +209,7 @@ def test_generation_is_greedy_by_forward(model: MGMGemmaForCausalLM) -> None:
 def test_a_step_with_a_cache_goes_to_gemma_whatever_the_cache_is_called(
     name: str, model: MGMGemmaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """transformers 5.24 renamed generation's argument; a token that met `expand_images` ended in an IndexError."""
+    """transformers 5.24 renamed generation's argument; a token that met `expand` ended in an IndexError."""
     seen = {}
     monkeypatch.setattr(GemmaForCausalLM, "forward", lambda self, **arguments: seen.update(arguments))
     cache = DynamicCache()

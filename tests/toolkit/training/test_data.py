@@ -66,14 +66,14 @@ def test_a_batch_pads_on_the_right_and_brings_only_its_images(reader: SampleRead
     write_image(tmp_path / "seed/a.png")
     rows = [row(), row("a.png", "a long blue dress with a white collar"), row()]
     dataset = TrainingSet(rows, reader)
-    batch = Collator(pad_token_id=0)([dataset[index] for index in range(3)])
+    batch = Collator(0, reader.image_tokens, reader.max_length)([dataset[index] for index in range(3)])
     assert batch["pixels"].shape == (1, 3, 64, 64)
     length = batch["attention_mask"][0].sum()
     assert length < batch["input_ids"].shape[1]
     assert not batch["input_ids"][0, length:].any()
     assert torch.equal(batch["attention_mask"], batch["input_ids"] != 0)
     assert (batch["labels"][0, length:] == -100).all()
-    assert "pixels" not in Collator(pad_token_id=0)([dataset[0], dataset[2]])
+    assert "pixels" not in Collator(0, reader.image_tokens, reader.max_length)([dataset[0], dataset[2]])
 
 
 def test_the_scan_names_every_fault(reader: SampleReader, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_image_that_vanishes_during_training_stops_it_by_name(reader: SampleR
     dataset = TrainingSet([row("a.png"), row()], reader)
     assert not scan(dataset.rows, reader).faults
     (tmp_path / "seed/a.png").unlink()
-    batch = Collator(0)([dataset[1], dataset[0]])
+    batch = Collator(0, reader.image_tokens, reader.max_length)([dataset[1], dataset[0]])
     with pytest.raises(UserError, match=r"row r \(a.png\).*missing_image"):
         list(MicroBatches(iter([batch]), 1))
 

@@ -70,7 +70,8 @@ def test_a_step_averages_the_means_of_its_micro_batches(small_world: SmallWorld,
     model.set_stochastic_depth(False)
     model.train()
     optimizer = torch.optim.AdamW(model.adapter_parameters().values(), weight_decay=0.0)
-    order, dataset, collate = shuffled_order(18, 42), TrainingSet(rows, reader), Collator(0)
+    order, dataset = shuffled_order(18, 42), TrainingSet(rows, reader)
+    collate = Collator(0, reader.image_tokens, reader.max_length)
     expected, weighted = [], []
     for step, rate in enumerate([0.0, 1e-2, 0.5e-2]):
         optimizer.param_groups[0]["lr"] = rate
