@@ -58,6 +58,19 @@ class Folders:
             raise ValueError(f"image {file} is a link to {real}, outside {root}")
         return str(file)
 
+    def inside(self, image: str) -> str:
+        """An image path of the input: of an absolute one in these folders, as Data-Juicer writes it, what is below.
+
+        A path elsewhere stays as it is.
+        """
+        if os.path.isabs(image):
+            path = os.path.normpath(image)
+            for folder, part in ((self.dataset, SYNTHETIC), (self.images, "")):
+                for start in (os.path.abspath(folder), _real_folder(str(folder))):
+                    if path.startswith(os.path.join(start, part, "")):
+                        return os.path.relpath(path, start)
+        return image
+
     def relative(self, image: str) -> str:
         """The contract's path of an image; a synthetic one is linked (or copied) into the output folder.
 
@@ -223,7 +236,7 @@ def _checked(
     for number, line in lines:
         audits.append(audit := RowAudit("", number, None, "", "", ""))
         try:
-            row = _parsed(line)
+            row = _parsed(line, folders)
             audit.id, audit.text_before, audit.text_after = row["id"], row["text"], row["text"]
             audit.image = " ".join(row["images"])
             audit.image_state = _state_of(audit.image)
@@ -278,7 +291,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parsed(line: bytes, folders: Folders) -> dict[str, Any]:
     """One row of the contract: its id as text, each image once. Raises ValueError saying what is wrong with it."""
     row = _object(line)
     identifier, images = row.get("id"), row.get("images")
@@ -290,7 +303,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
         images = []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise ValueError("key 'images' is not a list of image paths")
-    images = list(dict.fromkeys(map(_normal, images)))
+    images = list(dict.fromkeys(_normal(folders.inside(image)) for image in images))
     if len(images) > 1:
         raise ValueError(f"{len(images)} different images in a row, {' '.join(images)}: write a row for each")
     return row | {"id": str(identifier), "images": images}

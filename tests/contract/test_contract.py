@@ -200,6 +200,32 @@ def test_lines_of_a_file(content, lines, process, check, world):
     assert world.check(content) == check
 
 
+def test_absolute_paths_inside_the_image_folders_are_read(world, tmp_path):
+    """As Data-Juicer's own commands write them; one outside is refused as before."""
+
+    def lines(synthetic: Path, *further: Path) -> bytes:
+        paths = [world.seed / "images" / "good.png", world.seed / "images" / "." / "UPPER.PNG", synthetic, *further]
+        rows = [{"id": f"image-{n}", "text": TEXT, "images": [str(path)]} for n, path in enumerate(paths, start=1)]
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    outside = world.folder / "elsewhere" / "good.png"
+    content = lines(world.folder / "processed" / "synthetic_images" / "made.png", outside)
+    refused = {4: "bad_image_path"}
+    assert (world.prepare(content), world.check(content)) == (refused, refused | {3: "synthetic_image_of_unknown_id"})
+    samples = json.loads((world.folder / "out.json").read_text())
+    found = [sample["image"] for sample in samples]
+    assert found == ["images/good.png", "images/UPPER.PNG", "synthetic_images/made.png"]
+    assert world.convert(content) == {1: "bad_image_path", 2: "bad_image_path", **refused}
+    file, out = world.folder / "processed" / "processed_data.jsonl", tmp_path / "out.json"
+    file.write_bytes(content.rsplit(b"\n", 2)[0])
+    assert toolkit(["convert", "dj-to-llava", str(file), "--images", str(world.seed), "--out", str(out)]) == 0
+    assert [sample["image"] for sample in json.loads(out.read_text())] == found
+    assert world.train([sample_of(json.loads(line)) for line in content.splitlines()]) == refused
+    failed, rows = world.process(lines(world.seed / "synthetic_images" / "made.png", outside))
+    assert "must be relative and without .." in failed.pop(4)
+    assert (failed, [row["images"][0] for row in rows]) == ({}, found)
+
+
 @pytest.fixture(params=["folder", "pipe", "device"])
 def no_file(request, tmp_path) -> Path:
     """A path of rows that is no regular file."""

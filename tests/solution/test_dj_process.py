@@ -11,6 +11,7 @@ import torch
 from tests import warm
 from tests.solution import model_folders
 from tests.solution.conftest import ROOT
+from toolkit.__main__ import main as toolkit
 
 pytestmark = pytest.mark.slow
 WORDS = ["a red dog", "two blue cars on the road", "the cat on the mat", "a ball", "the sea"]
@@ -105,3 +106,24 @@ def test_our_operators_run_under_dj_process(everything, make_seed, make_recipe, 
     assert facts(theirs, seed.parent) == facts(ours.rows, seed.parent)
     assert len(theirs) > 10
     assert theirs[0].keys() <= {"id", "text", "images", "caption_index", "copy_index"}
+
+    report = tmp_path / "report.json"
+    toolkit(["check", str(result), "--images", str(seed.parent), "--json", str(report)])
+    counts, faults = (json.loads(report.read_text())[key] for key in ("counts", "faults"))
+    assert (counts["rows"], faults) == (len(theirs), [])
+    again = run_process(
+        make_recipe([{"caption_words_filter": {"min_num": 1}}], name="again"), result, "--images", str(seed.parent)
+    )
+    assert facts(again.rows, seed.parent) == facts(ours.rows, seed.parent)
+
+
+def test_dj_analyze_reads_our_result(make_seed, make_recipe, run_process, tmp_path):
+    seed = make_seed(WORDS)
+    done = run_process(make_recipe([{"image_blur_mapper": {"p": 0.5}}]), seed)
+    # As Data-Juicer looks for relative paths: beside the file.
+    (done.output / "images").symlink_to(seed.parent / "images")
+    recipe = make_recipe([{"image_shape_filter": {}}, {"words_num_filter": {}}], name="analyze")
+    words = ["--dataset_path", str(done.output / "processed_data.jsonl"), "--export_path", str(tmp_path / "out.jsonl")]
+    dj("dj-analyze", tmp_path, "--config", str(recipe), *words)
+    stats = [json.loads(line)["__dj__stats__"] for line in (tmp_path / "out_stats.jsonl").read_text().splitlines()]
+    assert [found["image_width"] for found in stats] == [[48]] * len(WORDS)

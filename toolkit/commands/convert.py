@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llava.add_argument("--image-token", choices=IMAGE_TOKENS, default=IMAGE_TOKENS[0], help="token to write")
     dj = parser.add_argument_group("dj-to-llava")
     dj.add_argument("--questions", type=Path, help="LLaVA-format original: its questions come back by id")
+    dj.add_argument("--images", type=Path, help="folder of images that have absolute paths (default: that of the file)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if args.direction == "llava-to-dj":
         direction = LlavaToRows(args.image_token, args.turns == "first")
     else:
-        direction = RowsToLlava(load_originals(args.questions) if args.questions else {})
+        direction = RowsToLlava(load_originals(args.questions) if args.questions else {}, args.images)
     counts, (opening, between, closing) = direction.counts, direction.layout
     with atomic_write(args.out) as file:
         file.write(opening)

@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     start = time.monotonic()
     preset = load_preset(args.preset)
-    lines = list(read_rows(args.file))
+    roots = ImageRoots(seed=args.images, processed=args.file.parent)
+    lines = list(read_rows(args.file, roots))
     drawn = draw_rows(lines, preset.sample_cap, preset.sample_seed)
     originals = load_originals(preset.questions)
-    roots = ImageRoots(seed=args.images, processed=args.file.parent)
     samples, skipped = convert_rows(drawn, originals, roots, args.file, args.on_error)
     # One sample per line: as quick to parse as one long line, and readable by people.
     content = "[\n" + ",\n".join(json.dumps(sample, ensure_ascii=False) for sample in samples) + "\n]\n"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from toolkit.dataset.arrays import read_array
 from toolkit.dataset.llava import Original, to_llava, to_row
-from toolkit.dataset.rows import Line, id_of, parse_row, read_rows
+from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row, read_rows
 from toolkit.errors import OnError, RowFault, SkippedRow, UserError
 
 
@@ -57,16 +57,18 @@ class RowsToLlava:
 
     Args:
         originals: `stage_1.json` by id, whose questions come back; empty for the caption rule alone.
+        images: folder of absolute image paths; None for the file's own.
         counts: what happened to entries, and what was lost.
     """
 
     originals: dict[str, Original]
+    images: Path | None = None
     counts: Counter[str] = field(default_factory=Counter)
     layout: ClassVar = ("[\n", ",\n", "\n]\n")
 
     def entries(self, file: Path) -> Iterator[tuple[str, Line]]:
         """(where, entry) of a file. Raises UserError where it cannot be read."""
-        return _lines(file)
+        return _lines(file, ImageRoots(seed=self.images or file.parent, processed=file.parent))
 
     def convert(self, line: dict[str, Any]) -> dict[str, Any]:
         """The sample of a row. Raises RowFault: those of `parse_row` and `to_llava`."""
@@ -78,8 +80,8 @@ class RowsToLlava:
         return sample
 
 
-def _lines(file: Path) -> Iterator[tuple[str, Line]]:
-    return ((f"{file}:{number}", line) for number, line in read_rows(file))
+def _lines(file: Path, roots: ImageRoots | None = None) -> Iterator[tuple[str, Line]]:
+    return ((f"{file}:{number}", line) for number, line in read_rows(file, roots))
 
 
 def convert_entries(

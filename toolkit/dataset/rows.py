@@ -44,18 +44,31 @@ class ImageRoots:
     processed: Path
 
     def resolve(self, relative: str) -> Path:
-        """Path of a row's image.
+        """Path of a row's image; an absolute path may lie in one of the folders.
 
         Raises:
             RowFault: `bad_image_path`; `link_leaves_root` (a symbolic link leads outside its root).
         """
-        name = normal_image_path(relative)
+        name = normal_image_path(self.relative(relative))
         root = self.processed if is_synthetic(name) else self.seed
         path = root / name
         real = _real_path(path)
         if not real.startswith(os.path.join(_real_folder(str(root)), "")):
             raise RowFault("link_leaves_root", f"{path} is a link to {real}, outside {root}")
         return path
+
+    def relative(self, image: str) -> str:
+        """An image path as rows write it: of an absolute one in these folders, as Data-Juicer writes it, what is below.
+
+        A path elsewhere stays as it is.
+        """
+        if os.path.isabs(image):
+            path = os.path.normpath(image)
+            for folder, part in ((self.processed, SYNTHETIC_FOLDER), (self.seed, "")):
+                for start in (os.path.abspath(folder), _real_folder(str(folder))):
+                    if path.startswith(os.path.join(start, part, "")):
+                        return os.path.relpath(path, start)
+        return image
 
 
 @lru_cache(maxsize=4096)
@@ -179,8 +192,12 @@ def _image_of(images: Any) -> str | None:
     return paths[0] if paths else None
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Line]]:
+def read_rows(path: Path, roots: ImageRoots | None = None) -> Iterator[tuple[int, Line]]:
     """Yield (line number from 1, line) for every line that is not blank; for a line that is no object, its fault.
+
+    Args:
+        path: a jsonl.
+        roots: where given, absolute image paths in these folders come relative to them.
 
     Raises:
         UserError: those of `require_file`.
@@ -191,6 +208,13 @@ def read_rows(path: Path) -> Iterator[tuple[int, Line]]:
             if not line.removeprefix(BYTE_ORDER_MARK).strip():
                 continue
             try:
-                yield number, parse_object(line)
+                yield number, _with_relative_images(parse_object(line), roots)
             except ValueError as error:
                 yield number, RowFault("not_json", str(error))
+
+
+def _with_relative_images(row: dict[str, Any], roots: ImageRoots | None) -> dict[str, Any]:
+    images = row.get("images")
+    if roots and isinstance(images, list):
+        row["images"] = [roots.relative(image) if isinstance(image, str) else image for image in images]
+    return row

@@ -93,7 +93,7 @@ def validate(
     roots = ImageRoots(seed=images, processed=file.parent)
 
     lines_of_image: dict[Path, list[tuple[int, str]]] = defaultdict(list)
-    for number, line in tqdm(read_rows(file), desc="rows", unit=" rows", disable=None, leave=False):
+    for number, line in tqdm(read_rows(file, roots), desc="rows", unit=" rows", disable=None, leave=False):
         report.rows += 1
         try:
             row = parse_row(line)
