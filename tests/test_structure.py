@@ -97,7 +97,7 @@ DIRECTIONS = {
     f"toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.submission": f"toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.training": f"toolkit.mgm toolkit.dataset toolkit.fixed_part {BASE}",
-    "toolkit.eval": f"toolkit.mgm toolkit.fixed_part {BASE}",
+    "toolkit.eval": f"toolkit.mgm toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.download": f"toolkit.dataset {BASE}",
     "toolkit.mini": f"toolkit.mgm toolkit.dataset {BASE}",
     "toolkit.mgm": f"toolkit.dataset {BASE}",
