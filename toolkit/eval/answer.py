@@ -13,6 +13,7 @@ answers what is missing, and writes the rest. Answers of other weights, question
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -26,8 +27,8 @@ from typing import Any, Literal
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.answer_files import ANSWERS
-from toolkit.eval.questions import Question, answer_line
-from toolkit.files import display_path, package_versions, read_json, sha256_of, write_json, write_jsonl
+from toolkit.eval.questions import Question, answer_line, collapse_warning
+from toolkit.files import display_path, package_versions, parse_object, read_json, sha256_of, write_json, write_jsonl
 from toolkit.fixed_part import FixedPart
 from toolkit.presets import Preset
 
@@ -151,6 +152,7 @@ def answer_benchmark(
             "answered_in_this_run": len(missing),
             "empty_answers": sum(not line["text"] for line in lines),
         },
+        "warnings": [warning] if (warning := collapse_warning([line["text"] for line in lines])) else [],
         "seconds": round(time.monotonic() - started, 1),
     }
     write_json(out / "run.json", record)
@@ -195,11 +197,11 @@ def _is_finished(out: Path, job: _Job) -> bool:
 
 def _answers_so_far(out: Path, job: _Job) -> dict[str, str]:
     """Answers that unfinished runs of the same job left, by `_key`."""
-    answers = {}
+    answers: dict[str, str] = {}
     for path in out.glob(f"{job.unfinished}*.jsonl"):
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # a run that was killed may leave half a line
-                answers |= json.loads(line)
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):  # a run that was killed may leave half a line
+                answers |= {key: text for key, text in parse_object(line).items() if isinstance(text, str)}
     return answers
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+COLLAPSED = 0.9  # share of one string among the answers
+FEWEST_ANSWERS = 10  # that are no coincidence
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,14 @@ def answer_line(question: Question, answer: str, model_id: str) -> dict[str, Any
         "model_id": model_id,
         "metadata": {},
     }
+
+
+def collapse_warning(answers: Sequence[str]) -> str | None:
+    """A warning where nearly all answers of a benchmark are one string, which a failed training gives."""
+    if len(answers) < FEWEST_ANSWERS:
+        return None
+    text, count = Counter(answers).most_common(1)[0]
+    if count < COLLAPSED * len(answers):
+        return None
+    share = "all" if count == len(answers) else f"{count} of"
+    return f"{share} {len(answers)} answers are {text!r:.60}; has the training collapsed?"

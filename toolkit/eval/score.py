@@ -12,13 +12,12 @@ from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.answer_files import SUFFIXES, Answer, find_answer_file, read_answers, whole_number
 from toolkit.eval.letters import read_letter
+from toolkit.eval.questions import collapse_warning
 from toolkit.files import REPOSITORY, require_file, sha256_of
 from toolkit.presets import PRESETS, Preset, load_preset
 
 EVAL_RESULTS = REPOSITORY / "output" / "eval_results"
 BENCHMARKS = ("textvqa", "mmbench")
-# So many answers that are all one text are no coincidence.
-COLLAPSED_FROM = 10
 WHERE_TEXTVQA_ANNOTATIONS = "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json"
 
 
@@ -97,8 +96,8 @@ def score_answers(folder: Path, preset: Preset) -> tuple[dict[str, Any], list[st
             inputs = {path.name: sha256_of(path) for path in (answers[name], right_answers)}
             found = read_answers(answers[name])
             score[name] = {**function(found, right_answers), "inputs": inputs}
-            if len(found) >= COLLAPSED_FROM and len({answer.text for answer in found}) == 1:
-                notes.append(f"{name}: all {len(found)} answers are {found[0].text!r:.60}; has the training collapsed?")
+            if warning := collapse_warning([answer.text for answer in found]):
+                notes.append(f"{name}: {warning}")
             if repeated := score[name]["repeated"]:
                 notes.append(f"{name}: {repeated} questions have several answers that differ; the last of each counts")
     if not any(score.values()):

@@ -17,6 +17,7 @@ from tests.toolkit.eval.conftest import Benchmarks
 from toolkit.__main__ import main
 from toolkit.eval import inference, textvqa
 from toolkit.eval.inference import Answerer
+from toolkit.eval.questions import collapse_warning
 from toolkit.mgm.model import MGMGemmaForCausalLM
 
 
@@ -274,3 +275,9 @@ def test_tables_of_vlmevalkit_are_answered_without_an_upload(
     assert "no answers_upload.xlsx will be written" in capsys.readouterr().out
     assert (tmp_path / "out" / "answers.jsonl").read_bytes() == (tmp_path / "whole" / "answers.jsonl").read_bytes()
     assert not (tmp_path / "out" / "answers_upload.xlsx").exists()
+
+
+def test_answers_that_are_one_string_are_warned_about() -> None:
+    assert collapse_warning(["a"] * 89 + ["b"] * 11) is None
+    warning = collapse_warning(["the the the"] * 90 + [str(number) for number in range(10)])
+    assert warning == "90 of 100 answers are 'the the the'; has the training collapsed?"
