@@ -249,6 +249,10 @@ CONTENTS = [
             "text.jpg", "archive.jpg",
         )
     ),
+    *(
+        image(f"no square: {name}", f"images/{name}", "canvas_too_large", "pixels take gigabytes to fit to a square")
+        for name in ("far_too_long.png", "far_too_long.jpg", "far_too_wide.png")
+    ),
 ]  # fmt: skip
 
 NESTED = b"[" * 100_000

@@ -37,6 +37,7 @@ FIXES = {
     # images
     "missing_image": "put the file there, or drop the row",
     "unreadable_image": "write the image again, or drop the row",
+    "canvas_too_large": "crop or scale a synthetic copy, or drop the row: training makes a square of the image",
     "not_a_regular_file": "put the image's file there, or drop the row",
 }
 
