@@ -115,9 +115,8 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
         with Image.open(file, formats=IMAGE_FORMATS) as image:
             width, height = image.size
             if canvas_pixels(width, height) > MAX_CANVAS_PIXELS:
-                raise RowFault(
-                    "canvas_too_large", f"{name}: {width} x {height} pixels take gigabytes to fit to a square"
-                )
+                size = f"{width} x {height} pixels"
+                raise RowFault("canvas_too_large", f"{name}: {size} take gigabytes to fit to a square")
             yield image
     except (RowFault, MemoryError):
         raise
