@@ -132,12 +132,18 @@ TEXTS = [
     refused("the end token before the image token", TOKEN_INSIDE, "token_in_caption", text="a <|__dj__eoc|> <image>"),
     # What an operator can write again is no fault of a seed row.
     refused("an empty caption", OK, "empty_caption", "empty_answer", text="<image>\n <|__dj__eoc|>"),
-    refused("an end-of-text token", OK, "special_token_in_text", "special_token_in_text", text="<image>\na <eos> b"),
+    *(
+        refused(f"{token} in a caption", OK, "special_token_in_text", train, text=f"<image>\na {token} b")
+        for token, train in (
+            ("<eos>", "special_token_in_text"), ("<pad>", "special_token_in_text"), ("<bos>", OK), ("<unk>", OK),
+            ("<start_of_turn>", OK), ("<end_of_turn>", OK),
+        )
+    ),
     refused(
         "the header of an answer", OK, "special_token_in_text", "special_token_in_text",
         text="<image>\na <start_of_turn>model\nb",
     ),
-    fine("other tokens of models", text="<image>\na <start_of_turn> <end_of_turn> <pad> <s> </s> <|im_end|> [INST]"),
+    fine("tokens of other models", text="<image>\na <s> </s> <|im_end|> [INST] [PAD] <unused7>"),
     refused(
         "a dialogue as caption", OK, "dialogue_in_caption", OK, text="<image>\n[[human]]: who?\n[[gpt]]: she"
     ),
@@ -248,6 +254,10 @@ CONTENTS = [
             "empty.jpg", "cut.jpg", "cut.png", "page.jpg", "drawing.svg", "program.jpg", "program.eps", "bomb.png",
             "text.jpg", "archive.jpg",
         )
+    ),
+    *(
+        image(f"no square: {name}", f"images/{name}", "canvas_too_large", "pixels take gigabytes to fit to a square")
+        for name in ("far_too_long.png", "far_too_long.jpg", "far_too_wide.png")
     ),
 ]  # fmt: skip
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +23,13 @@ from solution.runner.seed import Folders, write_rows
 from solution.runner.seed import read_rows as read_seed
 from solution.runner.tables import open_rows, write_tables
 from tests.contract.cases import CASES, FURTHER, NOT_READ, TEXT, Case
-from tests.contract.world import World, sample_of
+from tests.contract.world import World, noise, sample_of
 from toolkit.__main__ import main as toolkit
 from toolkit.dataset import images as toolkit_images
 from toolkit.dataset.arrays import read_array
 from toolkit.dataset.fixes import FIXES
+from toolkit.dataset.images import inspect_images
+from toolkit.errors import RowFault
 from toolkit.errors import UserError as ToolkitError
 from toolkit.files import REPOSITORY
 from toolkit.training.data import read_rows as read_samples
@@ -93,8 +98,60 @@ def test_the_toolkits_verdicts_have_advice():
     assert verdicts - {""} <= set(FIXES)
 
 
-def test_both_sides_read_the_same_formats():
-    assert solution_images.IMAGE_FORMATS == toolkit_images.IMAGE_FORMATS
+def test_both_sides_open_images_alike():
+    for name in ("IMAGE_FORMATS", "AUX_SIDE", "MAX_CANVAS_PIXELS"):
+        assert getattr(solution_images, name) == getattr(toolkit_images, name)
+    for size in ((1, 1), (3000, 2), (1, 606), (1, 607), (18_918, 18_918), (18_919, 300)):
+        assert solution_images.canvas_pixels(*size) == toolkit_images.canvas_pixels(*size)
+
+
+FORMATS = {
+    "JPEG": {}, "progressive": {"format": "JPEG", "progressive": True}, "PNG": {}, "GIF": {}, "WEBP": {},
+    "lossless": {"format": "WEBP", "lossless": True}, "BMP": {}, "TIFF": {},
+    "LZW": {"format": "TIFF", "compression": "tiff_lzw"},
+    "PPM": {}, "JPEG2000": {}, "AVIF": {}, "DDS": {}, "ICO": {}, "TGA": {}, "PCX": {}, "SGI": {}, "EPS": {}, "PDF": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_mutated_images_are_faults_of_the_image_on_both_sides(name, tmp_path):
+    """Nothing else than the two sides' own faults leaves their decoders, and both accept the same files."""
+    plain, generator = io.BytesIO(), random.Random(name)
+    noise(5, (20, 16)).save(plain, **{"format": name} | FORMATS[name])
+    verdicts = set()
+    for number in range(25):
+        content = bytearray(plain.getvalue())
+        if number % 5 == 0:
+            del content[generator.randrange(len(content)) :]
+        for _ in range(number % 4):
+            position = generator.randrange(min(len(content) or 1, 400))
+            content[position : position + 1] = bytes([generator.choice((0, 127, 255, generator.randrange(256)))])
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(content)
+        try:
+            with toolkit_images.opened(path) as image:
+                image.convert("RGB")
+            verdicts.add("fine")
+            solution_images.open_image(path)
+        except RowFault:
+            verdicts.add("fault")
+            with pytest.raises(solution_images.ImageError):
+                solution_images.open_image(path)
+    assert "fault" in verdicts
+
+
+@pytest.mark.parametrize("error", [RuntimeError("codec"), KeyError("tag"), struct.error("short"), TypeError("none")])
+def test_any_error_of_a_decoder_is_the_images_fault(error, tmp_path, monkeypatch):
+    """RuntimeError left AVIF's decoder, which ended a run in a trace."""
+    noise(5).save(tmp_path / "image.png")
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    assert inspect_images([tmp_path / "image.png"])[tmp_path / "image.png"].reason == "unreadable_image"
+    with pytest.raises(solution_images.ImageError):
+        solution_images.open_image(tmp_path / "image.png")
 
 
 def is_equal(one: Any, other: Any) -> bool:

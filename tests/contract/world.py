@@ -179,7 +179,10 @@ def write_good_images(folder: Path) -> None:
     ):
         noise(5).save(folder / name)
     noise(5).save(folder / "noending", "PNG")
-    noise(5, (1, 4000)).save(folder / "long.png")
+    noise(5, (1, 500)).save(folder / "long.png")
+    noise(5, (1, 4000)).save(folder / "far_too_long.png")
+    noise(5, (2, 3000)).save(folder / "far_too_long.jpg")
+    Image.new("1", (20_000, 200)).save(folder / "far_too_wide.png")
     noise(5, (1, 1)).save(folder / "one_pixel.png")
     for name, mode in [("cmyk.jpg", "CMYK"), ("palette.png", "P"), ("alpha.png", "RGBA"), ("grey.jpg", "L")]:
         noise(6, mode=mode).save(folder / name)

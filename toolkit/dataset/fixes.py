@@ -24,8 +24,10 @@ FIXES = {
     "question_without_image_place": "drop the row: its original question has no <image>",
     "question_without_image": "give the row its image back, or drop it",
     # trainability
-    "special_token_in_text": "take the turn marker or <eos> out of the caption",
+    "special_token_in_text": "take the language model's own token out of the caption",
     "nothing_supervised": "drop the row: its question fills the whole sample",
+    "image_in_two_turns": "correct the original in stage_1.json: one question asks about the image",
+    "empty_question": "correct the original in stage_1.json: each answer needs a question",
     "image_in_answer": "take <image> out of the caption",
     "empty_answer": "write a caption, or drop the row",
     "unknown_role": "correct the original in stage_1.json: turns are from human and gpt",
@@ -37,6 +39,7 @@ FIXES = {
     # images
     "missing_image": "put the file there, or drop the row",
     "unreadable_image": "write the image again, or drop the row",
+    "canvas_too_large": "crop or scale a synthetic copy, or drop the row: training makes a square of the image",
     "not_a_regular_file": "put the image's file there, or drop the row",
 }
 

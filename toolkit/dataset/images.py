@@ -19,6 +19,10 @@ from toolkit.errors import RowFault
 
 # Formats of images in data sets (MPO counts as JPEG). Pillow reads more: for EPS it would run Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Training fits an image to a square: `pad` makes a square of its long side, `square` scales its short side to the aux
+# tower's input and cuts the rest off. Neither may take more than Pillow decodes at most, 1.4 GB in memory.
+AUX_SIDE = 768  # px, of MGM-2B
+MAX_CANVAS_PIXELS = 357_913_940
 # Below the first, the reference's data path takes the height for the channels; beyond the others, preparing one
 # image costs as much memory as preparing hundreds.
 TINY_SIDE = 3
@@ -101,17 +105,29 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
 
     Raises:
         RowFault: those of `require_regular_file`; `unreadable_image` for a file that is broken, truncated or in none
-            of IMAGE_FORMATS.
+            of IMAGE_FORMATS; `canvas_too_large` for one that takes gigabytes to fit to a square.
     """
+    name = source if isinstance(source, Path) else "embedded image"
     if isinstance(source, Path):
         require_regular_file(source)
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            if canvas_pixels(width, height) > MAX_CANVAS_PIXELS:
+                size = f"{width} x {height} pixels"
+                raise RowFault("canvas_too_large", f"{name}: {size} take gigabytes to fit to a square")
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        name = source if isinstance(source, Path) else "embedded image"
+    except (RowFault, MemoryError):
+        raise
+    except Exception as error:  # decoders raise many types (OSError, SyntaxError, RuntimeError ...); all mean one thing
         raise RowFault("unreadable_image", f"{name}: {error}") from None
+
+
+def canvas_pixels(width: int, height: int) -> int:
+    """Pixels of the largest image that fitting to a square makes on its way."""
+    short, long = sorted((width, height))
+    return max(long * long, AUX_SIDE * AUX_SIDE * long // short)
 
 
 def inspect_images(paths: Sequence[Path]) -> dict[Path, ImageInfo | RowFault]:

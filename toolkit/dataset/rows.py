@@ -24,8 +24,8 @@ END_OF_CHUNK = "<|__dj__eoc|>"
 SYNTHETIC_FOLDER = "synthetic_images"
 # How Data-Juicer marks the speakers of a dialogue inside one text.
 DIALOGUE_MARKERS = ("[[human]]:", "[[gpt]]:")
-# What the language model's template ends an answer with and begins one with; in a caption they break the labels.
-MODEL_TOKENS = ("<eos>", "<start_of_turn>model\n")
+# What Gemma's tokenizer takes for one token of its own: in a caption they end an answer, begin a turn or pad a sample.
+MODEL_TOKENS = ("<eos>", "<pad>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 # A drive letter, or the scheme of a URL.
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -89,6 +89,8 @@ def normal_image_path(relative: str) -> str:
         RowFault: the path is empty, absolute, a URL, holds `..` or a NUL (`bad_image_path`).
     """
     path = PurePosixPath(relative)
+    if not relative.isascii() and any("\ud800" <= character <= "\udfff" for character in relative):
+        raise RowFault("bad_image_path", f"{relative!r} holds half a character")
     outside = relative.startswith(("/", "\\")) or ".." in path.parts or _DRIVE_OR_SCHEME.match(relative)
     if not path.parts or outside or "\0" in relative:
         raise RowFault("bad_image_path", f"{relative!r} must be a path of a file, relative and without '..'")

@@ -38,11 +38,12 @@ def encode_conversation(
         ids and labels of equal length; IMAGE_TOKEN_INDEX where the image goes, IGNORE_INDEX where nothing is learnt.
 
     Raises:
-        RowFault: unknown_role, roles_not_alternating, question_without_answer, empty_answer, image_in_answer,
-            special_token_in_text. The reference trains such samples wrongly or not at all, in silence.
+        RowFault: unknown_role, roles_not_alternating, question_without_answer, image_in_two_turns, empty_question,
+            empty_answer, image_in_answer, special_token_in_text. The reference trains such samples wrongly or not at
+            all, in silence.
     """
     ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
-    for question, answer in _rounds(conversations, tokenizer.eos_token, has_image):
+    for question, answer in _rounds(conversations, tokenizer, has_image):
         prompt = QUESTION_TURN.format(question) + ANSWER_HEADER
         prompt_length = len(_tokenise(prompt, tokenizer, has_image))
         # The round is tokenised in one piece: an answer that starts with a newline merges with the header's.
@@ -72,7 +73,7 @@ def require_trainable(
     Raises:
         RowFault: those of `encode_conversation` and `require_supervision`.
     """
-    question, _ = _rounds(conversations, tokenizer.eos_token, has_image)[0]
+    question, _ = _rounds(conversations, tokenizer, has_image)[0]
     prompt = QUESTION_TURN.format(question) + ANSWER_HEADER
     if TOKENS_PER_CHARACTER * len(prompt) + image_tokens + 1 < max_length:
         return
@@ -103,7 +104,9 @@ def encode_prompt(question: str, tokenizer: PreTrainedTokenizerBase, has_image: 
     return [tokenizer.bos_token_id, *_tokenise(prompt, tokenizer, has_image)]
 
 
-def _rounds(conversations: list[dict[str, str]], eos_token: str, has_image: bool) -> list[tuple[str, str]]:
+def _rounds(
+    conversations: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, has_image: bool
+) -> list[tuple[str, str]]:
     """Questions, the image's placeholder in front, and their answers. Raises the faults of `encode_conversation`."""
     turns = [(turn["from"], turn["value"]) for turn in conversations]
     for role, _ in turns:
@@ -115,6 +118,10 @@ def _rounds(conversations: list[dict[str, str]], eos_token: str, has_image: bool
         raise RowFault("roles_not_alternating", "expected human and gpt in turn")
     if not turns or len(turns) % 2:
         raise RowFault("question_without_answer", "the conversation ends before an answer")
+    if has_image and sum(IMAGE_TOKEN in question for _, question in turns[::2]) > 1:
+        raise RowFault("image_in_two_turns", f"{IMAGE_TOKEN} in several questions, expected one for the one image")
+    # The attention mask leaves out padding, so a <pad> within a text would be a hole in it.
+    marks = (tokenizer.eos_token, tokenizer.pad_token, ANSWER_HEADER)
     rounds = []
     for (_, question), (_, answer) in zip(turns[::2], turns[1::2], strict=True):
         if has_image:
@@ -122,11 +129,13 @@ def _rounds(conversations: list[dict[str, str]], eos_token: str, has_image: bool
                 raise RowFault("image_in_answer", f"the answer {answer[:60]!r} holds {IMAGE_TOKEN}")
             if IMAGE_TOKEN in question:
                 question = f"{IMAGE_TOKEN}\n{question.replace(IMAGE_TOKEN, '').strip()}".strip()
+        if not question.strip():
+            raise RowFault("empty_question", f"no question before {answer[:60]!r}")
         if not answer:
             raise RowFault("empty_answer", f"no answer to {question[:60]!r}")
         for text in (question, answer):
-            if eos_token in text or ANSWER_HEADER in text:
-                raise RowFault("special_token_in_text", f"{text[:60]!r} holds a turn marker or {eos_token}")
+            if mark := next((mark for mark in marks if mark in text), None):
+                raise RowFault("special_token_in_text", f"{mark!r} inside {text[:60]!r}")
         rounds.append((question, answer))
     return rounds
 

@@ -27,7 +27,7 @@ def open_image(source: Path | bytes) -> Image.Image:
     """Decode an image whole, as RGB: alpha is dropped and EXIF orientation ignored, as in the reference.
 
     Raises:
-        RowFault: `missing_image`, or `unreadable_image` for a file that is broken, truncated or no image.
+        RowFault: those of `toolkit.dataset.images.opened`.
     """
     with opened(source) as image:
         return image.convert("RGB")

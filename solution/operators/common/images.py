@@ -10,6 +10,10 @@ from PIL import Image, ImageFile
 
 # Formats of images in data sets (MPO counts as JPEG). Pillow reads more: for EPS it would run Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Training fits an image to a square: one of its long side, or of its short side scaled to the 768 px of the model's
+# input. Neither may take more than Pillow decodes at most, 1.4 GB in memory.
+AUX_SIDE = 768
+MAX_CANVAS_PIXELS = 357_913_940
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -38,8 +42,16 @@ def stat_image(path: str | Path) -> os.stat_result:
     return state
 
 
+def canvas_pixels(width: int, height: int) -> int:
+    """Pixels of the largest image that fitting to a square makes on its way."""
+    short, long = sorted((width, height))
+    return max(long * long, AUX_SIDE * AUX_SIDE * long // short)
+
+
 def open_image(path: str | Path, is_checked_only: bool = False) -> Image.Image:
-    """Decode the whole image at ``path`` to RGB. Raises ImageError where it is missing, broken, cut short or no image.
+    """Decode the whole image at ``path`` to RGB.
+
+    Raises ImageError where it is missing, broken, cut short or no image, or takes gigabytes to fit to a square.
 
     With ``is_checked_only`` a JPEG comes in grey at an eighth of its size: every byte is read, at half the time.
     """
@@ -48,6 +60,9 @@ def open_image(path: str | Path, is_checked_only: bool = False) -> Image.Image:
     tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            if canvas_pixels(width, height) > MAX_CANVAS_PIXELS:
+                raise ValueError(f"{width} x {height} pixels take gigabytes to fit to a square")
             if is_checked_only:
                 image.draft("L", (1, 1))
                 image.load()

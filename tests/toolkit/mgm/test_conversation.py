@@ -45,7 +45,7 @@ def test_the_verdict_is_that_of_the_tokens(tokenizer):
         found = reason(require_trainable, sample, tokenizer, bool(image), MAX_LENGTH, IMAGE_TOKENS)
         assert found == expected, (word, count, image)
         verdicts.add(found)
-    assert verdicts == {None, "nothing_supervised"}
+    assert verdicts == {None, "nothing_supervised", "empty_question"}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,11 @@ def test_the_verdict_is_that_of_the_tokens(tokenizer):
         (turns("<image>\nwhy?", ""), "empty_answer"),
         (turns("<image>\nwhy?", "a <image>"), "image_in_answer"),
         (turns("<image>\nwhy?", "a <eos>"), "special_token_in_text"),
+        (turns("<image>\nwhy?", "a <pad>"), "special_token_in_text"),
+        (turns("<image>\na <pad>?", "a"), "special_token_in_text"),
+        ([*turns("<image>\nwhy?", "a"), *turns("<image>\nand?", "b")], "image_in_two_turns"),
+        ([*turns("<image>\nwhy?", "a"), *turns(" \n", "b")], "empty_question"),
+        (turns("", "b"), "empty_question"),
         (turns("<image>\nwhy?", "a")[:1], "question_without_answer"),
         ([*turns("<image>\nwhy?", "a"), *turns("and?", "")], "empty_answer"),
     ],
