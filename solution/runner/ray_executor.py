@@ -17,7 +17,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from solution.operators.common.rows import ROW
-from solution.runner.data_juicer import NestedDataset, seed_random
+from solution.runner.data_juicer import NestedDataset, SpecialTokens, seed_random
 from solution.runner.errors import SetupFault, UserError, one_line
 from solution.runner.files import ROOT
 from solution.runner.pipeline import build_operators, registry
@@ -140,16 +140,17 @@ class RayExecutor:
             count = int(resources["GPU" if on_gpu else "CPU"])
             count = min(count, self.recipe.processes) if self.recipe.processes > 1 else count
             kind = ray.remote(max_restarts=-1, max_task_retries=2, **needs)(Worker)
-            self._workers[on_gpu] = [kind.remote(self.recipe, self.work_dir) for _ in range(count)]
+            self._workers[on_gpu] = [kind.remote(self.recipe, self.work_dir, SpecialTokens.image) for _ in range(count)]
         return self._workers[on_gpu]
 
 
 class Worker:
     """A recipe's operators in one of Ray's processes."""
 
-    def __init__(self, recipe: Recipe, work_dir: str) -> None:
+    def __init__(self, recipe: Recipe, work_dir: str, image_token: str) -> None:
         self.recipe = recipe
         self.work_dir = work_dir
+        SpecialTokens.image = image_token
 
     @cached_property
     def operators(self) -> list[Any]:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from solution.operators.common.captions import IMAGE_TOKENS
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
 
@@ -19,6 +20,7 @@ KEYS = {
     "project_name": str,  # free text
     "dataset_path": str,  # the seed's jsonl
     "np": int,  # processes per operator
+    "image_special_token": str,  # the image token that texts have while operators look at them
     "custom_operator_paths": list,  # files or packages with operators
     "process": list,  # the operators in order
 }
@@ -52,6 +54,7 @@ class Recipe:
     processes: int
     operator_paths: tuple[Path, ...]
     process: tuple[tuple[str, dict[str, Any]], ...]
+    image_token: str | None = None  # None: the data set's own
 
     @property
     def name(self) -> str:
@@ -108,6 +111,7 @@ def load_recipe(path: Path, dataset: Path | None) -> Recipe:
         content.get("np", 1),
         tuple((ROOT / entry).resolve() for entry in content.get("custom_operator_paths", [])),
         tuple(_step(path, number, entry) for number, entry in enumerate(content.get("process") or [], start=1)),
+        _image_token(path, content.get("image_special_token")),
     )
 
 
@@ -127,6 +131,15 @@ def _dataset(recipe: Path, given: Path | None, own: str | None) -> Path:
         )
         raise UserError(f"data set {shown(path)} is missing; {way}, or give another one with --dataset FILE.jsonl")
     return path
+
+
+def _image_token(recipe: Path, token: str | None) -> str | None:
+    """The image token that the recipe names. Raises UserError for one that rows of the challenge never have."""
+    if token is not None and token not in IMAGE_TOKENS:
+        raise UserError(
+            f"recipe {recipe}, key image_special_token: expected {' or '.join(IMAGE_TOKENS)}, found {token!r}"
+        )
+    return token
 
 
 def _step(recipe: Path, number: int, entry: Any) -> tuple[str, dict[str, Any]]:

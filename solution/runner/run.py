@@ -17,14 +17,14 @@ from tqdm.auto import tqdm
 
 from solution.runner.audit import Ledger, funnel
 from solution.runner.checkpoint import Checkpoint
-from solution.runner.data_juicer import Mapper, NestedDataset
+from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError, visible
 from solution.runner.files import replaced, shown
 from solution.runner.pipeline import build_operators, registry, run_operator
 from solution.runner.produced import ProducedImages
 from solution.runner.recipe import Recipe, check_operators
 from solution.runner.record import stopped_audit, unfinished_folder
-from solution.runner.seed import SYNTHETIC, Folders, read_rows, write_rows
+from solution.runner.seed import SYNTHETIC, Folders, first_token, read_rows, write_rows
 from solution.runner.tables import tables_of
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class Run:
             if "save_dir" in parameters:
                 target = shown(self.result.parent / SYNTHETIC)
                 _say(f"note: operator {number} ({name}): its images go to {target}, not to save_dir")
+        # What statistics of a text count is the text that the recipe's author had, image token included.
+        SpecialTokens.image = self.recipe.image_token or first_token(self.recipe.dataset)
         unfinished = unfinished_folder(self.audit)
         folders = Folders(self.images, self.recipe.dataset.parent, self.result.parent, unfinished)
         produced = ProducedImages(folders)
@@ -142,7 +144,8 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """What an unfinished run must share with this one, except the recipe: its operators are compared one by one."""
-        return self.inputs | {"inputs": {key: value for key, value in self.inputs["inputs"].items() if key != "recipe"}}
+        inputs = {key: value for key, value in self.inputs["inputs"].items() if key != "recipe"}
+        return self.inputs | {"inputs": inputs, "image_token": SpecialTokens.image}
 
     def _nothing_left(self, ledger: Ledger) -> str:
         """The message for an empty result: which operator took the last rows, and why."""

@@ -22,12 +22,11 @@ from solution.operators.common.captions import IMAGE_TOKENS, image_token_of, spl
 from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.rows import PART, ROW
 from solution.runner.audit import Ledger, RowAudit
-from solution.runner.data_juicer import NestedDataset
+from solution.runner.data_juicer import NestedDataset, SpecialTokens
 from solution.runner.errors import UserError
 from solution.runner.files import linked, replaced, shown
 
 SYNTHETIC = "synthetic_images"
-WORK_TOKEN = IMAGE_TOKENS[0]  # Data-Juicer's own; rows written with the other one get theirs back at the end
 EXTRA = "__extra__"  # the column with a row's keys besides CORE, as JSON: they come out as they went in
 CORE = {"id": pa.string(), "text": pa.string(), "images": pa.list_(pa.string())}
 _MOST_NESTED = 16  # levels of lists and objects in a column that operators see
@@ -96,12 +95,21 @@ def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
 
 
+def first_token(dataset: Path) -> str:
+    """The image token of the first row that has one."""
+    for _, line in _lines(dataset):
+        for token in IMAGE_TOKENS:
+            if token.encode() in line:
+                return token
+    return IMAGE_TOKENS[0]
+
+
 def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> Iterator[pa.Table]:
     """Read the seed and decode every image; rows that cannot be used are failed in the ledger.
 
-    Yields the valid rows, part by part, as Data-Juicer sees them: absolute image paths, one image token for all, the
-    further keys that can be columns, and their ROW. Raises UserError for a file without a valid row, and for the first
-    bad row where the policy is stop.
+    Yields the valid rows, part by part, as Data-Juicer sees them: absolute image paths, its image token (as set at the
+    time) in all texts, the further keys that can be columns, and their ROW. Raises UserError for a file without a valid
+    row, and for the first bad row where the policy is stop.
     """
     started = time.monotonic()
     ledger.begin("read_and_check_images", 0)
@@ -254,7 +262,7 @@ def _checked(
             continue
         ledger.columns += [key for key in row if key not in ledger.columns]
         extra = {key: value for key, value in row.items() if key not in CORE}
-        text = row["text"].replace(IMAGE_TOKENS[1], WORK_TOKEN)
+        text = row["text"].replace(image_token_of(row["text"]) or SpecialTokens.image, SpecialTokens.image)
         columns = {"text": text, "images": files, ROW: number, EXTRA: _json(extra) if extra else ""}
         rows.append(row | columns)
     ledger.steps[-1].rows_in += len(audits)
@@ -338,8 +346,8 @@ def write_rows(path: Path, dataset: NestedDataset, folders: Folders, ledger: Led
             extras = part.get(EXTRA) or [""] * len(part[ROW])
             for index, number in enumerate(part[ROW]):
                 images = [folders.relative(image) for image in part["images"][index]]
-                token = image_token_of(ledger.find(number).text_before) or WORK_TOKEN
-                text = part["text"][index].replace(WORK_TOKEN, token)
+                token = image_token_of(ledger.find(number).text_before) or SpecialTokens.image
+                text = part["text"][index].replace(SpecialTokens.image, token)
                 image = " ".join(images)
                 results.append((number, text, image, _state_of(image)))
                 row = {"id": part["id"][index], "text": text, "images": images}

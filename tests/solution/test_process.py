@@ -151,6 +151,28 @@ def test_both_tokens_come_back_as_they_were(make_seed, make_recipe, run_process)
     assert done.rows == [json.loads(line) for line in seed.read_text().splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("own", "named", "counted"),
+    [
+        ("<image>", None, "<image>"),
+        ("<__dj__image>", None, "<__dj__image>"),
+        ("<__dj__image>", "<image>", "<image>"),
+        ("<image>", "<__dj__image>", "<__dj__image>"),
+    ],
+)
+def test_statistics_count_the_image_token_of_the_rows_or_of_the_recipe(
+    own, named, counted, make_seed, make_recipe, run_process
+):
+    """As Data-Juicer's command does on the same rows: thresholds hold for one token and not for the other."""
+    seed = make_seed(["a" * length for length in range(1, 12)], own)
+    longest = len(TEXT.replace("<__dj__image>", counted).format("a" * 6))
+    keys = {"image_special_token": named} if named else {}
+    done = run_process(make_recipe([{"text_length_filter": {"min_len": 1, "max_len": longest}}], **keys), seed)
+    assert done.code == 0, done.err
+    assert done.rows == [json.loads(line) for line in seed.read_text().splitlines()][:6]
+    assert audit_of(done)[5]["score"] == longest
+
+
 def test_no_rows_left_is_an_error(make_seed, make_recipe, run_process):
     recipe = make_recipe([{"caption_cleanup_mapper": None}, {"caption_words_filter": {"min_num": 30}}])
     done = run_process(recipe, make_seed(CAPTIONS))

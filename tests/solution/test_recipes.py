@@ -182,3 +182,30 @@ def test_recipe_runs_with_tiny_models(name, tiny_models, make_seed, make_recipe,
     assert len(done.rows) == (12 if name == "datacomp" else 16)  # its best 30 % are six rows, each twice
     assert done.record["counts"]["failed"] == 0
     assert name != "synthvlm" or all(row["images"][0].startswith("synthetic_images/") for row in done.rows)
+
+
+def test_llava_refine_has_the_published_operators_order_and_thresholds():
+    """configs/data_juicer_recipes/llava-pretrain-refine.yaml of Data-Juicer; two filters are ours, scores are equal."""
+    published = [
+        ("fix_unicode_mapper", {}),
+        ("punctuation_normalization_mapper", {}),
+        ("alphanumeric_filter", {"tokenization": False, "min_ratio": 0.60}),
+        ("character_repetition_filter", {"rep_len": 10, "max_ratio": 0.09373663}),
+        ("flagged_words_filter", {"lang": "en", "tokenization": False, "max_ratio": 0.0}),
+        ("perplexity_filter", {"lang": "en", "max_ppl": 14435.5806}),
+        ("special_characters_filter", {"min_ratio": 0.16534802, "max_ratio": 0.42023757}),
+        ("word_repetition_filter", {"lang": "en", "tokenization": False, "rep_len": 10, "max_ratio": 0.03085751}),
+        ("image_aspect_ratio_filter", {"min_ratio": 0.333, "max_ratio": 3.0}),
+        ("image_shape_filter", {"max_width": 727, "max_height": 606}),
+        ("image_size_filter", {"max_size": "124KB"}),
+        ("clip_similarity_filter", {"min_score": 0.20315419}),
+        ("blip_matching_filter", {"min_score": 0.44930778}),
+    ]
+    recipe = yaml.safe_load((ROOT / "solution" / "recipes" / "llava_refine.yaml").read_text())
+    assert recipe["image_special_token"] == "<image>"
+    ours = [(name, parameters or {}) for entry in recipe["process"] for name, parameters in entry.items()]
+    without_models = [
+        (name, {key: value for key, value in parameters.items() if not key.startswith("hf_")})
+        for name, parameters in ours
+    ]
+    assert without_models == published

@@ -190,7 +190,8 @@ def test_workers_that_die_fail_no_row(operators, make_seed, make_recipe, run_pro
     assert done.code == 1
     assert "operator trial_dying_mapper: Ray lost its workers" in done.err.splitlines()[-1]
     assert "Traceback" not in done.err
-    assert {line["state"] for line in pq.read_table(done.audit).to_pylist()} == {"kept"}
+    stopped = done.audit.parent / "trial.unfinished" / "audit.parquet"
+    assert {line["state"] for line in pq.read_table(stopped).to_pylist()} == {"kept"}
 
 
 @pytest.mark.slow

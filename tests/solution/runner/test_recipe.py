@@ -32,6 +32,12 @@ def test_unknown_key_names_the_nearest(fault):
     assert "unknown key 'proces'; did you mean process?" in fault([], proces=[])
 
 
+def test_an_image_token_that_no_row_has_is_refused(fault):
+    assert "image_special_token: expected <__dj__image> or <image>, found '<img>'" in fault(
+        [], image_special_token="<img>"
+    )
+
+
 def test_export_path_points_to_output(fault):
     assert "--output" in fault([], export_path="x.jsonl")
 
