@@ -8,7 +8,7 @@ patches are in effect before anything of it runs.
 import ast
 import random
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module, metadata, reload
@@ -52,7 +52,7 @@ DEVIATIONS = (
         "a missing package is an error that names it and the pip command",
         "Data-Juicer installs packages during a run, without an off switch, and may replace tested versions",
         {
-            "data_juicer.utils.lazy_loader.LazyLoader._install_package": "71cf1f30656c",
+            "data_juicer.utils.lazy_loader.LazyLoader._install_package": "7713a67862e6",
             "data_juicer.utils.lazy_loader.LazyLoader._load": "de269e2cc69c",
             "data_juicer.utils.lazy_loader.LazyLoader.__getattr__": "1c87fdf0ade7",
             "data_juicer.utils.lazy_loader.LazyLoader.check_packages": "969a6bcc261f",
@@ -82,6 +82,44 @@ DEVIATIONS = (
         "a model that cannot be loaded ends the run",
         "the operator would raise for every row, and load the model again for each",
         {"data_juicer.utils.model_utils.get_model": "44e1b28e04ae"},
+    ),
+    Deviation(
+        "model_utils.prepare_model",
+        "patch",
+        "a missing package or model is named first; a model in a hub's cache is given by its folder (`needs.py`)",
+        "packages and models were missed when a row was worked on, after minutes of retries without a network",
+        {
+            "data_juicer.utils.model_utils.prepare_model": "5c18eb9ae635",
+            "data_juicer.utils.model_utils.check_model_home": "66204f2787fc",
+        },
+    ),
+    Deviation(
+        "model_utils.update_sampling_params",
+        "patch",
+        "the model is looked for first",
+        "without a network 23 s of retries for the settings of a model that is not there",
+        {"data_juicer.utils.model_utils.update_sampling_params": "5992377f8001"},
+    ),
+    Deviation(
+        "model_utils.check_model",
+        "patch",
+        "a file that cannot be loaded is left alone and named; a missing one is fetched if its host answers",
+        "Data-Juicer removes the file and fetches it again, also where only a package was missing",
+        {"data_juicer.utils.model_utils.check_model": "c3e50d45778d"},
+    ),
+    Deviation(
+        "model_utils.ensure_nltk_resource",
+        "patch",
+        "does nothing; `needs.prepare_model` looks for NLTK's data and fetches what today's NLTK asks for",
+        "Data-Juicer downloads at each start, though the data is there, and under names that NLTK no longer reads",
+        {"data_juicer.utils.nltk_utils.ensure_nltk_resource": "3cc57e6d8e62"},
+    ),
+    Deviation(
+        "asset_utils.load_words_asset",
+        "patch",
+        "a missing list of words is fetched if its host answers, else named with its place",
+        "without a network the run ended in a connection pool's text",
+        {"data_juicer.utils.asset_utils.load_words_asset": "f6a601c65e06"},
     ),
     Deviation(
         "NestedDataset.cleanup_cache_files",
@@ -175,7 +213,8 @@ DEVIATIONS = (
 )
 
 
-def _refuse_install(_: type[LazyLoader], package: str, pip_args: str | Iterable[str] | None = None) -> None:
+@wraps(LazyLoader._install_package.__func__)
+def _refuse_install(_: type[LazyLoader], package: str, *_args: Any, **_kwargs: Any) -> None:
     """Raise ImportError naming the package, unless it is installed (under another name than its module's)."""
     error = sys.exc_info()[1]  # what the import raised, where it was tried under the module's own name
     is_installed = _is_installed(package)
@@ -183,9 +222,7 @@ def _refuse_install(_: type[LazyLoader], package: str, pip_args: str | Iterable[
         raise ImportError(f"the package {package} cannot be imported: {error}") from error
     if is_installed:
         return
-    options = " ".join([pip_args] if isinstance(pip_args, str) else pip_args or ())
-    command = f"pip install {options} '{package}'".replace("  ", " ")
-    raise ImportError(f"needs the package {package}; install it ({command} -c constraints.txt) and run again")
+    raise ImportError(needs.missing_package(package))
 
 
 def _is_installed(package: str) -> bool:
@@ -239,10 +276,12 @@ from data_juicer.ops import (  # noqa: E402
     base_op,
     load_ops,
 )
-from data_juicer.utils import model_utils  # noqa: E402
+from data_juicer.utils import asset_utils, model_utils  # noqa: E402
 from data_juicer.utils.constant import Fields  # noqa: E402
 from data_juicer.utils.mm_utils import SpecialTokens, load_image  # noqa: E402
 from PIL import Image  # noqa: E402
+
+from solution.runner import needs  # noqa: E402
 
 _get_model = model_utils.get_model
 
@@ -269,6 +308,11 @@ def _keep_files(self: NestedDataset) -> int:
 
 base_op.free_models = _free_models
 model_utils.get_model = _load_once
+model_utils.prepare_model = needs.prepare_model
+model_utils.update_sampling_params = needs.update_sampling_params
+model_utils.check_model = needs.check_model
+model_utils.ensure_nltk_resource = needs.ensure_nltk_resource
+asset_utils.load_words_asset = needs.load_words_asset
 NestedDataset.cleanup_cache_files = _keep_files
 
 STATS = Fields.stats  # the column in which filters keep a row's scores
@@ -291,7 +335,9 @@ def register_stock(names: Collection[str] = ()) -> None:
 
 def load_operator(name: str, parameters: dict[str, Any]) -> Any:
     """Data-Juicer's operator object; a filter is one that keeps whole rows. Raises what the operator raises."""
+    needs.check_subject(name, OPERATORS.modules[name])
     (operator,) = load_ops([{name: parameters}])
+    needs.check_packages(operator)
     if isinstance(operator, Filter) and operator.is_batched_op():
         if type(operator).compute_stats_batched is Filter.compute_stats_batched:
             operator.compute_stats = MethodType(_score_rows, operator)
