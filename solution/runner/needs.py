@@ -11,12 +11,12 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import requests
@@ -129,7 +129,7 @@ def lazy_modules(operator: Any) -> Iterator[LazyLoader]:
             yield value
 
 
-def loader_modules(load: Callable[..., Any]) -> Iterator[LazyLoader]:
+def loader_modules(load: FunctionType) -> Iterator[LazyLoader]:
     """The lazily imported modules that one of Data-Juicer's functions which load a model uses."""
     functions, _ = _definitions(model_utils)
     # Not of functions inside: they are what a loader hands out, not what it does.
