@@ -59,6 +59,15 @@ if ! pip install --quiet --no-index "${NEEDED[@]}" &>/dev/null; then
     install "${NEEDED[@]}" || fail "pip could not install, see above; this resumes: bash install.sh"
     pip check >/dev/null || pip check
 fi
+# The one command, beside the Python that it uses. It serves the checkout it is called in, else this one.
+COMMAND=$(dirname "$KIT_PYTHON")/better-synth
+rm -f "$COMMAND"
+{
+    printf '#!/usr/bin/env bash\nKIT=%q\nfolder=$PWD\n' "$PWD"
+    printf '%s\n' 'until [[ -z $folder || -f $folder/better-synth ]]; do folder=${folder%/*}; done' \
+        'exec bash "${folder:-$KIT}/better-synth" "$@"'
+} >"$COMMAND"
+chmod +x "$COMMAND"
 "$KIT_PYTHON" - <<'PY'
 import importlib.metadata, sys
 print(f"Installed into {sys.prefix}, PyTorch {importlib.metadata.version('torch')}. The kit's commands find it themselves.")

@@ -13,7 +13,7 @@ import pytest
 
 from toolkit.files import REPOSITORY
 
-TOOLS = ("bash", "cat", "cp", "dirname", "env", "grep", "mkdir", "rm", "sed", "sh", "tail")
+TOOLS = ("bash", "cat", "chmod", "cp", "dirname", "env", "grep", "mkdir", "rm", "sed", "sh", "tail")
 PIN = next(line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 PATCH_LEVELS = ("3.10.6", "3.10.12", "3.11.2", "3.12.3", "3.12.11")
 
@@ -358,6 +358,23 @@ def test_an_active_environment_of_another_version_is_one_line(machine: Machine, 
     (line,) = machine.install(VIRTUAL_ENV=str(tmp_path / "old")).stderr.splitlines()
     assert f"the active environment {tmp_path}/old has Python 3.9" in line
     assert machine.install(VIRTUAL_ENV="/gone", TORCH="cpu").returncode == 0
+
+
+def test_the_one_command_is_installed_and_serves_the_checkout_it_is_called_in(machine: Machine) -> None:
+    machine.install(TORCH="cpu")
+    other = machine.kit.parent / "other" / "folder"
+    other.mkdir(parents=True)
+    for kit in (machine.kit, other.parent):
+        script(kit / "better-synth", f'echo "{kit}: $*"')
+    (machine.kit / "toolkit" / "eval").mkdir()
+    for folder, kit in (
+        (Path("/"), machine.kit),
+        (machine.kit / "toolkit" / "eval", machine.kit),
+        (other, other.parent),
+    ):
+        command = [machine.venv / "bin" / "better-synth", "a b", "c"]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        assert result.stdout == f"{kit}: a b c\n"
 
 
 def test_quickstart_ends_on_the_comparison_and_what_to_do_next(tmp_path: Path) -> None:

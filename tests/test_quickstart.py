@@ -34,7 +34,7 @@ def test_a_second_quickstart_resumes(started: Path) -> None:
 def test_the_commands_that_follow_it_run_as_shown(started: Path) -> None:
     """The README's commands that need a trained model."""
     assert "a complete online submission" in run(shown("python -m toolkit verify"), started)
-    packed = run(shown("python -m toolkit pack online").replace("EXP", "recipe"), started)
+    packed = run(shown("python -m toolkit pack online").replace("default", "recipe"), started)
     assert "online submission of recipe" in packed
     assert "MMBench tolerant" in run(shown("python -m toolkit score"), started)
     assert ".html" in run(shown("python solution/process.py report"), started)

@@ -20,17 +20,18 @@ from tests.conftest import checkout
 from toolkit.__main__ import COMMANDS
 from toolkit.download.manifest import choose, load_manifest
 from toolkit.files import REPOSITORY
-from toolkit.presets import load_preset
+from toolkit.presets import PRESETS, load_preset
 from toolkit.training.memory import GIB, MGM_2B, best_fit
 
 README, README_ZH = (REPOSITORY / name for name in ("README.md", "README_ZH.md"))
 SOLUTION, SOLUTION_ZH = (REPOSITORY / "solution" / name for name in ("readme.md", "readme_zh.md"))
 BASH_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:bash|cd|git|python|torchrun) [^`]+)`")
+INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:bash|better-synth|cd|git|python|torchrun) [^`]+)`")
 INDENTED = re.compile(r"^    .*", re.MULTILINE)
 SPAN = re.compile(r"`([^`\n]+)`")
 COMMENT = re.compile(r"(^|\s+)#.*$")
 ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
+VENV_5 = {".venv-5/bin/pip", ".venv-5/bin/python"}
 # Scripts that take minutes, GPUs or downloads -> the test that runs them, whole or as far as it goes without those.
 SCRIPTS_TESTED_BY = {
     "quickstart.sh": "tests/test_quickstart.py",
@@ -80,8 +81,10 @@ def require_known(words: list[str], folder: Path) -> None:
             require_arguments(["download", *words[2:]])
     elif words[:2] == ["python", "solution/process.py"]:
         require_recipe_arguments(words[2:])
+    elif words[0] == "better-synth":
+        require_front(words[1:])
     else:
-        assert words[0] in {"git", "mkdir", "cp", "tee", "python", ".venv-5/bin/pip", ".venv-5/bin/python"}, words
+        assert words[0] in {"git", "source", "mkdir", "cp", "tee", "python", *VENV_5}, words
         named = [word for word in words if word.startswith(("tests/", "toolkit/"))]
         assert all((folder / word).exists() for word in named), words
 
@@ -95,6 +98,16 @@ def require_arguments(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog=name, allow_abbrev=False)
     importlib.import_module(f"toolkit.commands.{name}").add_arguments(parser)
     parser.parse_args(rest)
+
+
+def require_front(words: list[str]) -> None:
+    """Fail where `better-synth WORDS` would refuse its arguments."""
+    name, *rest = words
+    if name in ("process", "report"):
+        if rest:
+            require_recipe_arguments(rest if name == "process" else words)
+    elif (name, *rest) not in [("train", preset) for preset in PRESETS]:
+        require_arguments(words)
 
 
 def require_recipe_arguments(words: list[str]) -> None:
@@ -246,7 +259,7 @@ def test_downloads_say_what_they_would_do(workspace: Path) -> None:
     assert "gemma-2b-it" in said
     assert re.search(r"^0 of \d+ complete; about [\d.]+ GB to fetch", said, re.MULTILINE)
     assert "blip2-opt-2.7b" in run(shown("bash download_10k_baseline.sh") + " --dry-run", workspace)
-    assert "qwen2-vl" in run(shown("python -m toolkit download --kit operators"), workspace)
+    assert "qwen2-vl" in run(shown("python -m toolkit download --kit operators --dry-run"), workspace)
     assert "  verify " in run(shown("python -m toolkit --help"), workspace)
 
 

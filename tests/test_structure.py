@@ -93,6 +93,7 @@ DIRECTIONS = {
     "solution.operators": "solution.operators.common",
     "solution.operators.common": "",
     "toolkit.__main__": "toolkit.commands toolkit.errors toolkit.entry toolkit.processes",
+    "toolkit.toolkit": "",
     "toolkit.commands": "toolkit.submission toolkit.training toolkit.eval toolkit.download toolkit.mini "
     f"toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.submission": f"toolkit.dataset toolkit.fixed_part {BASE}",

@@ -13,6 +13,7 @@ from toolkit.processes import InUseError, end_forks_with_this_process
 # name -> what it does. `toolkit.commands.NAME` defines add_arguments(parser) and run(args); it is imported only for the
 # command that was asked for, so that --help and the quick checks start without torch.
 COMMANDS = {
+    "doctor": "say what is there, what is missing, what that prevents, and the command for it",
     "check": "check a processed_data.jsonl: schema, tokens, images, cap, trainability of every row",
     "convert": "turn any LLaVA-format data set into a seed, or rows into LLaVA format",
     "preflight": "check batch sizes, data, models and GPUs before a run starts",
