@@ -88,8 +88,10 @@ DIRECTIONS = {
     "solution.process": "solution.report solution.runner solution.entry solution.processes",
     "solution.entry": "",
     "solution.processes": "",
+    "solution.missing": "",
     "solution.report": "solution.runner solution.operators.common",
-    "solution.runner": "solution.entry solution.processes solution.operators solution.operators.common",
+    "solution.runner": "solution.missing solution.entry solution.processes solution.operators "
+    "solution.operators.common",
     "solution.operators": "solution.operators.common",
     "solution.operators.common": "",
     "toolkit.__main__": "toolkit.commands toolkit.errors toolkit.entry toolkit.processes",

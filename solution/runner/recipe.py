@@ -12,6 +12,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from solution.missing import way_to
 from solution.operators.common.captions import IMAGE_TOKENS
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
@@ -126,10 +127,9 @@ def _dataset(recipe: Path, given: Path | None, own: str | None) -> Path:
     if path.exists() and not path.is_file():
         raise UserError(f"data set {shown(path)} is no regular file; expected a .jsonl (of a pipe, write it to a file)")
     if not path.is_file():
-        way = (
-            "`python -m toolkit mini build` makes it" if "mini" in path.parts else "`bash download.sh` fetches the seed"
+        raise UserError(
+            f"data set {shown(path)} is missing; {way_to(path)}; another one is given with --dataset FILE.jsonl"
         )
-        raise UserError(f"data set {shown(path)} is missing; {way}, or give another one with --dataset FILE.jsonl")
     return path
 
 
@@ -167,11 +167,8 @@ def _model(value: str, where: str) -> str:
         return str(folder)
     if value.count("/") == 1 and not value.startswith((".", "/", "~")) and not (ROOT / value).parent.is_dir():
         return value  # a hub name such as openai/clip-vit-base-patch32
-    way = (
-        "`python -m toolkit mini build` makes it" if "mini" in folder.parts else "`bash download.sh` fetches the models"
-    )
     fault = "has no config.json" if folder.is_dir() else "is missing"
-    raise UserError(f"{where}: model folder {value} {fault}; {way}")
+    raise UserError(f"{where}: model folder {value} {fault}; {way_to(folder)}")
 
 
 def check_operators(recipe: Recipe, registry: dict[str, type]) -> list[dict[str, dict[str, Any]]]:
