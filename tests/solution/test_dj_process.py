@@ -74,6 +74,7 @@ def everything(clip_folder, captioner_folder, tmp_path) -> list[dict]:
         {"picture_watermark_filter": {"hf_watermark_model": classifier, "max_score": 1.0}},
         {"clip_similarity_filter": {"hf_clip": clip, "min_score": -1}},
         {"percentile_selector": score | {"min_percentile": 5}},
+        {"rank_window_selector": {"weights": {"clip_similarity": 1.0, "blip_matching": 1.0}, "min_rank": 2}},
         {"sigma_selector": score | {"sigmas_below": 2.0}},
         {"cluster_balanced_selector": score | {"hf_clip": clip, "clusters": 2, "cap": 16}},
         {"fill_to_cap_selector": score | {"cap": 24, "max_copies": 2}},

@@ -161,6 +161,7 @@ OPEN = {
         "clean_synthesize_clean",
         "datacomp",
         "long_captions_48k",
+        "combined_score",
     ],
 )
 def test_recipe_runs_with_tiny_models(name, tiny_models, make_seed, make_recipe, run_process):
@@ -172,6 +173,8 @@ def test_recipe_runs_with_tiny_models(name, tiny_models, make_seed, make_recipe,
                 parameters[key] = tiny_models[Path(value).name]
             elif key == "min_score":
                 parameters[key] = 0.0 if operator.startswith(("blip", "phrase", "picture")) else -1.0
+            elif key in ("min_rank", "max_rank"):
+                parameters[key] = {"min_rank": 3, "max_rank": 18}[key]
             elif key == "cap":
                 parameters[key] = 12 if value < 200_000 else 16
             elif key in OPEN:

@@ -70,6 +70,11 @@ def not_best_of_cluster(score_key: str, cluster: int) -> str:
     return f"not among the best of its cluster by {score_key}: cluster {cluster}"
 
 
+def outside_ranks(first: int, last: int, score_key: str, rank: int) -> str:
+    """The row's ``rank`` by a score is outside the window ``first`` to ``last``."""
+    return f"rank by {score_key} outside {first:,} to {last:,}: {rank:,}"
+
+
 def written_into_seed(image: str) -> str:
     """The operator wrote the row's new ``image`` into the folder of the seed's images."""
     return f"the operator wrote an image into the seed's folder: {image}; {_WHERE_TO}"

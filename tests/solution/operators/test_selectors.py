@@ -61,7 +61,31 @@ def test_scores_of_stock_filters_are_lists(scored):
     assert found["id"] == ["000", "002"]
 
 
-@pytest.mark.parametrize("name", ["percentile_selector", "sigma_selector", "cluster_balanced_selector"])
+def test_a_window_of_ranks_by_two_scores_together(scored):
+    """Equal to sorting the sum of the two scores, each scaled to 0 to 1."""
+    other = np.random.default_rng(7).uniform(100, 300, len(SCORES)).tolist()
+    stats = [{"clip_similarity": score, "blip": more} for score, more in zip(SCORES, other, strict=True)]
+    data = scored(SCORES).remove_columns(STATS).add_column(STATS, stats)
+    operator = build("rank_window_selector", weights={"clip_similarity": 1.0, "blip": 0.5}, min_rank=4, max_rank=20)
+    found = [int(name) for name in operator.run(data)["id"]]
+    total = (np.array(SCORES) - min(SCORES)) / (max(SCORES) - min(SCORES))
+    total += 0.5 * (np.array(other) - min(other)) / (max(other) - min(other))
+    order = sorted(range(len(SCORES)), key=lambda row: -total[row])
+    assert found == sorted(order[3:20])
+    assert set(operator.dropped_because) == set(range(len(SCORES))) - set(found)
+    assert operator.dropped_because[order[0]] == "rank by clip_similarity + blip outside 4 to 20: 1"
+    assert operator.dropped_because[order[20]].endswith(": 21")
+
+
+def test_a_window_of_ranks_keeps_equal_rows_in_order_and_may_be_beyond_the_last(scored):
+    data = scored([0.5] * 4)
+    assert build("rank_window_selector", min_rank=2, max_rank=3).run(data)["id"] == ["001", "002"]
+    assert len(build("rank_window_selector", min_rank=9).run(data)) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["percentile_selector", "sigma_selector", "rank_window_selector", "cluster_balanced_selector"]
+)
 @pytest.mark.parametrize("scores", [[0.1, None, 0.3], [0.1, float("nan"), 0.3]])
 def test_missing_scores_are_named(scored, name, scores, clip_folder):
     further = {"hf_clip": str(clip_folder), "cap": 2} if name.startswith("cluster") else {}
