@@ -16,6 +16,7 @@ from toolkit.files import read_json, require_file
 
 MESSAGE_LENGTH = 160  # characters of a library's message that are shown
 AGAIN = "bring the file again"
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -99,6 +100,19 @@ def convnext_sizes(weights: dict[str, torch.Tensor]) -> tuple[list[int], list[in
         dims.append(len(blocks[0]))
         depths.append(len(blocks))
     return dims, depths
+
+
+def require_tokenizer_files(folder: Path) -> None:
+    """Refuse a folder whose tokenizer is missing or no JSON.
+
+    Raises:
+        UserError: names the file.
+    """
+    if not (folder / TOKENIZER_FILES[0]).is_file():
+        raise UserError(f"{folder}: no tokenizer there ({TOKENIZER_FILES[0]} is missing)")
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file() and not isinstance(read_json(folder / name), dict):
+            raise UserError(f"{folder / name}: damaged, no JSON object; {AGAIN}")
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: str, meaning: str) -> None:

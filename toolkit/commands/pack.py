@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if TRAIN_SCRIPT in found:
         faults += script_faults(found[TRAIN_SCRIPT].read_bytes(), names[TRAIN_SCRIPT], experiment)
     images = found.get(image_list(experiment))
-    listed = parse_image_hashes(images.read_text(encoding="utf-8")) if images else {}
+    listed = parse_image_hashes(images.read_text(encoding="utf-8", errors="replace")) if images else {}
     if not faults:
         faults += record_faults(
             experiment, found.keys(), records, listed, lambda name: sha256_of(found[name]), names.__getitem__

@@ -181,7 +181,8 @@ def _is_finished(out: Path, job: _Job) -> bool:
     if not ((out / "run.json").is_file() and (out / ANSWERS).is_file()):
         return False
     record = read_json(out / "run.json")
-    if not isinstance(record, dict):
+    parts = ("inputs", "configuration", "outputs")
+    if not isinstance(record, dict) or not all(isinstance(record.get(part, {}), dict) for part in parts):
         raise UserError(f"{out / 'run.json'}: damaged, no record of a run; remove {out} to answer again")
     configuration, benchmark = record.get("configuration", {}), job.configuration["benchmark"]
     if (other := configuration.get("benchmark")) != benchmark:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
-from toolkit.files import read_json, write_json
+from toolkit.files import write_json
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
 from toolkit.weights import (
     AGAIN,
@@ -33,10 +33,10 @@ from toolkit.weights import (
     read_pickle,
     read_weights,
     require_finite,
+    require_tokenizer_files,
 )
 
 SHARD_BYTES = 5_000_000_000
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 CLIP_PREFIX = "model.vision_tower.vision_tower."
 CONVNEXT_PREFIX = "model.vision_tower_aux."
 
@@ -83,8 +83,7 @@ def build_model(
     convnext = {f"{CONVNEXT_PREFIX}{name}": tensor for name, tensor in read_convnext(vision_tower_aux)}
     dims, depths = convnext_sizes(convnext)
     fields = {k: v for k, v in read_config(llm).items() if k not in ("model_type", "architectures")}
-    fields |= PUBLISHED_FIELDS
-    fields |= {
+    fields |= PUBLISHED_FIELDS | {
         "vision_config": vision_config,
         "vision_config_aux": {"dims": dims, "depths": depths},
         "image_size_aux": image_size_aux,
@@ -213,19 +212,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or a file of it is damaged.
     """
-    if not (folder / "tokenizer_config.json").is_file():
-        raise UserError(f"{folder}: no tokenizer there (tokenizer_config.json is missing)")
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file() and not isinstance(read_json(folder / name), dict):
-            raise UserError(f"{folder / name}: damaged, no JSON object; {AGAIN}")
+    require_tokenizer_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        missing = tokenizer.pad_token_id is None or tokenizer.eos_token_id is None
-        broken = "it lacks <pad> or <eos>" if missing or not tokenizer.encode("a", add_special_tokens=False) else ""
+        if None in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+            raise ValueError("it lacks <pad> or <eos>")
     except Exception as error:  # tokenizers raises bare Exceptions, transformers nearly every other kind
-        broken = first_line(error)
-    if broken:
-        raise UserError(f"{folder}: its tokenizer is damaged ({broken}); {AGAIN} (tokenizer.json or its neighbours)")
+        raise UserError(f"{folder}: its tokenizer is damaged ({first_line(error)}); {AGAIN}") from None
     return tokenizer
 
 

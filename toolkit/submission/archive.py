@@ -58,7 +58,7 @@ def refuse_experiments(experiment: Experiment) -> None:
             raise UserError(f"{folder}: no run.json there: this stage has not finished; run the training script again")
         if used := _record(folder / "run.json").get("experiment_only"):
             raise UserError(
-                f"{folder.name} is no submission: it was run with {', '.join(used)}, which is for experiments only"
+                f"{folder.name} is no submission: it was run with {', '.join(map(str, used))}, for experiments only"
             )
 
 
@@ -73,7 +73,7 @@ def records_of(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 def _record(path: Path) -> dict[str, Any]:
     record = read_json(path)
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or not isinstance(record.get("experiment_only", []), list):
         raise UserError(f"{path}: damaged, no record of a run")
     return record
 
@@ -81,7 +81,8 @@ def _record(path: Path) -> dict[str, Any]:
 def data_folder(experiment: Experiment) -> Path:
     """The folder that `processed_data.jsonl` lay in when an experiment was started; holds its synthetic images."""
     record = REPOSITORY / experiment.pretrain / "run.json"
-    folder = _record(record).get("configuration", {}).get("synthetic_images") if record.is_file() else None
+    configuration = _record(record).get("configuration") if record.is_file() else None
+    folder = configuration.get("synthetic_images") if isinstance(configuration, dict) else None
     used = REPOSITORY / str(folder)
     return used if folder and used.is_dir() else REPOSITORY / PurePosixPath(ROWS).parent
 

@@ -55,6 +55,8 @@ def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_
     settings = settings_of(request, preset)
     for name in ("logging_steps", "save_steps", "save_total_limit"):
         _require_positive(name, getattr(options, name))
+    if options.workers < 0:
+        raise UserError(f"--workers must be 0 or more, found {options.workers}")
     plan = make_plan(settings, fingerprint(_files(request), _models(preset)), fixed_part)
     if LAUNCHED not in os.environ and _is_first():
         print(f"{LOG_LINE}{fixed_part.sha256}", flush=True)

@@ -238,6 +238,7 @@ def repeated(out: Path) -> None:
         (repeated, "textvqa", "answers.jsonl is not the file that was written there"),
         (lambda out: None, "mmbench", "holds the answers to textvqa; choose another --out for mmbench"),
         (lambda out: (out / "run.json").write_text("[]"), "textvqa", "run.json: damaged"),
+        (lambda out: (out / "run.json").write_text('{"configuration": 3}'), "textvqa", "run.json: damaged"),
     ],
 )
 def test_finished_answers_that_are_not_these_are_refused(

@@ -11,6 +11,7 @@ from tests.toolkit.submission.conftest import (
     FINETUNE,
     IMAGES_KEPT,
     OFFLINE,
+    PREPARED,
     PRETRAIN,
     RECORDS,
     RESULTS,
@@ -83,7 +84,9 @@ def test_stages_that_do_not_follow_each_other_are_refused(
     assert f"{record_name} {message}" in refusal(capsys, pack(workspace, "online")[0])
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"outputs": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"outputs": 3, "configuration": 3}', '{"experiment_only": 3, "fixed_part": 3}']
+)
 @pytest.mark.parametrize("name", sorted(RECORDS))
 def test_a_damaged_record_is_one_line(
     workspace: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
@@ -94,3 +97,8 @@ def test_a_damaged_record_is_one_line(
     capsys.readouterr()
     assert name in refusal(capsys, pack(workspace, "offline")[0])
     assert name in refusal(capsys, main(["verify", str(byhand)]))
+
+
+def test_a_damaged_list_of_images_is_one_line(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / IMAGES_KEPT).write_bytes(b"\xff\xfe")
+    assert f"{IMAGES_KEPT} changed after {PREPARED} was written" in refusal(capsys, pack(workspace, "offline")[0])

@@ -193,6 +193,8 @@ def test_bad_rows_are_dropped_and_listed_under_skip(small_world: SmallWorld, tmp
     ("more", "message"),
     [
         (("--batch", "3"), "global batch of 4"),
+        (("--workers", "-1"), "--workers must be 0 or more, found -1"),
+        (("--save-steps", "0"), "--save-steps must be 1 or more, found 0"),
         (("--batch", "1"), "needs 4"),
         (("--adapter", "x.bin"), "--adapter belongs to finetune"),
         (("--data", "nowhere.json"), "nowhere.json: no such file"),
