@@ -47,6 +47,7 @@ LARGE = 100_000_000  # bytes
 MAX_RATIO = 100
 LOCAL_HEADER = 30  # bytes of a member's header in front of its name
 FAULTS_SHOWN = 5
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
 
 # The records beside the logs; the list of synthetic images belongs to the data.
 RECORDS = {"Pretrain": ("run.json", "pretrain_data.run.json"), "Finetune": ("run.json",)}
@@ -217,7 +218,7 @@ def member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
         kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip was not made on Unix
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             faults.append(f"{name} is a {'symbolic link' if stat.S_ISLNK(kind) else 'device or another special file'}")
-        if not name.isprintable():
+        if CONTROL.search(name):
             faults.append(f"{name!r} holds control characters")
         if info.file_size > max(LARGE, MAX_RATIO * info.compress_size):
             faults.append(f"{name} unpacks to {info.file_size:,} bytes, {MAX_RATIO} times its size or more")
@@ -247,7 +248,7 @@ def _files_that_are_folders(infos: list[zipfile.ZipInfo]) -> set[str]:
 def refuse(faults: list[str], what: str, advice: str = "") -> None:
     """Raise UserError with the first faults of `what`, where there are any."""
     if faults:
-        faults = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in fault) for fault in faults]
+        faults = [CONTROL.sub(lambda found: ascii(found[0])[1:-1], fault) for fault in faults]
         left = len(faults) - FAULTS_SHOWN
         more = f"; and {left} more fault{'s' * (left > 1)}" if left > 0 else ""
         raise UserError(f"{what}: {'; '.join(faults[:FAULTS_SHOWN])}{more}{advice}")
