@@ -28,6 +28,7 @@ EXTENDED_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+UNSAFE = re.compile(r"^[A-Za-z]:|[\\\x00-\x1f\x7f-\x9f]")
 # Errors of the libraries on damaged bytes: besides their own a ValueError for a name that is not UTF-8, an IndexError
 # for an empty one, a RuntimeError for a password or an unsupported compression.
 DAMAGE_ERRORS = (
@@ -102,10 +103,10 @@ def safe_path(name: str) -> PurePosixPath:
     """A member's name as a path below the archive's root.
 
     Raises:
-        RefusedArchive: it is absolute, climbs with `..`, or is a Windows path.
+        RefusedArchive: it is absolute, climbs with `..`, is a Windows path, or holds characters that a terminal obeys.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or re.match("[A-Za-z]:", name):
+    if path.is_absolute() or ".." in path.parts or UNSAFE.search(name):
         raise RefusedArchive(f"unsafe name {name[:80]!r}")
     return path
 

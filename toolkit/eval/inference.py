@@ -15,11 +15,14 @@ from toolkit.mgm.checkpoint import load_finetuned, load_tokenizer
 from toolkit.mgm.conversation import encode_prompt
 from toolkit.mgm.images import open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
+from toolkit.weights import read_config
 
 END_OF_TURN = "<end_of_turn>"
 # Questions are sorted by length within this many batches, whose image features are held in memory: about 2.4 MB per
 # image in MGM-2B, for benchmarks of any size.
 BATCHES_SORTED_TOGETHER = 8
+# Settings of a model that sees an image whole.
+GRID = {"image_grid": 1, "image_global": False}
 # The aux tower's stacked maps take 0.2 GB per image, and torch cannot resize those of 38 images and more at once.
 MAX_IMAGES_ENCODED_TOGETHER = 16
 
@@ -48,8 +51,13 @@ class Answerer:
             reference_mode: no fast path; see `MGMGemmaForCausalLM.set_reference_mode`.
 
         Raises:
-            UserError: the folder is not a complete checkpoint.
+            UserError: the folder is not a complete checkpoint, or one that cuts images in a grid (MGM-HD).
         """
+        grid = {
+            key: value for key, value in read_config(folder).items() if key in GRID and value not in (None, GRID[key])
+        }
+        if grid:
+            raise UserError(f"{folder / 'config.json'}: an MGM-HD model, which is not supported ({grid})")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         half = device.type == "cuda" and not full_precision
         model = load_finetuned(folder, torch.float16 if half else torch.float32).to(device)

@@ -89,12 +89,10 @@ def read_letter(answer: str, options: Mapping[str, str]) -> Reading:
     if len(answer) > MAX_LENGTH:
         return Reading(None, f"an answer of {len(answer):,} characters")
     text = unicodedata.normalize("NFKC", _MODEL_TOKEN.sub(" ", answer)).strip()
+    for pattern in (_TAGGED, _BOX, _BOX):  # the last one is the final one; a box within a box is a slip seen in answers
+        text = next(iter(pattern.findall(text)[-1:]), text).strip()
     if not text:
         return Reading(None, "no answer")
-    for pattern, what in ((_BOX, "in a box"), (_TAGGED, "in <answer>")):
-        if found := pattern.findall(text):
-            inner = read_letter(found[-1], options)
-            return Reading(inner.letter, f"{inner.how}, {what}")
     text = _MARKUP.sub(" ", _LATEX_FONT.sub(r"\1", text)).strip()
     if lone := re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", text):
         return _offered({lone[1].upper()}, options, "a lone letter")

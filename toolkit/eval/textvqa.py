@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from toolkit.errors import UserError
+from toolkit.dataset.rows import normal_image_path
+from toolkit.errors import RowFault, UserError
 from toolkit.eval.questions import Question
 from toolkit.files import read_json, read_jsonl
 
@@ -48,7 +49,7 @@ def read_questions(path: Path, images: Path) -> list[Question]:
         images: folder of the images.
 
     Raises:
-        UserError: the file is missing or a line lacks a field.
+        UserError: the file is missing, or a line lacks a field or names an image outside the folder.
     """
     questions = []
     for number, row in read_jsonl(path):
@@ -57,7 +58,13 @@ def read_questions(path: Path, images: Path) -> list[Question]:
                 raise UserError(
                     f"{path}:{number}: field {key!r} is missing; a TextVQA question has question_id, image, text"
                 )
-        questions.append(Question(row["question_id"], images / row["image"], row["text"]))
+        if not isinstance(row["question_id"], (str, int)) or not isinstance(row["text"], str):
+            raise UserError(f"{path}:{number}: expected a question_id, and the question as text, found {row!r:.80}")
+        try:
+            image = normal_image_path(str(row["image"]))
+        except RowFault as fault:
+            raise UserError(f"{path}:{number}: {fault}") from None
+        questions.append(Question(row["question_id"], images / image, row["text"]))
     return questions
 
 
@@ -75,6 +82,11 @@ def read_annotations(path: Path) -> dict[tuple[str, str], list[str]]:
     for number, entry in enumerate(document["data"]):
         if not isinstance(entry, dict) or not {"image_id", "question", "answers"} <= entry.keys():
             raise UserError(f"{expected}, entry {number} differs")
+        answers = entry["answers"]
+        if not isinstance(entry["question"], str) or not (
+            isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
+        ):
+            raise UserError(f"{expected}, entry {number} has another question or answers than texts")
         if len(entry["answers"]) != ANSWERS_PER_QUESTION:
             raise UserError(
                 f"{path}: entry {number} has {len(entry['answers'])} answers, expected {ANSWERS_PER_QUESTION}"

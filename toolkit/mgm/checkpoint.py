@@ -114,9 +114,6 @@ def load_finetuned(folder: Path, dtype: torch.dtype) -> MGMGemmaForCausalLM:
     fields = read_config(folder)
     if fields.pop("model_type", None) != MGMConfig.model_type:
         raise UserError(f"{folder}/config.json: not an MGM-Gemma checkpoint (model_type is not {MGMConfig.model_type})")
-    if fields.get("image_grid", 1) != 1 or fields.get("image_global"):
-        settings = f"image_grid {fields.get('image_grid', 1)}, image_global {bool(fields.get('image_global'))}"
-        raise UserError(f"{folder}/config.json: an MGM-HD model ({settings}); expected one image without a grid")
     weights = dict(read_weights(folder))
     if not any(name.startswith(CONVNEXT_PREFIX) for name in weights):
         # A published checkpoint may leave the frozen aux tower to its own folder.

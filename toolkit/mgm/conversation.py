@@ -104,9 +104,7 @@ def encode_prompt(question: str, tokenizer: PreTrainedTokenizerBase, has_image: 
     return [tokenizer.bos_token_id, *_tokenise(prompt, tokenizer, has_image)]
 
 
-def _rounds(
-    conversations: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, has_image: bool
-) -> list[tuple[str, str]]:
+def _rounds(conversations: list[dict], tokenizer: PreTrainedTokenizerBase, has_image: bool) -> list[tuple[str, str]]:
     """Questions, the image's placeholder in front, and their answers. Raises the faults of `encode_conversation`."""
     turns = [(turn["from"], turn["value"]) for turn in conversations]
     for role, _ in turns:
@@ -143,8 +141,6 @@ def _rounds(
 def _tokenise(text: str, tokenizer: PreTrainedTokenizerBase, has_image: bool) -> list[int]:
     pieces = text.split(IMAGE_TOKEN) if has_image else [text]
     ids: list[int] = []
-    for number, piece in enumerate(pieces):
-        if number:
-            ids.append(IMAGE_TOKEN_INDEX)
-        ids += tokenizer(piece, add_special_tokens=False).input_ids
-    return ids
+    for piece in pieces:
+        ids += [IMAGE_TOKEN_INDEX, *tokenizer(piece, add_special_tokens=False).input_ids]
+    return ids[1:]  # the placeholder stands between the pieces

@@ -15,6 +15,7 @@ no data. `pack` takes nothing else; in a zip made by hand, further files of outp
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 import stat
 import zipfile
@@ -41,7 +42,12 @@ MODEL_FILES = (
 )
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1  # bit of a member's flags
+# Logs and rows shrink to a tenth; what shrinks to less than a hundredth and is large was made to fill a disk.
+LARGE = 100_000_000  # bytes
+MAX_RATIO = 100
+LOCAL_HEADER = 30  # bytes of a member's header in front of its name
 FAULTS_SHOWN = 5
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
 
 # The records beside the logs; the list of synthetic images belongs to the data.
 RECORDS = {"Pretrain": ("run.json", "pretrain_data.run.json"), "Finetune": ("run.json",)}
@@ -209,23 +215,40 @@ def member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
         name = info.filename
         if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
             faults.append(f"{name} is an absolute path or leaves the zip")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            faults.append(f"{name} is a symbolic link")
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip was not made on Unix
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            faults.append(f"{name} is a {'symbolic link' if stat.S_ISLNK(kind) else 'device or another special file'}")
+        if CONTROL.search(name):
+            faults.append(f"{name!r} holds control characters")
+        if info.file_size > max(LARGE, MAX_RATIO * info.compress_size):
+            faults.append(f"{name} unpacks to {info.file_size:,} bytes, {MAX_RATIO} times its size or more")
         if info.flag_bits & ENCRYPTED:
             faults.append(f"{name} is encrypted")
         elif info.compress_type not in COMPRESSIONS:
             faults.append(f"{name} is compressed in a way that not every program can read; use stored or deflated")
         if info.is_dir() and "/" not in name.rstrip("/") and name.rstrip("/") not in ("solution", "output"):
             faults.append(f"{name} is beside solution/ and output/")
-        if name in seen:
+        path = str(PurePosixPath(name))
+        if path in seen:
             faults.append(f"{name} occurs twice")
-        seen.add(name)
+        seen.add(path)
+    faults += [f"{name} is a file and a folder" for name in sorted(_files_that_are_folders(infos))]
+    placed = sorted(infos, key=lambda info: info.header_offset)
+    for info, following in itertools.pairwise(placed):
+        if following.header_offset < info.header_offset + LOCAL_HEADER + info.compress_size:
+            faults.append(f"{following.filename} lies within {info.filename}, as in a zip that was made to fill a disk")
     return faults
+
+
+def _files_that_are_folders(infos: list[zipfile.ZipInfo]) -> set[str]:
+    folders = {str(parent) for info in infos for parent in PurePosixPath(info.filename).parents}
+    return folders & {str(PurePosixPath(info.filename)) for info in infos if not info.is_dir()}
 
 
 def refuse(faults: list[str], what: str, advice: str = "") -> None:
     """Raise UserError with the first faults of `what`, where there are any."""
     if faults:
+        faults = [CONTROL.sub(lambda found: ascii(found[0])[1:-1], fault) for fault in faults]
         left = len(faults) - FAULTS_SHOWN
         more = f"; and {left} more fault{'s' * (left > 1)}" if left > 0 else ""
         raise UserError(f"{what}: {'; '.join(faults[:FAULTS_SHOWN])}{more}{advice}")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import stat
 import tarfile
+import warnings
 import zipfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.toolkit.download.conftest import zip_of
 from tests.toolkit.download.server import tar_gz
@@ -197,3 +201,47 @@ def test_a_full_disk_is_not_the_archives_fault(work, monkeypatch):
     monkeypatch.setattr("toolkit.download.unpack.shutil.copyfileobj", full)
     with pytest.raises(OSError, match="No space left"):
         run(work, zip_of(FILES), "x.zip")
+
+
+NAMES = st.one_of(
+    st.lists(st.sampled_from(["top", "a", "b.txt", "..", ".", "", "\x1b[2J", "C:", "\\", "é", "\n"]), max_size=4).map(
+        "/".join
+    ),
+    st.text(max_size=8),
+)
+KINDS = st.sampled_from([tarfile.REGTYPE] * 5 + [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(NAMES, KINDS, st.binary(max_size=40)), max_size=4), st.booleans())
+def test_any_archive_stays_below_its_target_and_limit(tmp_path_factory, members, zipped):
+    work = tmp_path_factory.mktemp("archive")
+    (work / "target").mkdir()
+    held = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two members of one name
+        if zipped:
+            with zipfile.ZipFile(held, "w") as archive:
+                for name, kind, content in members:
+                    header = zipfile.ZipInfo(name or "x")
+                    mode = {tarfile.SYMTYPE: stat.S_IFLNK, tarfile.CHRTYPE: stat.S_IFCHR}.get(kind, stat.S_IFREG)
+                    header.external_attr = mode << 16
+                    archive.writestr(header, content)
+        else:
+            with tarfile.open(fileobj=held, mode="w:gz") as archive:
+                for name, kind, content in members:
+                    header = tarfile.TarInfo(name)
+                    header.type, header.linkname, header.size = kind, "/etc/passwd", len(content)
+                    archive.addfile(header, io.BytesIO(content))
+    try:
+        run(work, held.getvalue(), "x.zip" if zipped else "x.tar.gz", limit=20_000)
+        message = ""
+    except (RefusedArchive, DamagedArchive) as refusal:
+        message = str(refusal)
+    assert not any(ord(character) < 32 for character in message)  # nothing that a terminal obeys
+    strays = {path.name for path in work.iterdir()} - {"target", "x.zip", "x.tar.gz"}
+    assert not strays
+    for path in (work / "target").rglob("*"):
+        assert not path.is_symlink()
+        assert path.is_dir() or path.stat().st_size <= 40
+        assert not any(ord(character) < 32 for character in path.name)

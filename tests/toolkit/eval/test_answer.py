@@ -282,3 +282,16 @@ def test_answers_that_are_one_string_are_warned_about() -> None:
     assert collapse_warning(["a"] * 89 + ["b"] * 11) is None
     warning = collapse_warning(["the the the"] * 90 + [str(number) for number in range(10)])
     assert warning == "90 of 100 answers are 'the the the'; has the training collapsed?"
+
+
+@pytest.mark.parametrize("setting", [{"image_grid": 2}, {"image_global": True}])
+def test_models_that_cut_images_in_a_grid_are_refused(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, setting: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They answered on one view where they were trained on five."""
+    other = tmp_path / "MGM-2B-HD"
+    shutil.copytree(tiny_model, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | setting))
+    assert evaluate("textvqa", benchmarks, other, tmp_path / "out") == 1
+    assert "an MGM-HD model, which is not supported" in capsys.readouterr().err

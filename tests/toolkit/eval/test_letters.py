@@ -52,6 +52,13 @@ def test_two_options_of_one_text_and_long_answers_mean_none() -> None:
     assert read_letter("B " * MAX_LENGTH, OFFERED["animals"]).letter is None
 
 
+@pytest.mark.parametrize("piece", ["<answer>", "\\boxed{", "(", "$", "not ", "答案", "the answer is ", "A or ", "**"])
+def test_repeated_marks_are_read_to_the_end(piece: str) -> None:
+    """Nested <answer> tags once took one call of the function each."""
+    for end in ("", "B", "}" * 9):
+        assert read_letter(piece * (MAX_LENGTH // len(piece) - 9) + end, OFFERED["animals"]).how
+
+
 WORDS = st.sampled_from(
     [*"ABCDE", "a", "b", "(", ")", ".", ":", "answer", "is", "not", "选", "答案是", "不", "a dog", "一只狗", "\\boxed{",
      "}", "<answer>", "</s>", "$", "or", "和", "\n", "I", "because", "**"]

@@ -64,6 +64,9 @@ def test_annotations_are_found_by_image_and_question(tmp_path: Path) -> None:
         ({"data": []}, "expected"),
         ({"data": [{"image_id": "x"}]}, "entry 0 differs"),
         ({"data": [{"image_id": "x", "question": "y", "answers": ["z"]}]}, "has 1 answers, expected 10"),
+        ({"data": [{"image_id": "x", "question": 3, "answers": ["z"] * 10}]}, "entry 0 has another question"),
+        ({"data": [{"image_id": "x", "question": "y", "answers": [None] * 10}]}, "entry 0 has another question"),
+        ({"data": [{"image_id": "x", "question": "y", "answers": "zzzzzzzzzz"}]}, "entry 0 has another question"),
     ],
 )
 def test_annotations_in_another_layout(tmp_path: Path, document: object, message: str) -> None:
@@ -77,4 +80,20 @@ def test_question_without_a_field(tmp_path: Path) -> None:
     file = tmp_path / "questions.jsonl"
     file.write_text('{"question_id": 1, "image": "a.jpg", "text": "?"}\n{"question_id": 2, "text": "?"}\n')
     with pytest.raises(UserError, match=r"questions.jsonl:2: field 'image' is missing"):
+        read_questions(file, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question_id": 1, "image": "../secret.jpg", "text": "?"}, "bad_image_path"),
+        ({"question_id": 1, "image": "/etc/passwd", "text": "?"}, "bad_image_path"),
+        ({"question_id": 1, "image": "a.jpg", "text": 3}, "the question as text"),
+        ({"question_id": None, "image": "a.jpg", "text": "?"}, "expected a question_id"),
+    ],
+)
+def test_questions_that_are_none(tmp_path: Path, row: dict, message: str) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=rf"questions.jsonl:1: .*{message}"):
         read_questions(file, tmp_path)

@@ -69,18 +69,6 @@ def test_published_folder_without_sizes_or_aux_tower(
     assert torch.equal(again(**pad([IMAGE]), **images(1)).logits, model(**pad([IMAGE]), **images(1)).logits)
 
 
-@pytest.mark.parametrize("setting", [{"image_grid": 2}, {"image_global": True}])
-def test_models_that_cut_images_in_a_grid_are_refused(
-    model: MGMGemmaForCausalLM, base_models: dict[str, Path], tmp_path: Path, setting: dict
-) -> None:
-    """They were loaded, and answered on one view where they were trained on five."""
-    save_finetuned(model, load_tokenizer(base_models["llm"]), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | setting))
-    with pytest.raises(UserError, match="an MGM-HD model"):
-        load_finetuned(tmp_path, torch.float32)
-
-
 def test_fresh_adapter_follows_the_seed(base_models: dict[str, Path]) -> None:
     one, same, other = (build_model(**base_models, **SIZES, seed=seed) for seed in (1, 1, 2))
     weight = one.model.mm_projector[0].weight

@@ -5,12 +5,20 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import TINY_TOKENIZER
 from toolkit.errors import RowFault
 from toolkit.mgm import conversation
 from toolkit.mgm.checkpoint import load_tokenizer
-from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX, encode_conversation, require_supervision, require_trainable
+from toolkit.mgm.conversation import (
+    IGNORE_INDEX,
+    IMAGE_TOKEN_INDEX,
+    encode_conversation,
+    require_supervision,
+    require_trainable,
+)
 
 MAX_LENGTH, IMAGE_TOKENS = 500, 36
 WORDS = ["why ", "\U0001f600", "\u732b", "\n\n", "e\u0301 "]  # of one, four, three bytes per character
@@ -67,3 +75,30 @@ def test_faults_are_found_without_tokens(tokenizer, monkeypatch, sample, expecte
     monkeypatch.setattr(conversation, "encode_conversation", lambda *_: pytest.fail("tokenised"))
     assert reason(require_trainable, sample, tokenizer, True, MAX_LENGTH, IMAGE_TOKENS) == expected
     assert reason(require_trainable, turns("<image>\nwhy?", "a"), tokenizer, True, MAX_LENGTH, IMAGE_TOKENS) is None
+
+
+PIECES = st.sampled_from(
+    ["<image>", "<eos>", "<pad>", "<bos>", "<end_of_turn>", "<start_of_turn>model\n", "\n", " ", "why?", "猫", "\0"]
+)
+TEXTS = st.one_of(st.text(max_size=12), st.lists(PIECES, max_size=4).map("".join))
+IN_TURN = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=2).map(
+    lambda rounds: [turn for question, answer in rounds for turn in (("human", question), ("gpt", answer))]
+)
+TURNS = st.lists(st.tuples(st.sampled_from(["human", "gpt", "human", "gpt", "system"]), TEXTS), max_size=5)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.one_of(TURNS, IN_TURN), st.booleans())
+def test_any_conversation_is_trained_as_written_or_refused_by_name(tokenizer, said, has_image):
+    sample = [{"from": role, "value": value} for role, value in said]
+    try:
+        ids, labels = encode_conversation(sample, tokenizer, has_image, MAX_LENGTH)
+    except RowFault:
+        return
+    assert len(ids) == len(labels)
+    assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
+    assert tokenizer.pad_token_id not in ids
+    assert ids.count(IMAGE_TOKEN_INDEX) <= has_image
+    assert IMAGE_TOKEN_INDEX not in labels
+    # One <eos> a round, and each is learnt.
+    assert ids.count(tokenizer.eos_token_id) == labels.count(tokenizer.eos_token_id) == len(said) // 2
