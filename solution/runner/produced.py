@@ -58,7 +58,8 @@ class ProducedImages:
         """The rows ``after`` a mapper with the images that it made under their lasting names.
 
         The ledger counts rows of ``before`` whose image is another now. A row whose new image cannot be read, or was
-        written elsewhere, fails; one whose path was only edited as a text (`pii_redaction_mapper`) keeps its image. Scores of the old images go. Raises UserError where the policy is stop.
+        written elsewhere, fails; one whose path was only edited as a text (`pii_redaction_mapper`) keeps its image.
+        Scores of the old images go. Raises UserError where the policy is stop.
         """
         rows = numbers_of(after, ROW)
         origins = positions_of(rows, numbers_of(before, ROW))
