@@ -26,7 +26,6 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
-from solution.operators.common.faults import IMAGE_ROOT
 from solution.processes import InUseError, end_forks_with_this_process, owner_of
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
@@ -95,15 +94,15 @@ def process(arguments: argparse.Namespace) -> None:
         return
     warn_of_untested_version()
     set_environment(recipe, output.parent / "scores")
-    os.environ[IMAGE_ROOT] = str(images)
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
     from solution.runner.produced import send_to_the_run
-    from solution.runner.run import Run, log_to
+    from solution.runner.run import Run, expect_images, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
     with ExitStack() as stack:
         stack.enter_context(owner_of(output))
         send_to_the_run(unfinished_folder(audit))
+        expect_images(images)
         log_to(audit.with_suffix(".log"))
         end_forks_with_this_process()
         executor = None

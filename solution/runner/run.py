@@ -15,6 +15,7 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from loguru import logger
 from tqdm.auto import tqdm
 
+from solution.operators.common.faults import IMAGE_ROOT
 from solution.runner.audit import Ledger, funnel
 from solution.runner.checkpoint import Checkpoint
 from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
@@ -44,6 +45,11 @@ def log_to(path: Path) -> None:
     logging.getLogger("datasets").handlers.clear()  # its own writes to stderr, a line for each part around a bad row
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+
+
+def expect_images(folder: Path) -> None:
+    """Have every process of the run know the image root: a file missing because all are gone is no row's fault."""
+    os.environ[IMAGE_ROOT] = str(folder)
 
 
 def keep_steps_in(folder: Path) -> None:

@@ -30,7 +30,7 @@ def machine_fault(error: BaseException) -> str:
             return text
         root = os.environ.get(IMAGE_ROOT)
         if isinstance(cause, FileNotFoundError | NotADirectoryError) and root and not os.path.isdir(root):
-            return f"the image folder {root} is gone"
+            return f"the image folder {root} is not there"
     return ""
 
 
