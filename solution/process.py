@@ -52,10 +52,25 @@ def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     )
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "processed_data", help="folder of the result")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="skip", help="at a bad row (default: skip it)")
+    parser.add_argument(
+        "--max-failed",
+        type=_share,
+        default=0.05,
+        metavar="SHARE",
+        help="stop where a step fails more of its rows, and more than 20 (default: 0.05)",
+    )
     parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where operators run")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster (default: start one here)")
     parser.add_argument("--overwrite", action="store_true", help="run again even where the result is already there")
     return parser.parse_args()
+
+
+def _share(text: str) -> float:
+    """A share of rows, 0 to 1. Raises ValueError for another text."""
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise ValueError
+    return share
 
 
 def parse_report_arguments(words: list[str]) -> argparse.Namespace:
@@ -96,12 +111,13 @@ def process(arguments: argparse.Namespace) -> None:
     set_environment(recipe, output.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
     from solution.runner.produced import send_to_the_run
-    from solution.runner.run import Run, log_to
+    from solution.runner.run import Run, expect_images, log_to
 
     audit = output.parent / "audit" / f"{recipe.name}.parquet"
     with ExitStack() as stack:
         stack.enter_context(owner_of(output))
         send_to_the_run(unfinished_folder(audit))
+        expect_images(images)
         log_to(audit.with_suffix(".log"))
         end_forks_with_this_process()
         executor = None
@@ -109,7 +125,17 @@ def process(arguments: argparse.Namespace) -> None:
             from solution.runner.ray_executor import RayExecutor
 
             executor = stack.enter_context(RayExecutor(recipe, str(output), arguments.ray_address))
-        run = Run(recipe, images, output / RESULT, audit, inputs, arguments.on_error, arguments.overwrite, executor)
+        run = Run(
+            recipe,
+            images,
+            output / RESULT,
+            audit,
+            inputs,
+            arguments.on_error,
+            arguments.overwrite,
+            arguments.max_failed,
+            executor,
+        )
 
         def record(counts: dict[str, Any]) -> None:
             seconds = round(time.monotonic() - started, 1)

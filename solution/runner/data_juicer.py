@@ -22,8 +22,8 @@ import numpy as np
 from data_juicer.utils.lazy_loader import LazyLoader
 from packaging.requirements import InvalidRequirement, Requirement
 
+from solution.operators.common.faults import loading
 from solution.operators.common.rows import row_seed
-from solution.runner.errors import SetupFault, one_line
 from solution.runner.record import TESTED_DATA_JUICER
 
 _FOLDER = Path(data_juicer.__file__).parent
@@ -293,13 +293,9 @@ def _free_models() -> None:
 
 @wraps(_get_model)
 def _load_once(model_key: Any = None, rank: int | None = None, use_cuda: bool = False) -> Any:
-    try:
+    names = [str(value) for value in model_key.keywords.values() if isinstance(value, str)] if model_key else []
+    with loading(" ".join(names[:1])):
         return _get_model(model_key, rank, use_cuda)
-    except ImportError:
-        raise
-    except Exception as error:
-        names = [str(value) for value in model_key.keywords.values() if isinstance(value, str)]
-        raise SetupFault(f"its model {' '.join(names[:1])} cannot be loaded: {one_line(error)}") from error
 
 
 def _keep_files(self: NestedDataset) -> int:

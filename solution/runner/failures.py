@@ -18,10 +18,11 @@ from datasets import concatenate_datasets
 from loguru import logger
 
 from solution.entry import is_interrupt
+from solution.operators.common.faults import SetupFault, machine_fault
 from solution.operators.common.rows import FAILURE, ROW, parts_of
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import NestedDataset
-from solution.runner.errors import RowFault, SetupFault, UserError, machine_fault, one_line
+from solution.runner.errors import RowFault, UserError, one_line
 from solution.runner.seed import CORE
 from solution.runner.tables import rows_of_step, tables_of
 

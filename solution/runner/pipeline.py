@@ -15,6 +15,7 @@ from datasets import Json
 from solution.entry import is_interrupt
 from solution.operators import register
 from solution.operators.common import reasons
+from solution.operators.common.faults import SetupFault, machine_fault
 from solution.operators.common.rows import NOTE, PART, ROW, parts_of
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import (
@@ -30,7 +31,7 @@ from solution.runner.data_juicer import (
     register_stock,
     seed_random,
 )
-from solution.runner.errors import SetupFault, UserError, machine_fault, one_line
+from solution.runner.errors import UserError, one_line
 from solution.runner.failures import guard, isolate, logged_errors, whole, without, without_failed
 from solution.runner.histogram import histogram
 from solution.runner.produced import sent_to_the_run

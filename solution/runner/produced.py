@@ -58,7 +58,8 @@ class ProducedImages:
         """The rows ``after`` a mapper with the images that it made under their lasting names.
 
         The ledger counts rows of ``before`` whose image is another now. A row whose new image cannot be read, or was
-        written elsewhere, fails. Scores of the old images go. Raises UserError where the policy is stop.
+        written elsewhere, fails; one whose path was only edited as a text (`pii_redaction_mapper`) keeps its image.
+        Scores of the old images go. Raises UserError where the policy is stop.
         """
         rows = numbers_of(after, ROW)
         origins = positions_of(rows, numbers_of(before, ROW))
@@ -79,6 +80,9 @@ class ProducedImages:
                 old_text, old_images = earlier.get(origin, (text, None))
                 if images == old_images:
                     continue
+                if old_images and any(map(self._is_no_path, images)):
+                    moved[position] = old_images
+                    continue
                 try:
                     settled = [image if image in known else self._settled(image, name) for image in images]
                 except (ImageError, ValueError) as fault:
@@ -95,6 +99,11 @@ class ProducedImages:
         if changed and STATS in result.column_names:
             result = result.remove_columns(STATS)
         return result.select(np.delete(np.arange(len(result)), bad)) if bad else result
+
+    def _is_no_path(self, image: str) -> bool:
+        """Whether an operator made the path a text that names no file, wherever it may start from."""
+        places = (self.raw, self.folders.output, self.folders.images, Path.cwd())
+        return not os.path.isabs(image) and not any(os.path.lexists(place / image) for place in places)
 
     def _settled(self, image: str, identifier: str) -> str:
         """Where an image that no row had before lies from now on.

@@ -16,9 +16,10 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from solution.operators.common.faults import IMAGE_ROOT, SetupFault
 from solution.operators.common.rows import ROW
 from solution.runner.data_juicer import NestedDataset, SpecialTokens, seed_random
-from solution.runner.errors import SetupFault, UserError, one_line
+from solution.runner.errors import UserError, one_line
 from solution.runner.files import ROOT
 from solution.runner.pipeline import build_operators, registry
 from solution.runner.produced import VARIABLE
@@ -41,7 +42,7 @@ _WINDOW = 8  # shards per worker, at most, that are being worked on or wait for 
 _STORE = 256 << 20  # bytes of shared memory for the shards under way
 _PASSED_ON = (
     "SCORE_STORE", "UV_OFFLINE", "PIP_NO_INDEX", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_VERBOSITY", "HF_HUB_OFFLINE",
-    "NLTK_DATA", VARIABLE,
+    "NLTK_DATA", IMAGE_ROOT, VARIABLE,
 )  # fmt: skip
 
 

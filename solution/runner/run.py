@@ -1,6 +1,7 @@
 """One run of a recipe from the seed to processed_data.jsonl, with its audit."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from loguru import logger
 from tqdm.auto import tqdm
 
+from solution.operators.common.faults import IMAGE_ROOT
 from solution.runner.audit import Ledger, funnel
 from solution.runner.checkpoint import Checkpoint
 from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from solution.runner.ray_executor import RayExecutor  # needs ray
 
 
+_FEW = 20  # failed rows that never stop a run
+
+
 def log_to(path: Path) -> None:
     """Send the log of Data-Juicer and its libraries to a file.
 
@@ -44,6 +49,11 @@ def log_to(path: Path) -> None:
     logging.getLogger("datasets").handlers.clear()  # its own writes to stderr, a line for each part around a bad row
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+
+
+def expect_images(folder: Path) -> None:
+    """Have every process of the run know the image root: a file missing because all are gone is no row's fault."""
+    os.environ[IMAGE_ROOT] = str(folder)
 
 
 def keep_steps_in(folder: Path) -> None:
@@ -68,6 +78,7 @@ class Run:
     inputs: dict[str, Any]  # what decides the result, as the record has it
     on_error: str  # stop or skip
     overwrite: bool  # do not resume an unfinished run
+    max_failed: float  # the largest share of its rows that a step may fail
     executor: "RayExecutor | None" = None  # where row-wise operators run; None for this process
 
     def execute(self, write_record: Callable[[dict[str, Any]], None]) -> None:
@@ -95,7 +106,7 @@ class Run:
             if dataset is None:
                 _say(f"reading {shown(self.recipe.dataset)} and decoding every image")
                 tables = read_rows(self.recipe.dataset, folders, ledger)
-                dataset = checkpoint.save(0, _counted(tables), ledger)
+                dataset = checkpoint.save(0, self._watched(_counted(tables), ledger), ledger)
             else:
                 _say(f"resuming after operator {done} of {len(operators)}")
             for number, operator in enumerate(operators[done:], start=done + 1):
@@ -113,6 +124,7 @@ class Run:
                     _say(f"    {visible(step.remark)}")
                 if not len(dataset):
                     raise UserError(self._nothing_left(ledger))
+                self._check_failures(ledger)
                 dataset = checkpoint.save(number, tables_of(dataset), ledger)
             self._finish(dataset, folders, ledger, write_record)
         except BaseException:
@@ -121,6 +133,24 @@ class Run:
             checkpoint.leave(ledger, is_resumable=dataset is not None)
             raise
         checkpoint.clear(ledger)
+
+    def _watched(self, tables: Iterable[pa.Table], ledger: Ledger) -> Iterator[pa.Table]:
+        """The tables of a step that is not saved where it failed too many rows."""
+        yield from tables
+        self._check_failures(ledger)
+
+    def _check_failures(self, ledger: Ledger) -> None:
+        """Raise UserError where the last step failed more rows than a data set has bad ones."""
+        step = ledger.steps[-1]
+        if step.failed <= max(_FEW, self.max_failed * step.rows_in):
+            return
+        reason, count = ledger.failure_reasons(step.name)[0]
+        raise UserError(
+            f"{step.name} failed {step.failed:,} of {step.rows_in:,} rows, more than the share of {self.max_failed:g} "
+            f"that is allowed (most often, {count:,}: {reason}); nothing of it was saved. Look at the reasons with "
+            f"`process.py report {self.recipe.name}`; where the rows are that bad, give --max-failed "
+            f"{min(1.0, math.ceil(100 * step.failed / step.rows_in + 1) / 100):g}"
+        )
 
     def _finish(
         self,

@@ -19,11 +19,12 @@ from typing import Any
 import pyarrow as pa
 
 from solution.operators.common.captions import IMAGE_TOKENS, image_token_of, split_text
+from solution.operators.common.faults import machine_fault
 from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.rows import PART, ROW
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.data_juicer import NestedDataset, SpecialTokens
-from solution.runner.errors import UserError
+from solution.runner.errors import UserError, one_line
 from solution.runner.files import linked, replaced, shown
 
 SYNTHETIC = "synthetic_images"
@@ -232,6 +233,8 @@ class _Known:
             open_image(file, is_checked_only=True)
         except ImageError as bad:
             fault = str(bad)
+        except OSError as error:
+            raise UserError(f"reading image {file}: {machine_fault(error) or one_line(error)}") from error
         self._rows.execute("INSERT INTO faults VALUES (?, ?)", (file, fault))
         return fault
 

@@ -260,6 +260,27 @@ def test_a_run_that_stops_leaves_the_earlier_result_alone(make_seed, make_recipe
     assert len(audit_of(again)) == 3
 
 
+def test_many_failed_rows_stop_the_run(make_seed, make_recipe, run_process):
+    """As when images are away for a moment: nothing is saved, and the rows come in once the images are back."""
+    seed = make_seed([f"dog {number}" for number in range(60)])
+    images = sorted((seed.parent / "images").iterdir())
+    (seed.parent / "away").mkdir()
+    for image in images[:21]:
+        image.rename(seed.parent / "away" / image.name)
+    recipe = make_recipe([{"caption_cleanup_mapper": None}])
+    done = run_process(recipe, seed)
+    assert done.code == 1
+    last = done.err.splitlines()[-1]
+    assert "read_and_check_images failed 21 of 60 rows, more than the share of 0.05 that is allowed" in last
+    assert last.endswith("where the rows are that bad, give --max-failed 0.36")
+    assert done.rows is None
+    allowed = run_process(recipe, seed, "--max-failed", "0.36")
+    assert len(allowed.rows) == 39
+    for image in images[:21]:
+        (seed.parent / "away" / image.name).rename(image)
+    assert len(run_process(recipe, seed, "--overwrite").rows) == 60
+
+
 def screen_of(output: bytes) -> list[str]:
     """The lines that a terminal shows in the end: after a carriage return the line is written over."""
     lines = []

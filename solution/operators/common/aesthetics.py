@@ -9,6 +9,8 @@ from torch import nn
 from transformers import AutoImageProcessor, CLIPImageProcessor, CLIPVisionModelWithProjection
 from transformers.utils import cached_file
 
+from .faults import loading
+
 # The last weight of each published head -> its linear layers (dropout and activations have the other indices), and
 # whether a ReLU comes between them. Version 1 has one layer, version 2 five.
 _HEADS = {
@@ -49,11 +51,12 @@ def build_head(weights: dict[str, torch.Tensor], name: str) -> nn.Sequential:
 
 @lru_cache(maxsize=1)
 def load_aesthetics(folder: str, device: str, dtype: torch.dtype) -> tuple[AestheticsPredictor, CLIPImageProcessor]:
-    """(predictor, image processor) of a folder or hub name. Raises ValueError for another kind of model."""
-    file = cached_file(folder, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-    if file is None:
-        file = cached_file(folder, "pytorch_model.bin")
-    weights = load_file(file) if Path(file).suffix == ".safetensors" else torch.load(file, weights_only=True)
-    head = build_head(weights, folder)
-    tower = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=dtype)
-    return AestheticsPredictor(tower, head).to(device).eval(), AutoImageProcessor.from_pretrained(folder)
+    """(predictor, image processor) of a folder or hub name. Raises SetupFault where it cannot be loaded."""
+    with loading(folder):
+        file = cached_file(folder, "model.safetensors", _raise_exceptions_for_missing_entries=False)
+        if file is None:
+            file = cached_file(folder, "pytorch_model.bin")
+        weights = load_file(file) if Path(file).suffix == ".safetensors" else torch.load(file, weights_only=True)
+        head = build_head(weights, folder)
+        tower = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=dtype)
+        return AestheticsPredictor(tower, head).to(device).eval(), AutoImageProcessor.from_pretrained(folder)

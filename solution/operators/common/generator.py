@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .faults import loading
 from .loader import device_for, dtype_for, model_folder
 from .rows import row_seed
 
@@ -61,6 +62,7 @@ def load_pipeline(folder: str, device: str, dtype: torch.dtype) -> Any:
     """The pipeline of a folder (with model_index.json) or hub name."""
     from diffusers import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+    with loading(folder):
+        pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

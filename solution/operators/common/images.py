@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
+from .faults import machine_fault
+
 # Formats of images in data sets (MPO counts as JPEG). Pillow reads more: for EPS it would run Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 # Training fits an image to a square: one of its long side, or of its short side scaled to the 768 px of the model's
@@ -29,13 +31,17 @@ def made_name(identifier: str, digest: str, suffix: str) -> str:
 def stat_image(path: str | Path) -> os.stat_result:
     """Size and times of an image file. Raises ImageError where it is missing or no regular file.
 
+    A fault of the machine, which is not the image's, comes as OSError, here and in `open_image`.
+
     To be asked before the file is opened: opening a named pipe may wait for ever.
     """
     try:
         state = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError(f"image {path} is missing") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if machine_fault(error):
+            raise
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise ImageError(f"image {path} is missing") from None
         raise ImageError(f"image {path} cannot be read ({error})") from error
     if not stat.S_ISREG(state.st_mode):
         raise ImageError(f"image {path} is {_KINDS.get(stat.S_IFMT(state.st_mode), 'a device')}, no regular file")
@@ -69,6 +75,8 @@ def open_image(path: str | Path, is_checked_only: bool = False) -> Image.Image:
                 return image
             return image.convert("RGB")
     except Exception as error:  # decoders raise many types (OSError, SyntaxError, struct.error ...); all mean one thing
+        if isinstance(error, OSError) and machine_fault(error):
+            raise
         raise ImageError(f"image {path} cannot be read ({error})") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant

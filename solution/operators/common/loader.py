@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import transformers
 
+from .faults import loading
+
 _ROOT = Path(__file__).resolve().parents[3]  # the repository
 
 
@@ -33,18 +35,19 @@ def load_model(folder: str, device: str, dtype: torch.dtype, kind: str | None = 
     """(model, processor) of a folder or hub name.
 
     ``kind`` is the name of a class of transformers; by default the class that the folder's config.json names.
-    Raises ValueError where transformers has no such class.
+    Raises SetupFault where it cannot be loaded.
     """
-    config = transformers.AutoConfig.from_pretrained(folder)
-    name = kind or (config.architectures or [""])[0]
-    model_class = getattr(transformers, name, None)
-    if model_class is None:
-        raise ValueError(f"model {folder}: config.json names the class '{name}', which transformers does not have")
-    model = model_class.from_pretrained(folder, dtype=dtype).to(device).eval()
-    processor_class = (
-        Qwen2VLProcessorWithoutVideo if name == "Qwen2VLForConditionalGeneration" else transformers.AutoProcessor
-    )
-    return model, processor_class.from_pretrained(folder)
+    with loading(folder):
+        config = transformers.AutoConfig.from_pretrained(folder)
+        name = kind or (config.architectures or [""])[0]
+        model_class = getattr(transformers, name, None)
+        if model_class is None:
+            raise ValueError(f"config.json names the class '{name}', which transformers does not have")
+        model = model_class.from_pretrained(folder, dtype=dtype).to(device).eval()
+        processor_class = (
+            Qwen2VLProcessorWithoutVideo if name == "Qwen2VLForConditionalGeneration" else transformers.AutoProcessor
+        )
+        return model, processor_class.from_pretrained(folder)
 
 
 class Qwen2VLProcessorWithoutVideo(transformers.Qwen2VLProcessor):

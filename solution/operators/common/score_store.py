@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .faults import machine_fault
 from .images import ImageError, stat_image
 
 _KEY = pa.binary(16)
@@ -76,6 +77,8 @@ def image_digest(path: str) -> bytes:
         state = stat_image(path)
         return _digest(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
+        if machine_fault(error):
+            raise
         raise ImageError(f"image {path} cannot be read ({error})") from error
 
 

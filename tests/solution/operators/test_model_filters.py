@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import solution.operators  # noqa: F401  registers ours
+from solution.operators.common.faults import SetupFault
 from solution.operators.common.images import open_image
 from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset
 from tests.solution import model_folders
@@ -125,7 +126,7 @@ def test_aesthetics_equal_a_plain_loop(rows, tmp_path, kind):
 
 
 def test_a_classifier_is_no_aesthetics_predictor(rows, folders, clip_folder):
-    with pytest.raises(ValueError, match="no aesthetics predictor"):
+    with pytest.raises(SetupFault, match="no aesthetics predictor"):
         build("picture_aesthetics_filter", hf_scorer_model=str(clip_folder)).run(rows(["a dog"]), reduce=False)
 
 

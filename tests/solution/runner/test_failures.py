@@ -1,11 +1,15 @@
 """Operators that raise anything anywhere and return anything: it costs the row, or ends the run in one line."""
 
 import logging
+import shutil
 import sys
 
 import pytest
+import torch
 from datasets import disable_caching, enable_caching
 
+from solution.operators.common.faults import IMAGE_ROOT, SetupFault, machine_fault
+from solution.operators.common.loader import load_model
 from solution.operators.common.rows import ROW
 from solution.runner.audit import Ledger, RowAudit, funnel
 from solution.runner.data_juicer import (
@@ -18,7 +22,7 @@ from solution.runner.data_juicer import (
     Selector,
     model_utils,
 )
-from solution.runner.errors import UserError, machine_fault, visible
+from solution.runner.errors import UserError, visible
 from solution.runner.pipeline import build_operators, run_operator
 from solution.runner.tables import open_rows, tables_of, write_tables
 
@@ -297,6 +301,23 @@ def test_keys_of_several_types_in_one_column(data, ledger):
     process = OPERATORS.modules[name].process_single
     OPERATORS.modules[name].process_single = lambda self, sample: add(sample) or process(self, sample)
     assert run(name, data, ledger)["extra"][:] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("name", ["picture_sharpness_filter", "clip_similarity_filter", "image_shape_filter"])
+def test_a_vanished_image_folder_fails_no_row(name, data, ledger, tmp_path, monkeypatch, clip_folder):
+    """Ours and Data-Juicer's; a missing file alone is its row's fault."""
+    parameters = {"hf_clip": str(clip_folder)} if name.startswith("clip") else {}
+    monkeypatch.setenv(IMAGE_ROOT, str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=rf"{name} cannot work: the image folder .*gone is not there; nothing of it"):
+        run(name, data, ledger, **parameters)
+    assert not ledger.failures()
+
+
+def test_a_damaged_model_of_ours_is_no_rows_fault(tmp_path, clip_folder):
+    shutil.copytree(clip_folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(SetupFault, match=r"its model .*model cannot be loaded: "):
+        load_model(str(tmp_path / "model"), "cpu", torch.float32)
 
 
 def test_faults_of_the_machine_are_told_from_faults_of_rows():

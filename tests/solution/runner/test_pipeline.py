@@ -225,3 +225,28 @@ def test_a_vanished_row_is_noticed(start):
     ledger.drop([(1, "recorded twice", None, None)])
     with pytest.raises(RuntimeError, match="rows went missing"):
         funnel(ledger)
+
+
+def test_a_deduplicator_may_change_texts(start):
+    """Lines that many rows share are removed: a changed caption is counted, a lost image token fails its row."""
+    ledger, data = start(["row 1\na shared line", "row 2\na shared line", "row 3"])
+    data = data.map(lambda row: {"text": row["text"].replace("image>\n", "image> ")})
+    result = run("document_line_deduplicator", data, ledger, frequency_threshold=1)
+    assert result[ROW][:] == [1, 2, 3]
+    assert ledger.steps[-1].rewritten == 2
+    assert "a shared line" not in ledger.find(1).text_after
+    ledger, data = start(["row 1", "row 2", "row 3"])
+    result = run("document_line_deduplicator", data, ledger, frequency_threshold=1)
+    assert len(result) == 0
+    assert "image tokens" in ledger.find(1).reason
+
+
+def test_an_operators_own_text_key(start):
+    """A mapper on another key rewrites no caption; a filter on it scores that key."""
+    ledger, data = start(["row 1", "row 2"])
+    data = data.add_column("title", ["A Title", "Another Title"])
+    data = run("replace_content_mapper", data, ledger, text_key="title", pattern="Title", repl="head")
+    assert data["title"][:] == ["A head", "Another head"]
+    assert ledger.steps[-1].rewritten == 0
+    assert run("text_length_filter", data, ledger, text_key="title", min_len=8)[ROW][:] == [2]
+    assert ledger.find(1).score == len("A head")

@@ -131,3 +131,13 @@ def test_an_image_elsewhere_fails_its_row_behind_the_operator(make_seed, make_re
     assert "cannot be read" in failed["004"]["reason"]
     assert all("synthetic_images in the operator's work_dir" in failed[row]["reason"] for row in ("001", "002", "003"))
     assert "\n" not in "".join(row["reason"] for row in failed.values())
+
+
+def test_a_path_that_was_edited_as_a_text_is_no_image(make_seed, make_recipe, run_process):
+    """Redaction goes over all of a row, and images have absolute paths while operators run."""
+    process = [{"pii_redaction_mapper": {"extra_patterns": [["/.*/images", "[PATH_REDACTED]"]]}}]
+    done = run_process(make_recipe(process), make_seed(["mail to a.b@example.com", "a cat"]))
+    assert done.code == 0, done.err
+    assert [row["images"] for row in done.rows] == [["images/000.jpg"], ["images/001.jpg"]]
+    assert "mail to [EMAIL_REDACTED]" in done.rows[0]["text"]
+    assert [step["rewritten"] for step in done.record["steps"]] == [0, 1]
