@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import importlib.metadata
 import json
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from toolkit.errors import UserError
 from toolkit.processes import unfinished
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+GZIP = b"\x1f\x8b"
 RECORDED_PACKAGES = ("torch", "transformers", "deepspeed", "py-data-juicer", "tokenizers", "numpy", "pillow")
 
 
@@ -73,6 +76,26 @@ def require_file(path: Path, advice: str = "") -> None:
         raise UserError(f"{path}: no such file" + f"; {advice}" * bool(advice))
     if not path.is_file():
         raise UserError(f"{path}: no regular file; write the content of a pipe or an archive to a file first")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file; of a gzip file, known by its first bytes, what it holds.
+
+    Raises:
+        UserError: the gzip file is damaged or cut short.
+    """
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+        if not packed:
+            yield file
+            return
+        try:
+            with gzip.GzipFile(fileobj=file) as content:
+                yield content
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: a damaged gzip file ({error})") from None
 
 
 def read_json(path: Path) -> Any:

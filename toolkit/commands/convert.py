@@ -14,11 +14,13 @@ from toolkit.dataset.rows import IMAGE_TOKENS
 from toolkit.errors import SkippedRow, UserError
 from toolkit.files import atomic_write, package_versions, sha256_of, write_json
 
+SHOWN_FAULTS = 20
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit convert`."""
     parser.add_argument("direction", choices=("llava-to-dj", "dj-to-llava"))
-    parser.add_argument("file", type=Path, help="LLaVA-format .json or .jsonl; or rows, .jsonl")
+    parser.add_argument("file", type=Path, help="LLaVA-format .json or .jsonl; or rows, .jsonl; each also as .gz")
     parser.add_argument("--out", type=Path, required=True, help="file to write, with its record *.run.json beside it")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="policy for a faulty entry")
     llava = parser.add_argument_group("llava-to-dj")
@@ -46,9 +48,11 @@ def run(args: argparse.Namespace) -> None:
     counts, (opening, between, closing) = direction.counts, direction.layout
     with atomic_write(args.out) as file:
         file.write(opening)
-        for entry in convert_entries(direction, args.file, args.on_error, skipped):
+        for entry in convert_entries(direction, args.file, skipped):
             file.write(between * bool(counts["written"]) + json.dumps(entry, ensure_ascii=False))
             counts["written"] += 1
+        if skipped and args.on_error == "stop":
+            raise UserError(_faults(skipped, counts["written"] + len(skipped)))
         if not counts["written"]:
             raise UserError(f"{args.file}: nothing to write ({len(skipped):,} skipped)")
         file.write(closing)
@@ -68,4 +72,16 @@ def run(args: argparse.Namespace) -> None:
     write_json(args.out.with_suffix(".run.json"), record)
     notes = [f"{name} {count:,}" for name, count in counts.items() if count and name != "written"]
     notes += [f"skipped for {reason} {count:,}" for reason, count in reasons.items()]
-    print(f"{args.out}: {counts['written']:,} written" + "".join(f"; {note}" for note in notes))
+    print(f"{args.out}: {counts['written']:,} written" + "".join(f"\n  {note}" for note in notes))
+
+
+def _faults(faults: list[SkippedRow], entries: int) -> str:
+    """What is wrong with a file: its first faults, one a line, then how many there are for each reason."""
+    lines = [f"{fault.file} (id {fault.id}): {fault.reason}: {fault.detail}" for fault in faults[:SHOWN_FAULTS]]
+    if len(faults) == 1:
+        return f"{lines[0]}; fix it or pass --on-error skip"
+    lines += [f"and {len(faults) - SHOWN_FAULTS:,} more"] * (len(faults) > SHOWN_FAULTS)
+    reasons = Counter(fault.reason for fault in faults)
+    counted = "".join(f"\n  {reason}: {count:,}" for reason, count in reasons.most_common())
+    faulty = f"{len(faults):,} of {entries:,} entries are faulty; fix them or pass --on-error skip"
+    return f"{faulty}{counted}\n  " + "\n  ".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toolkit.errors import UserError
-from toolkit.files import require_file
+from toolkit.files import opened, require_file
 
 BLOCK = 1 << 20  # characters
 LONGEST_ENTRY = 1 << 26  # characters; a data set's longest conversations have some 10^5
@@ -61,8 +62,8 @@ def read_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     require_file(path)
     number = 0
-    with path.open(encoding="utf-8-sig") as file:
-        text = _Text(file)
+    with opened(path) as file:
+        text = _Text(io.TextIOWrapper(file, encoding="utf-8-sig"))
         try:
             if (found := text.peek()) != "[":
                 raise UserError(f"{path}: expected a JSON array, found {found or 'nothing'!r} at its beginning")

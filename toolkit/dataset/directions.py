@@ -9,9 +9,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from toolkit.dataset.arrays import read_array
-from toolkit.dataset.llava import Original, to_llava, to_row
+from toolkit.dataset.llava import (
+    CAPTION_PROMPTS,
+    IMAGE_MARK,
+    Original,
+    has_system_prompt,
+    to_llava,
+    to_row,
+    turns_of,
+)
 from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row, read_rows
-from toolkit.errors import OnError, RowFault, SkippedRow, UserError
+from toolkit.errors import RowFault, SkippedRow
+
+KEPT_FIELDS = {"id", "image", "images", "conversations", "messages"}
+OWN_QUESTIONS = "own questions dropped (ids that stage_1.json lacks are trained with a caption prompt)"
 
 
 @dataclass
@@ -33,21 +44,23 @@ class LlavaToRows:
 
     def entries(self, file: Path) -> Iterator[tuple[str, Line]]:
         """(where, entry) of a file. Raises UserError where it cannot be read."""
-        if file.suffix == ".jsonl":
+        if file.name.removesuffix(".gz").endswith(".jsonl"):
             return _lines(file)
         return ((f"{file}: entry {number}", entry) for number, entry in read_array(file))
 
     def convert(self, sample: dict[str, Any]) -> dict[str, Any]:
         """The row of a sample. Raises RowFault: those of `to_row`; `repeated_id`."""
         row = to_row(sample, self.image_token, self.first_turn)
-        turns = sample["conversations"]
-        asked = hash((turns[0]["value"], *row["images"]))
+        turns = turns_of(sample)
+        asked = hash((turns[0], *row["images"]))
         if self._asked.setdefault(hash(row["id"]), asked) != asked:
             raise RowFault("repeated_id", f"id {row['id']!r} came before with another image or question")
         self.counts["text only"] += not row["images"]
         self.counts["later turns dropped"] += len(turns) // 2 - 1
-        self.counts["answers stripped of blanks"] += turns[1]["value"] != turns[1]["value"].strip()
-        self.counts.update(f"field {name!r} dropped" for name in sample.keys() - {"id", "image", "conversations"})
+        self.counts["answers stripped of blanks"] += turns[1] != turns[1].strip()
+        self.counts[OWN_QUESTIONS] += turns[0].replace(IMAGE_MARK, "").strip() not in CAPTION_PROMPTS
+        self.counts["system prompts dropped"] += has_system_prompt(sample)
+        self.counts.update(f"field {name!r} dropped" for name in sample.keys() - KEPT_FIELDS)
         return row
 
 
@@ -85,19 +98,13 @@ def _lines(file: Path, roots: ImageRoots | None = None) -> Iterator[tuple[str, L
 
 
 def convert_entries(
-    direction: LlavaToRows | RowsToLlava, file: Path, on_error: OnError, skipped: list[SkippedRow]
+    direction: LlavaToRows | RowsToLlava, file: Path, skipped: list[SkippedRow]
 ) -> Iterator[dict[str, Any]]:
-    """The converted entries of a file; under `skip` faulty ones go to `skipped`.
-
-    Raises:
-        UserError: the file cannot be read; a faulty entry under `stop`.
-    """
+    """The converted entries of a file; faulty ones go to `skipped`. Raises UserError: the file cannot be read."""
     for where, entry in direction.entries(file):
         try:
             if isinstance(entry, RowFault):
                 raise entry
             yield direction.convert(entry)
         except RowFault as fault:
-            if on_error == "stop":
-                raise UserError(f"{where} (id {id_of(entry)}): {fault}; fix it or pass --on-error skip") from None
             skipped.append(SkippedRow(id_of(entry), where, fault.reason, fault.detail))

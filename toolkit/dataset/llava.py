@@ -19,6 +19,10 @@ from toolkit.errors import RowFault, UserError
 # Marks in a LLaVA-format question where the image goes.
 IMAGE_MARK = "<image>"
 
+# Who speaks, by what data sets call it; a system prompt in front is no turn.
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+SYSTEM = "system"
+
 # LLaVA's prompts for a brief caption, in the order `caption_question` counts them.
 CAPTION_PROMPTS = (
     "Describe the image concisely.",
@@ -120,8 +124,11 @@ def to_row(sample: dict[str, Any], token: str, first_turn: bool) -> dict[str, An
             `several_images`, `bad_image_path`, `question_without_image_place`, `question_without_image`,
             `image_in_answer`.
     """
-    question, answer = _first_turn(sample.get("conversations"), first_turn)
-    image = _image_of(sample.get("image"))
+    turns = turns_of(sample)
+    if len(turns) > 2 and not first_turn:
+        raise RowFault("several_turns", f"{len(turns) // 2} questions with answers; --turns first takes the first")
+    question, answer = turns[:2]
+    image = _image_of(sample.get("image", sample.get("images")))
     if image and question.count(IMAGE_MARK) != 1:
         raise RowFault("question_without_image_place", f"expected one {IMAGE_MARK} in {question[:60]!r}, for {image}")
     if not image and IMAGE_MARK in question:
@@ -138,19 +145,35 @@ def to_row(sample: dict[str, Any], token: str, first_turn: bool) -> dict[str, An
     return row
 
 
-def _first_turn(conversations: Any, first_turn: bool) -> tuple[str, str]:
-    """Question and answer of a conversation of one turn, or of its first turn."""
+def turns_of(sample: dict[str, Any]) -> list[str]:
+    """Questions and answers in turn; under `conversations` as {from, value} or under `messages` as {role, content}.
+
+    Raises:
+        RowFault: `bad_conversation`, `unknown_role`.
+    """
+    conversation = sample.get("conversations", sample.get("messages"))
     try:
-        turns = [(turn["from"], turn["value"]) for turn in conversations]
+        turns = [
+            (turn["role"], turn["content"]) if "role" in turn else (turn["from"], turn["value"])
+            for turn in conversation
+        ]
     except (TypeError, KeyError):
-        raise RowFault("bad_conversation", "expected 'conversations', a list of {from, value}") from None
+        raise RowFault(
+            "bad_conversation", "expected 'conversations', a list of {from, value}, or 'messages' of {role, content}"
+        ) from None
+    turns = turns[has_system_prompt(sample) :]
     if not all(isinstance(text, str) for turn in turns for text in turn) or len(turns) < 2:
         raise RowFault("bad_conversation", f"expected a question and an answer, found {turns!r:.80}")
-    if unknown := [role for index, (role, _) in enumerate(turns) if role != ("human", "gpt")[index % 2]]:
-        raise RowFault("unknown_role", f"expected human and gpt in turn, found {unknown[0]!r}")
-    if len(turns) > 2 and not first_turn:
-        raise RowFault("several_turns", f"{len(turns) // 2} questions with answers; --turns first takes the first")
-    return turns[0][1], turns[1][1]
+    for index, (role, _) in enumerate(turns):
+        if ROLES.get(role) != ("human", "gpt")[index % 2]:
+            raise RowFault("unknown_role", f"expected human (user) and gpt (assistant) in turn, found {role!r}")
+    return [text for _, text in turns]
+
+
+def has_system_prompt(sample: dict[str, Any]) -> bool:
+    """Whether the conversation begins with a turn of the system's."""
+    (first, *_) = sample.get("conversations", sample.get("messages")) or [{}]
+    return first.get("role", first.get("from")) == SYSTEM
 
 
 def _image_of(images: Any) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toolkit.errors import RowFault
-from toolkit.files import parse_object, require_file
+from toolkit.files import opened, parse_object, require_file
 
 # The real seed writes the first, the challenge's documentation the second; both are accepted, never both in one row.
 IMAGE_TOKENS = ("<__dj__image>", "<image>")
@@ -205,7 +205,7 @@ def read_rows(path: Path, roots: ImageRoots | None = None) -> Iterator[tuple[int
         UserError: those of `require_file`.
     """
     require_file(path, "run a recipe first (python solution/process.py)")
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             if not line.removeprefix(BYTE_ORDER_MARK).strip():
                 continue

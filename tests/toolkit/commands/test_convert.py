@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.__main__ import main
+from toolkit.dataset.directions import OWN_QUESTIONS
 from toolkit.dataset.llava import to_row
 from toolkit.dataset.rows import IMAGE_TOKENS, read_rows
 from toolkit.errors import RowFault
@@ -107,7 +109,9 @@ def test_of_several_turns_the_first_on_request():
         (sample(**turns("<image>\nWhat?")), "bad_conversation"),
         (sample(conversations=None), "bad_conversation"),
         (sample(conversations=[{"from": "human"}]), "bad_conversation"),
-        (sample(conversations=[{"from": "system", "value": "Be kind."}, *sample()["conversations"]]), "unknown_role"),
+        (sample(conversations=[*sample()["conversations"], {"from": "system", "value": "Be kind."}]), "unknown_role"),
+        (sample(conversations=["What?", "a cat"]), "bad_conversation"),
+        (sample(conversations=7), "bad_conversation"),
         (sample(id=None), "missing_id"),
         (sample(id=1.5), "bad_id"),
     ],
@@ -160,6 +164,49 @@ def test_multi_turn_data_of_the_goldens(tmp_path):
     convert("llava-to-dj", file, tmp_path / "out.jsonl", "--turns", "first")
     texts = [row["text"] for row in rows_in(tmp_path / "out.jsonl")]
     assert texts == ["<__dj__image>\nA1. <|__dj__eoc|>", "A <|__dj__eoc|>"]
+
+
+def test_other_names_for_the_same_are_read(tmp_path):
+    """`messages` of {role, content}, user and assistant, a system prompt in front, `images`."""
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "<image>\nWhich animal?"},
+        {"role": "assistant", "content": "a cat"},
+    ]
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"id": 1, "images": ["images/1.jpg"], "messages": messages}))
+    counts = convert("llava-to-dj", file, tmp_path / "out.jsonl")["counts"]
+    expected = {"id": "1", "text": "<__dj__image>\na cat <|__dj__eoc|>", "images": ["images/1.jpg"]}
+    assert rows_in(tmp_path / "out.jsonl") == [expected]
+    assert counts["system prompts dropped"] == 1
+    assert counts[OWN_QUESTIONS] == 1
+
+
+@pytest.mark.parametrize("name", ["in.json.gz", "in.jsonl.gz"])
+def test_gzip_files_are_read_and_a_damaged_one_is_one_line(name, tmp_path, capsys):
+    file, out = tmp_path / name, tmp_path / "out.jsonl"
+    text = json.dumps(sample()) if "jsonl" in name else json.dumps([sample()])
+    file.write_bytes(gzip.compress(text.encode()))
+    convert("llava-to-dj", file, out)
+    assert len(rows_in(out)) == 1
+    out.unlink()
+    file.write_bytes(file.read_bytes()[:-9])
+    assert main(["convert", "llava-to-dj", str(file), "--out", str(out)]) == 1
+    assert "a damaged gzip file" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_all_faults_are_told_in_one_go(tmp_path, capsys):
+    file = tmp_path / "in.json"
+    faulty = [sample(id=str(n), image=7) for n in range(30)]
+    file.write_text(json.dumps([sample(id="good"), sample(id=None), *faulty]))
+    assert main(["convert", "llava-to-dj", str(file), "--out", str(tmp_path / "out.jsonl")]) == 1
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "error: 31 of 32 entries are faulty; fix them or pass --on-error skip"
+    assert lines[:2] == ["  bad_image: 30", "  missing_id: 1"]
+    assert lines[2].startswith(f"  {file}: entry 1 (id None): missing_id: ")
+    assert lines[-1] == "  and 11 more"
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_nothing_left_is_an_error(tmp_path, capsys):
