@@ -2,7 +2,7 @@
 # The 10k baseline: pre-train, finetune and evaluate MGM-2B on one GPU.
 # Run inside toolkit/. Every line of the editable part can also be set from the environment.
 # Windows line ends would break every line below; the last sign keeps its own from doing so here.
-! grep -q $'\r' "${BASH_SOURCE[0]}" || { echo "error: ${BASH_SOURCE[0]} has Windows line ends; remove them: sed -i 's/\r\$//' '${BASH_SOURCE[0]}'" >&2; exit 1; } #
+! grep -q $'\r' "${BASH_SOURCE[0]}" || { printf '%s\n' "error: ${BASH_SOURCE[0]} has Windows line ends; remove them: sed -i 's/\r\$//' '${BASH_SOURCE[0]}'" >&2; exit 1; } #
 set -euo pipefail
 
 ############################################################################

@@ -42,7 +42,7 @@ PY
 
 # Sets BASE to the first Python that can make a virtual environment for the kit.
 find_base() {
-    local path paths found= without_venv= names=(python3 python3.12 python3.11 python3.10 python)
+    local path paths found='' without_venv='' names=(python3 python3.12 python3.11 python3.10 python)
     [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
     mapfile -t paths < <(type -aP "${names[@]}")
     for path in "${paths[@]}"; do

@@ -30,7 +30,7 @@ for stage in pretrain finetune; do
     batch=${stage^^}_BATCH_SIZE_PER_GPU
     if [[ ${!batch} == auto ]]; then
         CHOSEN=$(python -m toolkit batch "$stage" --preset "$PRESET")
-        read -r "$batch" "${stage^^}_GRADIENT_ACCUMULATION_STEPS" <<<"$CHOSEN"
+        read -r "${batch?}" "${stage^^}_GRADIENT_ACCUMULATION_STEPS" <<<"$CHOSEN"
     fi
 done
 STAGES=("$FINETUNE_RUN")
