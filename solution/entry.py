@@ -21,10 +21,14 @@ TRIED = "BETTER_SYNTH_PROCESS"  # the process that has changed its Python alread
 def begin(packages):
     """Continue under .venv's Python where this one is too old, lacks one of the packages or is conda's base.
 
-    Exits with one line where .venv cannot help. Until `run` takes over, Ctrl-C ends the process without a word.
+    Exits with one line where .venv cannot help. Until `run` takes over, Ctrl-C ends the process at once.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, in a background job
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, _stop)
+    ascii_only = sys.getfilesystemencoding() == "ascii" and sys.version_info >= (3, 7)
+    if ascii_only and not sys.flags.ignore_environment:  # else no path with other characters could be written to a file
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable] + _words())
     changed = os.environ.pop(TRIED, "") == str(os.getpid())
     venv = os.path.join(ROOT, ".venv")
     python = os.path.join(venv, "bin", "python")
@@ -40,6 +44,12 @@ def begin(packages):
         except OSError as error:
             fault = "{}: {}".format(python, error.strerror)
     sys.exit("error: {}; run this first: bash install.sh  (in {})".format(fault, ROOT))
+
+
+def _stop(number, frame):
+    """Ctrl-C while modules are imported, where an exception may end as another one, or as none."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 def _fault(packages):
@@ -73,7 +83,7 @@ def run(main):
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    if signal.getsignal(signal.SIGINT) is _stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.unraisablehook = _interrupt_later
     try:

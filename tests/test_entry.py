@@ -210,13 +210,6 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "processed_data.jsonl").exists()
 
 
-def test_ctrl_c_while_modules_load_says_nothing() -> None:
-    program = "import os, signal; from toolkit.entry import begin; begin(()); os.kill(os.getpid(), signal.SIGINT)"
-    process = here("-c", program)
-    assert process.communicate(timeout=60) == ("", "")
-    assert process.returncode == -signal.SIGINT
-
-
 @pytest.mark.parametrize("words", [["-m", "toolkit", "download", "--dry-run"], ["-m", "toolkit", "--help"]])
 def test_a_full_disk_is_one_line(words: list[str]) -> None:
     with open("/dev/full", "w") as full:
@@ -244,3 +237,35 @@ def test_a_terminal_without_the_characters_gets_numbers(form: str, encoding: str
     line = result.stderr.decode(encoding)
     assert len(line.splitlines()) == 1
     assert "\\U0001f600.yaml" in line
+
+
+def test_a_c_locale_takes_names_in_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / "é中"
+    folder.mkdir()
+    with (REPOSITORY / "input/mini/mgm_pretrain_mini.jsonl").open() as seed:
+        (folder / "rows.jsonl").write_text(next(seed))
+    words = [
+        sys.executable,
+        "-m",
+        "toolkit",
+        "convert",
+        "dj-to-llava",
+        folder / "rows.jsonl",
+        "--out",
+        folder / "l.json",
+    ]
+    strict = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = run(words, REPOSITORY, **strict)
+    assert result.returncode == 0, result.stderr
+    assert str(folder / "l.json") in (folder / "l.run.json").read_text(encoding="utf-8")
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line() -> None:
+    program = (
+        "import os, signal, toolkit.entry as entry\n"
+        "entry.begin(())\n"
+        "class Field:\n    def __set_name__(self, owner, name): os.kill(os.getpid(), signal.SIGINT)\n"
+        "class Owner:\n    field = Field()\n"
+    )
+    result = run([sys.executable, "-c", program], REPOSITORY)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")

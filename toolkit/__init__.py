@@ -1,5 +1,7 @@
 """The referee of the Better Synth kit: checks, training, evaluation and submission of MGM-2B stage 1."""
 
+from __future__ import absolute_import  # noqa: UP010, for Python 2, where toolkit/toolkit.py would be found first
+
 import sys
 
 from toolkit.entry import begin

@@ -11,7 +11,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from toolkit.errors import UserError
 from toolkit.processes import unfinished
@@ -79,7 +79,7 @@ def require_file(path: Path, advice: str = "") -> None:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     """The bytes of a file; of a gzip file, known by its first bytes, what it holds.
 
     Raises:

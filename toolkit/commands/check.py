@@ -101,7 +101,7 @@ def _lines(report: Report, preset: Preset) -> list[str]:
         lines.append(
             f"  audit        {audit['found']:,} rows are kept rows of it: {audit['rewritten']:,} rewritten, "
             f"{audit['created']:,} created, {audit['synthetic']:,} synthetic; "
-            f"{audit['unknown']:,} rows it does not know, {audit['left_out']:,} kept rows not in the file"
+            f"{audit['unknown']:,} rows it does not know, {audit['left_out']:,} kept rows not among its valid ones"
         )
     lines += [f"  note         {counts[name]:,} images {text}" for name, text in NOTES.items() if counts[name]]
     lines += [f"  NOT CHECKED  {remark}" for remark in report.remarks]
