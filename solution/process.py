@@ -2,9 +2,10 @@
 
     python solution/process.py --recipe solution/recipes/mini.yaml
     python solution/process.py report mini
+    python solution/process.py operators
 
-The second form makes a page about the last run of a recipe. Does not judge whether rows can be trained on:
-`python -m toolkit check` does, on the file written here.
+The second form makes a page about the last run of a recipe, the third lists Data-Juicer's operators. Does not judge
+whether rows can be trained on: `python -m toolkit check` does, on the file written here.
 """
 
 import sys
@@ -82,11 +83,22 @@ def parse_report_arguments(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def parse_operators_arguments(words: list[str]) -> argparse.Namespace:
+    """The command line after `operators`."""
+    parser = argparse.ArgumentParser(
+        prog="process.py operators", description="Data-Juicer's operators and their needs."
+    )
+    parser.add_argument("--markdown", action="store_true", help="as the table in docs/operators.md")
+    return parser.parse_args(words)
+
+
 def main() -> None:
     """Run the recipe or report on it; a user's mistake ends in one line on stderr and exit status 1."""
     try:
         if sys.argv[1:2] == ["report"]:
             report(parse_report_arguments(sys.argv[2:]))
+        elif sys.argv[1:2] == ["operators"]:
+            list_operators(parse_operators_arguments(sys.argv[2:]))
         else:
             process(parse_arguments())
     except (UserError, InUseError) as error:
@@ -143,6 +155,18 @@ def process(arguments: argparse.Namespace) -> None:
 
         run.execute(record)
     print(f"rows: {shown(output / RESULT)}; audit of every row: {shown(audit)}; record: {shown(output / RECORD)}")
+
+
+def list_operators(arguments: argparse.Namespace) -> None:
+    """Print what Data-Juicer's operators need to run here."""
+    from solution.runner.catalogue import entries, markdown  # imports all operators
+
+    if arguments.markdown:
+        print(markdown(), end="")
+        return
+    for entry in entries():
+        needs = ", ".join((*entry.packages, *entry.models))
+        print(f"{entry.name:50} {entry.verdict}{f': {needs}' if needs else ''}")
 
 
 def report(arguments: argparse.Namespace) -> None:

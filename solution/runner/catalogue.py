@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from solution.runner.data_juicer import OPERATORS, Deduplicator, Filter, Mapper, Selector, register_stock
 from solution.runner.files import ROOT
-from solution.runner.needs import OTHER_PACKAGES, distribution, loader_modules, reached, subject_of
+from solution.runner.needs import OTHER_PACKAGES, distribution, loader_modules, own_installs, reached, subject_of
 from solution.runner.record import TESTED_DATA_JUICER
 
 KINDS = (Filter, Mapper, Deduplicator, Selector)
@@ -91,10 +91,13 @@ def _entry(name: str, kind: type) -> Entry:
     if subject:
         return Entry(name, subject, (), (), False)
     defaults = _defaults(kind)
-    packages, models, types = set(), set(), set()
+    packages, models, types = set(own_installs(kind)), set(), set()
     for node, module in reached(kind, defaults | {"self": SimpleNamespace(**defaults)}):
         if isinstance(node, ast.Name) and isinstance(vars(module).get(node.id), LazyLoader):
             packages.add(_package(vars(module)[node.id]))
+        elif part := _other_operator(node, name):
+            packages.update(part.packages)
+            models.update(part.models)
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             if called == "prepare_model":
@@ -110,6 +113,22 @@ def _entry(name: str, kind: type) -> Entry:
     kept = sorted(package for package in packages - {""} if not _is_part_of_kit(package))
     service = bool(types & {"api", "vllm"})
     return Entry(name, "", tuple(kept), () if service else tuple(sorted(models)), service)
+
+
+def _other_operator(node: ast.AST, name: str) -> Entry | None:
+    """The operator that an operator is made of, where a node is its name or its class."""
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value in OPERATORS.modules
+        and node.value != name
+    ):
+        return _entry(node.value, OPERATORS.modules[node.value])
+    own = OPERATORS.modules[name]
+    for other, kind in OPERATORS.modules.items():
+        if isinstance(node, ast.Name) and kind.__name__ == node.id and not issubclass(own, kind):
+            return _entry(other, kind)
+    return None
 
 
 def _defaults(kind: type) -> dict[str, Any]:

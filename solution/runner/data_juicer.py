@@ -332,6 +332,7 @@ def register_stock(names: Collection[str] = ()) -> None:
 def load_operator(name: str, parameters: dict[str, Any]) -> Any:
     """Data-Juicer's operator object; a filter is one that keeps whole rows. Raises what the operator raises."""
     needs.check_subject(name, OPERATORS.modules[name])
+    needs.check_own_installs(OPERATORS.modules[name])
     (operator,) = load_ops([{name: parameters}])
     needs.check_packages(operator)
     if isinstance(operator, Filter) and operator.is_batched_op():

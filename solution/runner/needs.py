@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -66,9 +67,11 @@ def subject_of(name: str, kind: Any) -> str:
     for medium in ("video", "audio"):
         if name.startswith(f"{medium}_") or (f"self.{medium}_key" in code and "self.image_key" not in code):
             return f"on {medium} files"
-    for prefix, rows in (("agent_", "on logs of agents"), ("dialog_", "on dialogs")):
+    for prefix, rows in (("agent_", "on logs of agents"), ("dialog_", "on dialogs"), ("latex_", "on LaTeX")):
         if name.startswith(prefix):
             return rows
+    if "Fields.suffix" in code:
+        return "on the endings of a data set's files"
     return "within dj-process's op_fusion" if "fused" in name else ""
 
 
@@ -106,6 +109,21 @@ def check_packages(operator: Any) -> None:
     """
     for loader in lazy_modules(operator):
         require(loader)
+
+
+def own_installs(kind: type) -> list[str]:
+    """The packages that an operator's module has pip install by itself."""
+    code = inspect.getsource(sys.modules[kind.__module__]) if kind.__module__.startswith("data_juicer.") else ""
+    return re.findall(r'"pip", "install", "([\w.-]+)"', code)
+
+
+def check_own_installs(kind: type) -> None:
+    """Raise ImportError for a package that the operator's constructor would have pip install."""
+    for package in own_installs(kind):
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise ImportError(missing_package(package)) from None
 
 
 def require(loader: LazyLoader) -> None:
@@ -244,7 +262,10 @@ def _hub_model(name: str) -> str:
 def _hugging_face_folder(name: str) -> str | None:
     """The newest snapshot of a model in Hugging Face's cache, where it holds more than a configuration."""
     try:
-        found = [try_to_load_from_cache(name, configuration) for configuration in _CONFIGURATIONS]
+        found = [
+            try_to_load_from_cache(name, configuration, cache_dir=constants.HF_HUB_CACHE)
+            for configuration in _CONFIGURATIONS
+        ]
     except ValueError:  # no name that a hub could have
         return None
     folders = [Path(file).parent for file in found if isinstance(file, str)]
