@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from loguru import logger
 from packaging.utils import canonicalize_name
 
@@ -114,7 +116,7 @@ class Stock:
         recipe, result = self.folder / f"{name}.yaml", self.folder / "kit" / name / "processed_data.jsonl"
         recipe.write_text(json.dumps({"dataset_path": str(self.seed), "process": [{name: parameters}]}))
         audit = self.folder / "audit" / f"{name}.parquet"
-        run = Run(load_recipe(recipe, None), MINI, result, audit, {"inputs": {}}, "skip", True)
+        run = Run(load_recipe(recipe, None), MINI, result, audit, {"inputs": {}}, "skip", True, 1.0)
         send_to_the_run(unfinished_folder(audit))
         try:
             run.execute(lambda counts: None)
@@ -193,7 +195,7 @@ def save_llava_refine_assets(folder: Path) -> None:
     captions = ["a red dog runs", "the blue car stands", "a cat sleeps on a mat", "two dogs and a tree"]
     (models / "captions.txt").write_text("\n".join(captions * 20))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(models / "captions.txt"), model_prefix=str(models / "en.sp"), vocab_size=40, minloglevel=2
+        input=str(models / "captions.txt"), model_prefix=str(models / "en.sp"), vocab_size=30, minloglevel=2
     )
     words = ["<unk>", "<s>", "</s>", "\u2581a", "\u2581", "a", "d"]
     lines = [f"-{index / 2 + 1:.1f}\t{word}" for index, word in enumerate(words)]
@@ -206,18 +208,16 @@ def save_llava_refine_assets(folder: Path) -> None:
 @pytest.mark.slow
 def test_llava_refine_finds_its_assets_in_data_juicers_cache(tmp_path, make_seed, make_recipe, run_process):
     save_llava_refine_assets(tmp_path / "cache")
-    recipe = load_recipe(ROOT / "solution" / "recipes" / "llava_refine.yaml", MINI / "mgm_pretrain_mini.jsonl")
-    own = ("flagged_words_filter", "perplexity_filter")
-    process = [{name: parameters} for name, parameters in recipe.process if name in own]
+    published = yaml.safe_load((ROOT / "solution" / "recipes" / "llava_refine.yaml").read_text(encoding="utf-8"))
+    process = [step for step in published["process"] if {"flagged_words_filter", "perplexity_filter"} & step.keys()]
     assert len(process) == 2
     seed = make_seed(["a red dog", "a naughty cat", "zzzz qqqq xxxx jjjj wwww"])
-    process[1]["perplexity_filter"]["max_ppl"] = 10_000.0
     environment = {"DATA_JUICER_CACHE_HOME": str(tmp_path / "cache")}
     done = run_process(make_recipe(process), seed, environment=environment)
     assert done.code == 0, done.err
-    steps = {step["operator"]: step for step in done.record["steps"] if "operator" in step}
-    assert "naughty" not in json.dumps(done.rows), steps
-    assert any("red dog" in row["text"] for row in done.rows)
+    assert [row["id"] for row in done.rows] == ["000", "002"]  # not the one with a word of the list
+    perplexity = pq.read_table(done.audit, columns=["score"]).column("score").to_pylist()
+    assert perplexity[0] != perplexity[2]
 
 
 @pytest.mark.slow
@@ -239,14 +239,12 @@ def test_a_model_file_that_cannot_be_loaded_stays(tmp_path, make_seed, make_reci
 
 def test_models_in_a_hubs_cache_are_found(tmp_path, monkeypatch):
     for layout in ("hub/models/owner/model___5", "models/owner/model.5"):
-        home = tmp_path / layout.split("/")[0]
         folder = tmp_path / layout
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
         monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
         assert needs._hub_model("owner/model.5") == str(folder)
         (folder / "config.json").unlink()
-        assert home.is_dir()
     snapshot = tmp_path / "hf" / "models--owner--model" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()
