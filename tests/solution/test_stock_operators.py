@@ -116,7 +116,7 @@ class Stock:
         recipe, result = self.folder / f"{name}.yaml", self.folder / "kit" / name / "processed_data.jsonl"
         recipe.write_text(json.dumps({"dataset_path": str(self.seed), "process": [{name: parameters}]}))
         audit = self.folder / "audit" / f"{name}.parquet"
-        run = Run(load_recipe(recipe, None), MINI, result, audit, {"inputs": {}}, "skip", True)
+        run = Run(load_recipe(recipe, None), MINI, result, audit, {"inputs": {}}, "skip", True, 1.0)
         send_to_the_run(unfinished_folder(audit))
         try:
             run.execute(lambda counts: None)
