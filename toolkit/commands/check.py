@@ -20,6 +20,8 @@ from toolkit.files import package_versions, require_file, sha256_of, write_json,
 from toolkit.presets import Preset, load_preset
 
 SHOWN_FAULTS = 20
+# Times the side of the mini world's images: seed_1k's smallest are 1.75 times as large.
+LARGER = 1.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +106,12 @@ def _lines(report: Report, preset: Preset) -> list[str]:
             f"{audit['unknown']:,} rows it does not know, {audit['left_out']:,} kept rows not among its valid ones"
         )
     lines += [f"  note         {counts[name]:,} images {text}" for name, text in NOTES.items() if counts[name]]
+    if not preset.needs_gpu and report.median_side > LARGER * preset.image_size_aux:
+        lines.append(
+            f"  WARNING      half of the images are {report.median_side:g} px and larger, those of the mini world "
+            f"{preset.image_size_aux}: its small models know nothing else, so a score on them says little; "
+            "the full and 10k presets are for such data"
+        )
     lines += [f"  NOT CHECKED  {remark}" for remark in report.remarks]
     lines.append(f"  faults       {len(report.faults):,} rows" if report.faults else "  faults       none")
     by_reason = sorted(report.faults, key=lambda fault: (fault.reason, fault.line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Report:
         faults: at most one per line, in the file's order.
         notes: odd images, for every line that shows one, in the file's order.
         counts: rows by property, images by note.
+        median_side: px of the longer side of the images, the median; 0 without images.
         origins: valid rows by key of ORIGINS; empty where the seed is not known, or another one's folder was given.
         audit: what `compare_with_audit` counted; empty without an audit.
         remarks: what could not be checked, and why.
@@ -56,6 +58,7 @@ class Report:
     faults: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    median_side: float = 0
     origins: Counter[str] = field(default_factory=Counter)
     audit: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
@@ -123,16 +126,19 @@ def validate(
 
 def _check_images(report: Report, lines_of_image: Mapping[Path, list[tuple[int, str]]]) -> None:
     """Decode every image once; its fault or its notes count for every line, (number, id), that shows it."""
+    sides = []
     for path, image in inspect_images(list(lines_of_image)).items():
         report.counts["pictures"] += 1
         lines = lines_of_image[path]
         if isinstance(image, RowFault):
             report.faults += [Finding(*line, image.reason, image.detail) for line in lines]
             continue
+        sides.append(max(image.width, image.height))
         for note in image.notes:
             report.counts[note] += 1
             seen = f"{path}: {image.width} x {image.height} pixels, {image.mode}"
             report.notes += [Finding(*line, note, seen) for line in lines]
+    report.median_side = statistics.median(sides) if sides else 0
 
 
 def _compare_audit(report: Report, file: Path, audit: Path | None, rows: list[Fingerprint]) -> None:

@@ -84,7 +84,7 @@ def score_answers(folder: Path, preset: Preset) -> tuple[dict[str, Any], list[st
     answers = answer_files(folder)
     for name, right_answers, source, function in (
         ("textvqa", preset.textvqa.annotations, WHERE_TEXTVQA_ANNOTATIONS, _score_textvqa),
-        ("mmbench", preset.mmbench.questions, "the evaluation data, bash download.sh", _score_mmbench),
+        ("mmbench", preset.mmbench.questions, f"the evaluation data, {preset.download}", _score_mmbench),
     ):
         if name not in answers:
             if not folder.is_file():

@@ -17,6 +17,7 @@ from toolkit.dataset.fixes import FIXES, NOTE_FIXES
 from toolkit.dataset.images import NOTES
 from toolkit.dataset.llava import to_llava
 from toolkit.files import REPOSITORY, sha256_of
+from toolkit.presets import load_preset
 
 SEED_1K = REPOSITORY.parent / "shared" / "seed_1k"
 FEW_TOKENS = 80  # more than the small seed's image takes (36), fewer than image and LONG_QUESTION
@@ -293,3 +294,14 @@ def test_real_seed_rows_pass(capsys):
     assert "1,000 <__dj__image>" in output
     assert "faults       none" in output
     assert "NOT CHECKED" not in output
+    assert "WARNING" in output
+
+
+def test_images_unlike_the_mini_worlds_are_a_warning(small_seed, capsys):
+    """By the median: a few large ones among them are none."""
+    side = load_preset(str(small_seed.preset)).image_size_aux
+    for number, sides in enumerate(((side,) * 3, (side, side, 4 * side), (side, 2 * side, 2 * side))):
+        for row, length in enumerate(sides):
+            Image.new("RGB", (length, side)).save(small_seed.folder / small_seed.row(row)["images"][0])
+        check(small_seed, *map(small_seed.row, range(3)))
+        assert (f"WARNING      half of the images are {2 * side} px" in capsys.readouterr().out) == (number == 2)
