@@ -26,7 +26,7 @@ from data_juicer.utils.lazy_loader import LazyLoader
 from huggingface_hub import constants, try_to_load_from_cache
 from packaging.utils import canonicalize_name
 
-from solution.runner.errors import SetupFault
+from solution.runner.errors import SetupFault, one_line
 from solution.runner.files import ROOT
 
 _SECONDS = 5  # for a host to answer at all
@@ -296,7 +296,10 @@ def check_model(model_name: str, force: bool = False) -> str:
         return os.path.join(found, model_name)
     if found is not None:
         error = sys.exc_info()[1]
-        raise SetupFault(f"model {os.path.join(found, model_name)} cannot be loaded; place a good one there") from error
+        reason = f" ({one_line(error)})" if error else ""
+        raise SetupFault(
+            f"model {os.path.join(found, model_name)} cannot be loaded{reason}; place a good one there"
+        ) from error
     backup = model_utils.get_backup_model_link(model_name)
     addresses = [
         base if base.endswith(model_name) else base.rstrip("/") + f"/{model_name}"

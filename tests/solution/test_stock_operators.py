@@ -198,9 +198,11 @@ def save_llava_refine_assets(folder: Path) -> None:
         input=str(models / "captions.txt"), model_prefix=str(models / "en.sp"), vocab_size=30, minloglevel=2
     )
     words = ["<unk>", "<s>", "</s>", "\u2581a", "\u2581", "a", "d"]
-    lines = [f"-{index / 2 + 1:.1f}\t{word}" for index, word in enumerate(words)]
-    (models / "en.arpa.bin").write_text(
-        f"\\data\\\nngram 1={len(words)}\n\n\\1-grams:\n" + "\n".join(lines) + "\n\n\\end\\\n", encoding="utf-8"
+    unigrams = "\n".join(f"-{index / 2 + 1:.1f}\t{word}\t-0.3" for index, word in enumerate(words))
+    (models / "en.arpa.bin").write_text(  # KenLM takes no model of single words
+        f"\\data\\\nngram 1={len(words)}\nngram 2=1\n\n\\1-grams:\n{unigrams}\n\n"
+        "\\2-grams:\n-0.5\t<s> \u2581a\n\n\\end\\\n",
+        encoding="utf-8",
     )
     (assets / "flagged_words.json").write_text(json.dumps({"en": ["naughty"]}))
 
