@@ -41,10 +41,22 @@ def preset_of(experiment: str, name: str | None) -> Preset:
     runs = {preset.run_folder("finetune", experiment): preset for preset in reversed(presets)}
     found = [run for run in runs if (REPOSITORY / "output" / "training_dirs" / run).is_dir()]
     if not found:
-        raise UserError(f"{experiment}: no run of that name in output/training_dirs ({' or '.join(sorted(runs))})")
+        raise UserError(
+            f"{experiment}: no run of that name in output/training_dirs ({' or '.join(sorted(runs))}); "
+            + (f"there are: {', '.join(there)}" if (there := _experiments(presets)) else "train one first")
+        )
     if len(found) > 1:
         raise UserError(f"{experiment}: {' and '.join(sorted(found))} exist; say which with --preset")
     return runs[found[0]]
+
+
+def _experiments(presets: list[Preset]) -> list[str]:
+    """Names of the experiments that have a finetuning run of one of the presets."""
+    starts = {preset.run_folder("finetune", "") for preset in presets}
+    folders = (REPOSITORY / "output" / "training_dirs").glob("*/")
+    return sorted(
+        {folder.name.removeprefix(start) for folder in folders for start in starts if folder.name.startswith(start)}
+    )
 
 
 def refuse_experiments(experiment: Experiment) -> None:

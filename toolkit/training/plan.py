@@ -150,7 +150,7 @@ def fingerprint(files: list[Path], folders: list[Path]) -> dict[str, str]:
     """
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; `bash download.sh` fetches the models")
+            raise UserError(f"{folder}: no such folder; `python -m toolkit doctor` names the command that brings it")
         files = files + sorted(path for path in folder.iterdir() if path.is_file())
     for path in files:
         if not path.is_file():

@@ -78,7 +78,9 @@ def test_what_is_missing_is_named(workspace: Path, capsys: pytest.CaptureFixture
 
 def test_no_such_experiment(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["pack", "online", "worst", "--out", str(workspace / "submit.zip")])
-    assert "worst: no run of that name" in refusal(capsys, status)
+    said = refusal(capsys, status)
+    assert "worst: no run of that name" in said
+    assert "there are: " in said
 
 
 @pytest.mark.parametrize("used", ["TRAIN_SEED=3", "PRETRAIN=none", "--no-stochastic-depth"])
