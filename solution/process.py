@@ -23,21 +23,26 @@ if __name__ == "__main__":  # first of all: what follows cannot be imported with
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
 from solution.processes import InUseError, end_forks_with_this_process, owner_of
-from solution.runner.errors import UserError
+from solution.runner.configuration.dataset_files import DataSet
+from solution.runner.configuration.keys import short
+from solution.runner.configuration.parameters import check_operators
+from solution.runner.configuration.places import nearest
+from solution.runner.errors import UserError, visible
 from solution.runner.files import ROOT, shown
 from solution.runner.recipe import Recipe, load_recipe
 from solution.runner.record import (
-    RECORD,
     RESULT,
     TESTED_DATA_JUICER,
     audits_in,
     describe_inputs,
     is_done,
+    record_of,
     unfinished_folder,
     write_record,
 )  # fmt: skip
@@ -45,14 +50,26 @@ from solution.runner.record import (
 
 def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     """The command line."""
-    parser = argparse.ArgumentParser(description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.")
-    parser.add_argument("--recipe", type=Path, required=True, help="the recipe, a YAML file")
-    parser.add_argument("--dataset", type=Path, help="the seed's jsonl (default: the recipe's dataset_path)")
+    parser = argparse.ArgumentParser(
+        description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.",
+        epilog="`process.py report [RECIPE]` makes a page about a finished run; `process.py report --help` says more.",
+    )
+    parser.add_argument("--recipe", type=Path, required=True, help="the recipe: a YAML file, or a name such as mini")
+    parser.add_argument(
+        "--dataset",
+        type=Path,
+        nargs="+",
+        help="the seed: .jsonl, .json or .parquet (default: the recipe's dataset_path)",
+    )
     parser.add_argument(
         "--images", type=Path, help="folder that image paths start from (default: the data set's folder)"
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "processed_data", help="folder of the result")
-    parser.add_argument("--on-error", choices=("stop", "skip"), default="skip", help="at a bad row (default: skip it)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the result (default: the recipe's export_path, else output/processed_data)",
+    )
+    parser.add_argument("--on-error", choices=("stop", "skip"), help="at a bad row (default: skip it)")
     parser.add_argument(
         "--max-failed",
         type=_share,
@@ -60,7 +77,8 @@ def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
         metavar="SHARE",
         help="stop where a step fails more of its rows, and more than 20 (default: 0.05)",
     )
-    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where operators run")
+    parser.add_argument("--executor", choices=("local", "ray"), help="where operators run (default: the recipe's)")
+    parser.add_argument("--limit", type=int, metavar="N", help="a trial of the first N rows, which is no submission")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster (default: start one here)")
     parser.add_argument("--overwrite", action="store_true", help="run again even where the result is already there")
     return parser.parse_args()
@@ -79,7 +97,7 @@ def parse_report_arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="process.py report", description="One HTML page about a finished run.")
     parser.add_argument("recipe", nargs="?", help="the recipe's file or name (default: the one that ran last)")
     parser.add_argument("--images", type=Path, help="folder that image paths start from (default: as in the run)")
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "processed_data", help="the run's --output")
+    parser.add_argument("--output", type=Path, help="the run's --output")
     return parser.parse_args(words)
 
 
@@ -99,33 +117,55 @@ def main() -> None:
             report(parse_report_arguments(sys.argv[2:]))
         elif sys.argv[1:2] == ["operators"]:
             list_operators(parse_operators_arguments(sys.argv[2:]))
+        elif sys.argv[1:] and not sys.argv[1].startswith("-"):
+            word = short(sys.argv[1])[1:-1]
+            raise UserError(
+                f"process.py {word}: unknown command{near}"
+                if (near := nearest(word, ["report", "operators"])).startswith("; did")
+                else f"process.py {word}: a recipe is given as --recipe {word}"
+            )
         else:
             process(parse_arguments())
     except (UserError, InUseError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
 
 def process(arguments: argparse.Namespace) -> None:
     """Check the recipe, run it unless its result is already there, print the funnel. Raises UserError."""
     started = time.monotonic()
-    if arguments.ray_address and arguments.executor != "ray":
+    recipe = load_recipe(arguments.recipe, arguments.dataset)
+    if recipe.faults:
+        from solution.runner.pipeline import registry
+
+        check_operators(recipe, registry(recipe))  # raises them with the operators' own
+    for remark in recipe.remarks:
+        print(f"note: {visible(remark)}", file=sys.stderr)
+    executor_name = arguments.executor or recipe.executor
+    if arguments.ray_address and executor_name != "ray":
         raise UserError("--ray-address is for --executor ray: give both or neither")
-    recipe = load_recipe(arguments.recipe.absolute(), arguments.dataset)
-    output = arguments.output.absolute()
-    images = (arguments.images or recipe.dataset.parent).absolute()
-    inputs = describe_inputs(recipe, images, arguments.on_error)
-    if not arguments.overwrite and is_done(output, inputs):
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError(f"--limit {arguments.limit}: expected 1 or more rows")
+    shared = common_folder(recipe.datasets)
+    root = None if arguments.images else shared
+    data = DataSet(recipe.datasets, root, recipe.text_key, recipe.image_key, recipe.ratio, arguments.limit)
+    images = (arguments.images or shared).absolute()
+    result, audit = places_of(recipe, arguments.output, data.is_trial)
+    output = result.parent
+    on_error = arguments.on_error or recipe.on_error
+    settings = {"on_error": on_error, **recipe.settings(), **({"limit": data.limit} if data.limit else {})}
+    inputs = describe_inputs(recipe, images, settings | ({"trial": True} if data.is_trial else {}))
+    about = "trial, no submission; " if data.is_trial else ""
+    if not arguments.overwrite and is_done(result, inputs):
         print(
-            f"already done: {shown(output / RESULT)} is this recipe's result on these inputs; --overwrite runs it again"
+            f"{about}already done: {shown(result)} is this recipe's result on these inputs; --overwrite runs it again"
         )
         return
     warn_of_untested_version()
-    set_environment(recipe, output.parent / "scores")
+    set_environment(recipe, audit.parent.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
     from solution.runner.produced import send_to_the_run
     from solution.runner.run import Run, expect_images, log_to
 
-    audit = output.parent / "audit" / f"{recipe.name}.parquet"
     with ExitStack() as stack:
         stack.enter_context(owner_of(output))
         send_to_the_run(unfinished_folder(audit))
@@ -133,17 +173,19 @@ def process(arguments: argparse.Namespace) -> None:
         log_to(audit.with_suffix(".log"))
         end_forks_with_this_process()
         executor = None
-        if arguments.executor == "ray":
+        if executor_name == "ray":
             from solution.runner.ray_executor import RayExecutor
 
-            executor = stack.enter_context(RayExecutor(recipe, str(output), arguments.ray_address))
+            address = arguments.ray_address or recipe.ray_address
+            executor = stack.enter_context(RayExecutor(recipe, str(output), address))
         run = Run(
             recipe,
+            data,
             images,
-            output / RESULT,
+            result,
             audit,
             inputs,
-            arguments.on_error,
+            on_error,
             arguments.overwrite,
             arguments.max_failed,
             executor,
@@ -151,10 +193,40 @@ def process(arguments: argparse.Namespace) -> None:
 
         def record(counts: dict[str, Any]) -> None:
             seconds = round(time.monotonic() - started, 1)
-            write_record(output, inputs, counts | {"executor": arguments.executor, "seconds": seconds})
+            write_record(result, inputs, counts | {"executor": executor_name, "seconds": seconds})
 
         run.execute(record)
-    print(f"rows: {shown(output / RESULT)}; audit of every row: {shown(audit)}; record: {shown(output / RECORD)}")
+    print(f"{about}rows: {shown(result)}; audit of every row: {shown(audit)}; record: {shown(record_of(result))}")
+
+
+def common_folder(files: Sequence[Path]) -> Path:
+    """The folder that all files are in or below."""
+    return Path(os.path.commonpath([file.absolute().parent for file in files]))
+
+
+def places_of(recipe: Recipe, output: Path | None, is_trial: bool) -> tuple[Path, Path]:
+    """The files of result and audit. Raises UserError where the result would take the place of the data set.
+
+    A trial has a folder and names of its own, so that it is never taken for a submission.
+    """
+    result = output.absolute() / RESULT if output else recipe.export_path or ROOT / "output" / "processed_data" / RESULT
+    folder, name = audit_folder(recipe, result), recipe.name
+    if is_trial:
+        result = result.parent.with_name(f"{result.parent.name}.trial") / f"{result.stem}.trial.jsonl"
+        name += ".trial"
+    if result.exists() and any(file.exists() and result.samefile(file) for file in recipe.datasets):
+        raise UserError(f"{shown(result)} is the data set itself: give another folder with --output")
+    for needed in (result.parent, folder):
+        there = next(parent for parent in (needed, *needed.parents) if parent.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            what = "cannot be written to" if there.is_dir() else "is no folder"
+            raise UserError(f"{shown(there)} {what}: give a folder for the result with --output")
+    return result, folder / f"{name}.parquet"
+
+
+def audit_folder(recipe: Recipe | None, result: Path) -> Path:
+    """The folder of the audits: in the recipe's work_dir, else next to the folder of the result."""
+    return (recipe.work_dir if recipe and recipe.work_dir else result.parent.parent) / "audit"
 
 
 def list_operators(arguments: argparse.Namespace) -> None:
@@ -171,12 +243,19 @@ def list_operators(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write the page next to the run's audit. Raises UserError where there is no audit."""
-    folder = arguments.output.absolute().parent / "audit"
+    given = Path(arguments.recipe) if arguments.recipe else None
+    recipe = load_recipe(given, None) if given and given.suffix in (".yaml", ".yml") and given.is_file() else None
+    result = ROOT / "output" / "processed_data" / RESULT
+    if arguments.output:
+        result = arguments.output.absolute() / RESULT
+    elif recipe and recipe.export_path:
+        result = recipe.export_path
+    folder = audit_folder(recipe, result)
     found = audits_in(folder)
-    if not found and not arguments.recipe:
+    if not found and not given:
         raise UserError(f"no audit in {shown(folder)}: run a recipe first (--recipe FILE)")
     latest = max(found, key=lambda name: found[name].stat().st_mtime, default="")
-    name = Path(arguments.recipe).stem if arguments.recipe else latest
+    name = latest if given is None else given.name if given.name in found else given.stem
     audit = found.get(name, folder / f"{name}.parquet")
     from solution.report.report import write_report  # the image and table libraries take a second
 
@@ -201,9 +280,13 @@ def warn_of_untested_version() -> None:
 def set_environment(recipe: Recipe, scores: Path) -> None:
     """Where scores are kept; no packages installed by Data-Juicer; a silent model hub where all models are local."""
     os.environ.setdefault("SCORE_STORE", str(scores))
+    if recipe.temp_dir:
+        recipe.temp_dir.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = str(recipe.temp_dir)
     os.environ |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_LEAVE": ""}  # tqdm: a finished bar goes away
     models = [value for _, params in recipe.process for key, value in params.items() if key.startswith("hf_")]
+    models = [model for model in models if isinstance(model, str)]
     if models and all(Path(model).is_absolute() for model in models):
         os.environ["HF_HUB_OFFLINE"] = "1"
 

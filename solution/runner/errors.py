@@ -14,10 +14,10 @@ def visible(text: str, kept: str = "") -> str:
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: its text is one line that names file, row or key, and the next step."""
+    """A mistake in what the user gave: a line that names file, row or key, and the next step; a line for each."""
 
     def __str__(self) -> str:
-        return visible(super().__str__())
+        return "\n".join(visible(str(line)) for line in self.args)
 
 
 class RowFault(Exception):

@@ -6,6 +6,7 @@ Only columns of numbers are read whole; texts and scores are read part by part, 
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 from datasets import Json
 
 from solution.entry import is_interrupt
-from solution.operators import register
+from solution.operators import NAMES, register
 from solution.operators.common import reasons
 from solution.operators.common.faults import SetupFault, machine_fault
 from solution.operators.common.rows import NOTE, PART, ROW, parts_of
@@ -45,7 +46,7 @@ def registry(recipe: Recipe) -> dict[str, type]:
     try:
         register(names)
         register_stock(names)
-    except ImportError as error:
+    except Exception as error:  # its file may raise anything, a SyntaxError too
         raise UserError(f"recipe {recipe.path}: an operator cannot be imported: {one_line(error)}") from error
     # Ours are registered already; Data-Juicer would import them under another module name.
     theirs = [path for path in recipe.operator_paths if path != OWN_OPERATORS]
@@ -54,11 +55,13 @@ def registry(recipe: Recipe) -> dict[str, type]:
 
         try:
             load_custom_operators(theirs)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"recipe {recipe.path}, key custom_operator_paths: {error}") from error
+        except Exception as error:  # as above
+            raise UserError(f"recipe {recipe.path}, key custom_operator_paths: {one_line(error)}") from error
     if not OPERATORS.modules.keys() >= set(names):
         # All, as the nearest name to an unknown one may be among them.
-        register()
+        for name in NAMES:
+            with suppress(Exception):  # a fault in the file of an operator that the recipe does not name
+                register([name])
         register_stock()
     return OPERATORS.modules
 

@@ -18,12 +18,13 @@ from tqdm.auto import tqdm
 
 from solution.operators.common.faults import IMAGE_ROOT, SetupFault
 from solution.operators.common.rows import ROW
+from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import NestedDataset, SpecialTokens, seed_random
 from solution.runner.errors import UserError, one_line
 from solution.runner.files import ROOT
 from solution.runner.pipeline import build_operators, registry
 from solution.runner.produced import VARIABLE
-from solution.runner.recipe import Recipe, check_operators
+from solution.runner.recipe import Recipe
 from solution.runner.tables import rows_of_step
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported

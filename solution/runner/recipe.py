@@ -1,66 +1,71 @@
 """A recipe: a Data-Juicer YAML, read and checked before anything is loaded."""
 
-import difflib
-import inspect
-import typing
-from collections.abc import Iterable
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
 
 from solution.missing import way_to
-from solution.operators.common.captions import IMAGE_TOKENS
+from solution.operators.common.captions import END_TOKEN, IMAGE_TOKENS
+from solution.runner.configuration import keys
+from solution.runner.configuration.dataset_files import files_in
+from solution.runner.configuration.keys import short
+from solution.runner.configuration.places import candidates, find, nearest
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
 
-KEYS = {
-    "project_name": str,  # free text
-    "dataset_path": str,  # the seed's jsonl
-    "np": int,  # processes per operator
-    "image_special_token": str,  # the image token that texts have while operators look at them
-    "custom_operator_paths": list,  # files or packages with operators
-    "process": list,  # the operators in order
-}
 OWN_OPERATORS = ROOT / "solution" / "operators"
+_MOST_BYTES = 1 << 20  # of a recipe
+_MOST_VALUES = 100_000  # of a recipe, with what its anchors stand for written out
 
-# Data-Juicer checks no ranges; a similarity of 32 (meant: 0.32) would silently drop every row.
-_STOCK_RANGES = {
-    "image_text_similarity_filter": (-1.0, 1.0),
-    "image_text_matching_filter": (0.0, 1.0),
-    "image_aesthetics_filter": (0.0, 1.0),
-    "image_nsfw_filter": (0.0, 1.0),
-    "image_watermark_filter": (0.0, 1.0),
-    "phrase_grounding_recall_filter": (0.0, 1.0),
-    "alphanumeric_filter": (0.0, 1.0),
-    "special_characters_filter": (0.0, 1.0),
-    "character_repetition_filter": (0.0, 1.0),
-    "word_repetition_filter": (0.0, 1.0),
-    "flagged_words_filter": (0.0, 1.0),
-    "stopwords_filter": (0.0, 1.0),
-    "language_id_score_filter": (0.0, 1.0),
+# Operators and parameters of Data-Juicer 1.0 to 1.5 that have other names today.
+_RENAMED_OPERATORS = {"most_relavant_entities_aggregator": "most_relevant_entities_aggregator"}
+_RENAMED_PARAMETERS = {
+    "image_nsfw_filter": {"score_threshold": "max_score"},
+    "video_nsfw_filter": {"score_threshold": "max_score"},
+    "optimize_qa_mapper": {"hf_model": "api_or_hf_model"},
 }
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe; `process` holds (operator, parameters) with model folders already absolute."""
+    """One recipe; `process` holds (operator, parameters) with model folders already absolute.
+
+    `faults` are those found so far; `check_operators` raises them together with those of the operators.
+    """
 
     path: Path
     text: str
-    dataset: Path
+    datasets: tuple[Path, ...]  # the seed's files, in order
     processes: int
     operator_paths: tuple[Path, ...]
     process: tuple[tuple[str, dict[str, Any]], ...]
     image_token: str | None = None  # None: the data set's own
+    text_key: str = "text"
+    image_key: str = "images"
+    ratio: float = 1.0  # of the rows that are read; below 1 for a trial
+    executor: str = "local"  # or ray
+    ray_address: str | None = None
+    on_error: str = "skip"
+    export_path: Path | None = None
+    work_dir: Path | None = None
+    temp_dir: Path | None = None
+    keep_stats: bool = False
+    remarks: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The recipe's file name without its ending; it names the audit file."""
         return self.path.stem
+
+    @property
+    def dataset(self) -> Path:
+        """The seed's first file."""
+        return self.datasets[0]
 
     def models(self) -> dict[str, Path]:
         """Model parameter's text -> folder, for every model that is a local folder."""
@@ -71,169 +76,303 @@ class Recipe:
             if key.startswith("hf_") and isinstance(value, str) and Path(value).is_absolute()
         }
 
+    def settings(self) -> dict[str, Any]:
+        """What, besides the operators, decides how rows are read: only what is not as usual."""
+        given = {
+            "image_special_token": self.image_token, "text_keys": self.text_key, "image_key": self.image_key,
+            "data_probe_ratio": self.ratio, "datasets": [shown(file) for file in self.datasets],
+        }  # fmt: skip
+        usual = {"image_special_token": None, "text_keys": "text", "image_key": "images", "data_probe_ratio": 1.0}
+        return {
+            key: value
+            for key, value in given.items()
+            if (len(self.datasets) > 1 if key == "datasets" else value != usual[key])
+        }
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` where a known name is near, else `; known: ...` for a short list, else nothing."""
-    known = sorted(known)
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if match:
-        return f"; did you mean {match[0]}?"
-    return f"; known: {', '.join(known)}" if len(known) <= 20 else ""
 
-
-def load_recipe(path: Path, dataset: Path | None) -> Recipe:
+def load_recipe(path: Path, dataset: list[Path] | Path | None) -> Recipe:
     """Read a recipe and check all that needs no Data-Juicer: keys, shape, data set and model folders.
 
-    ``dataset`` replaces the recipe's own `dataset_path`. Raises UserError with one line on any fault.
+    ``dataset`` replaces the recipe's own `dataset_path`. The faults found are in the recipe, a line each. Raises
+    UserError for a file that is no YAML mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except FileNotFoundError:
-        there = sorted(shown(file) for file in (ROOT / "solution" / "recipes").glob("*.yaml"))
-        raise UserError(f"recipe {path} is missing; there are: {', '.join(there)}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"recipe {path} is empty or no mapping; expected keys: {', '.join(KEYS)}")
-    for key, value in content.items():
-        if key == "export_path":
-            raise UserError(f"recipe {path}, key export_path: the output folder is given by --output; remove the key")
-        if key not in KEYS:
-            raise UserError(f"recipe {path}: unknown key '{key}'{nearest(str(key), KEYS)}")
-        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
-            raise UserError(f"recipe {path}, key {key}: expected {KEYS[key].__name__}, found {value!r}")
-    if content.get("np", 1) < 1:
-        raise UserError(f"recipe {path}, key np: expected 1 or more processes, found {content['np']}")
-    return Recipe(
+    path = _recipe_file(path)
+    text, content = _content(path)
+    faults = [
+        f"unknown key '{short(key)[1:-1]}'{nearest(str(key), keys.names())}"
+        for key in content
+        if not keys.is_known(key)
+    ]
+    wrong = dict(keys.faults_of(content))
+    faults += [f"key {key}: {fault}" for key, fault in wrong.items()]
+    content = {key: value for key, value in content.items() if key not in wrong}
+    remarks = keys.remarks_on(content)
+    reader = _Reader(content, faults, remarks)
+    given = [dataset] if isinstance(dataset, Path) else dataset
+    recipe = Recipe(
         path,
         text,
-        _dataset(path, dataset, content.get("dataset_path")),
-        content.get("np", 1),
-        tuple((ROOT / entry).resolve() for entry in content.get("custom_operator_paths", [])),
-        tuple(_step(path, number, entry) for number, entry in enumerate(content.get("process") or [], start=1)),
-        _image_token(path, content.get("image_special_token")),
+        tuple(reader.datasets(given)),
+        content.get("np") or 1,
+        tuple(reader.operator_paths()),
+        tuple(reader.process()),
+        reader.token("image_special_token", IMAGE_TOKENS),
+        reader.first("text_keys", "text"),
+        content.get("image_key") or "images",
+        content.get("data_probe_ratio", 1.0),
+        "local" if content.get("executor_type", "default") == "default" else "ray",
+        reader.ray_address(),
+        "skip" if content.get("skip_op_error", True) else "stop",
+        reader.export_path(),
+        reader.folder("work_dir"),
+        reader.folder("temp_dir"),
+        content.get("keep_stats_in_res_ds", False),
+    )
+    reader.token("eoc_special_token", (END_TOKEN,))
+    where = f"recipe {shown(path)}"
+    return replace(
+        recipe,
+        remarks=tuple(f"{where}, {remark}" for remark in remarks),
+        faults=tuple(
+            f"{where}, {fault}" if fault.startswith(("key", "operator")) else f"{where}: {fault}" for fault in faults
+        ),
     )
 
 
-def _dataset(recipe: Path, given: Path | None, own: str | None) -> Path:
-    """The data set's file. Raises UserError where none is named, or the file is missing."""
-    if given:
-        path = given.absolute()
-    elif own is not None:
-        path = ROOT / own
-    else:
-        raise UserError(f"recipe {recipe} has no dataset_path; add one or give --dataset FILE.jsonl")
-    if path.exists() and not path.is_file():
-        raise UserError(f"data set {shown(path)} is no regular file; expected a .jsonl (of a pipe, write it to a file)")
-    if not path.is_file():
+def _recipe_file(path: Path) -> Path:
+    """The recipe's file, also by the bare name of one of the kit's. Raises UserError where it is missing."""
+    folder = ROOT / "solution" / "recipes"
+    bare = folder / f"{path}.yaml"
+    found = find(str(path), also=[bare] if not path.suffix else [])
+    if found is None:
+        there = [str(file.relative_to(folder).with_suffix("")) for file in sorted(folder.rglob("*.yaml"))]
+        near = nearest(path.stem, there) if len(there) else ""
         raise UserError(
-            f"data set {shown(path)} is missing; {way_to(path)}; another one is given with --dataset FILE.jsonl"
+            f"recipe {short(str(path), 300)[1:-1]} is missing{near if 'did you mean' in near else ''}",
+            *(f"there is: {shown(folder / f'{name}.yaml')}" for name in there),
         )
-    return path
+    if not found.is_file():
+        raise UserError(f"recipe {shown(found)} is a folder; expected a YAML file in it")
+    return found
 
 
-def _image_token(recipe: Path, token: str | None) -> str | None:
-    """The image token that the recipe names. Raises UserError for one that rows of the challenge never have."""
-    if token is not None and token not in IMAGE_TOKENS:
-        raise UserError(
-            f"recipe {recipe}, key image_special_token: expected {' or '.join(IMAGE_TOKENS)}, found {token!r}"
-        )
-    return token
-
-
-def _step(recipe: Path, number: int, entry: Any) -> tuple[str, dict[str, Any]]:
-    """One entry of `process` as (operator, parameters); hf_... parameters become absolute where they are folders."""
-    if isinstance(entry, str):
-        entry = {entry: None}
-    if not isinstance(entry, dict) or len(entry) != 1:
-        raise UserError(
-            f"recipe {recipe}, process entry {number}: expected `- operator: {{parameters}}`, found {entry!r}"
-        )
-    ((name, params),) = entry.items()
-    if not isinstance(params, dict | None):
-        raise UserError(f"recipe {recipe}, operator {number} ({name}): expected parameters, found {params!r}")
-    resolved = dict(params or {})
-    for key, value in resolved.items():
-        if key.startswith("hf_") and isinstance(value, str):
-            resolved[key] = _model(value, f"recipe {recipe}, operator {number} ({name}), {key}")
-    return name, resolved
-
-
-def _model(value: str, where: str) -> str:
-    """A model folder's absolute path, or a hub name as it is. Raises UserError for a folder without a model."""
-    folder = ROOT / value
-    if any((folder / name).is_file() for name in ("config.json", "model_index.json")):
-        return str(folder)
-    if value.count("/") == 1 and not value.startswith((".", "/", "~")) and not (ROOT / value).parent.is_dir():
-        return value  # a hub name such as openai/clip-vit-base-patch32
-    fault = "has no config.json" if folder.is_dir() else "is missing"
-    raise UserError(f"{where}: model folder {value} {fault}; {way_to(folder)}")
-
-
-def check_operators(recipe: Recipe, registry: dict[str, type]) -> list[dict[str, dict[str, Any]]]:
-    """The recipe's operators as Data-Juicer's `load_ops` takes them, every name and value checked.
-
-    ``registry`` maps operator names to classes. Raises UserError for an unknown operator or parameter, a value of the
-    wrong type or outside its range, and a minimum above its maximum.
-    """
-    if not recipe.process:
-        raise UserError(f"recipe {recipe.path} has no operators: list them under `process`")
-    checked = []
-    for number, (name, params) in enumerate(recipe.process, start=1):
-        where = f"recipe {recipe.path}, operator {number} ({name})"
-        if name not in registry:
-            raise UserError(f"{where}: unknown operator{nearest(name, registry)}")
-        known = _parameters(registry[name])
-        for key in params:
-            if key not in known:
-                raise UserError(f"{where}: unknown parameter '{key}'{nearest(key, known)}")
-        values = {key: _typed(value, known[key][0], f"{where}, {key}") for key, value in params.items()}
-        _check_thresholds(
-            {key: default for key, (_, default) in known.items()} | values, _STOCK_RANGES.get(name), where
-        )
-        checked.append({name: values})
-    return checked
-
-
-def _parameters(operator: Any) -> dict[str, tuple[Any, Any]]:
-    """Parameter -> (type, default) of an operator class and its bases, Data-Juicer's common ones included."""
-    known = {
-        key: (kind | None if kind and default is None else kind or Any, default)
-        for key, (kind, default) in operator._BASE_PARAMS.items()
-    }
-    for base in reversed(operator.__mro__):
-        if "__init__" in vars(base) and base is not object:
-            hints = typing.get_type_hints(base.__init__, include_extras=True)
-            for key, parameter in inspect.signature(base.__init__).parameters.items():
-                if key != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                    default = None if parameter.default is parameter.empty else parameter.default
-                    known[key] = (hints.get(key, Any), default)
-    return known
-
-
-def _typed(value: Any, kind: Any, where: str) -> Any:
-    """The value as its declared type. Raises UserError where it is none."""
+def _content(path: Path) -> tuple[str, dict[Any, Any]]:
+    """A recipe's text and its mapping. Raises UserError for what is no YAML mapping of a recipe's size."""
+    where = f"recipe {shown(path)}"
     try:
-        adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # dataclasses and models bring their own configuration and refuse another
-        adapter = TypeAdapter(kind)
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        raise UserError(f"{where}: {error.errors()[0]['msg']}, found {value!r}") from None
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise UserError(f"{where} has {size:,} bytes; expected a short YAML file (the data set goes to --dataset)")
+        text = path.read_text(encoding="utf-8-sig")
+        content = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{where}, line {line}: not UTF-8 (byte {error.object[error.start]:#x}); "
+            f"`iconv -f LATIN1 -t UTF-8 {path.name}` converts a Latin-1 file"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{where} is nested too deeply; expected keys such as dataset_path and process") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
+        raise UserError(f"{where} is no valid YAML: {short(' '.join(str(error).split()), 300)[1:-1]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where} is empty or no mapping; expected keys such as dataset_path and process")
+    if _values(content, {}) > _MOST_VALUES:
+        raise UserError(f"{where} stands for more than {_MOST_VALUES:,} values: its anchors repeat each other")
+    return text, content
 
 
-def _check_thresholds(values: dict[str, Any], allowed: tuple[float, float] | None, where: str) -> None:
-    """Raise UserError where min_x is above max_x, or a threshold is outside the range of the operator's score."""
-    for key, low in values.items():
-        if not isinstance(low, int | float) or isinstance(low, bool):
-            continue
-        high = values.get("max_" + key.removeprefix("min_")) if key.startswith("min_") else None
-        if isinstance(high, int | float) and low > high:
-            raise UserError(
-                f"{where}: {key} {low} is greater than max_{key.removeprefix('min_')} {high}: no row can pass"
+def _values(value: Any, known: dict[int, float]) -> float:
+    """How many values a YAML value has with its anchors written out; infinite where it holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = float("inf")
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(value)]
+
+
+class _Reader:
+    """Reads the keys of one recipe; adds a line to ``faults`` for each fault and to ``remarks`` for what is noted."""
+
+    def __init__(self, content: dict[str, Any], faults: list[str], remarks: list[str]) -> None:
+        self.content = content
+        self.faults = faults
+        self.remarks = remarks
+
+    def datasets(self, given: list[Path] | None) -> Iterator[Path]:
+        """The data set's files."""
+        if given:
+            entries = [(str(path), "--dataset") for path in given]
+        elif self.content.get("dataset_path"):  # Data-Juicer prefers it as well
+            entries = [(name, "key dataset_path") for name in _paths_of(self.content["dataset_path"])]
+        elif self.content.get("dataset"):
+            entries = list(self._configs(self.content["dataset"]))
+        else:
+            self.faults.append("has no dataset_path; add one or give --dataset FILE.jsonl")
+            return
+        suffixes = self.content.get("suffixes") or []
+        for name, where in entries:
+            found = find(name)
+            if found is None:
+                tried = " and ".join(shown(path) for path in candidates(name))
+                self.faults.append(
+                    f"{where}: data set {tried} is missing; {way_to(candidates(name)[-1])}; another one is "
+                    "given with --dataset FILE.jsonl"
+                )
+            elif found.is_dir():
+                files = files_in(found, [suffixes] if isinstance(suffixes, str) else suffixes)
+                if not files:
+                    self.faults.append(f"{where}: folder {shown(found)} has no .jsonl, .json or .parquet file")
+                yield from files
+            elif found.is_file():
+                yield found
+            else:
+                self.faults.append(
+                    f"{where}: data set {shown(found)} is no regular file; expected a .jsonl "
+                    "(of a pipe, write it to a file)"
+                )
+
+    def _configs(self, dataset: Any) -> Iterator[tuple[str, str]]:
+        """The local files of `dataset.configs`."""
+        configs = dataset.get("configs") if isinstance(dataset, dict) else None
+        if not isinstance(configs, list) or not configs:
+            self.faults.append("key dataset: expected `configs: [{type: local, path: FILE}]`")
+            return
+        if dataset.get("max_sample_num"):
+            self.faults.append(
+                "key dataset.max_sample_num: rows are not sampled while reading; random_selector draws, "
+                "--limit N and data_probe_ratio try a recipe"
             )
-        is_threshold = key.startswith(("min_", "max_")) and key.endswith(("_score", "_ratio", "_recall"))
-        if allowed and is_threshold and not (allowed[0] <= low <= allowed[1] or abs(low) >= 1e9):
-            raise UserError(f"{where}: {key} {low} is outside the score's range, {allowed[0]:g} to {allowed[1]:g}")
+        for number, config in enumerate(configs, start=1):
+            where = f"key dataset.configs, entry {number}"
+            if not isinstance(config, dict) or not isinstance(config.get("path"), str):
+                self.faults.append(f"{where}: expected {{type: local, path: FILE}}, found {short(config)}")
+            elif config.get("type", "local") != "local":
+                self.faults.append(
+                    f"{where}: expected type local, found {short(config['type'])}: download the data and name the file"
+                )
+            else:
+                yield config["path"], where
+
+    def operator_paths(self) -> Iterator[Path]:
+        """The files and packages of `custom_operator_paths`."""
+        given = self.content.get("custom_operator_paths") or []
+        for name in [given] if isinstance(given, str) else given:
+            found = find(name)
+            if found is None:
+                tried = " and ".join(shown(path) for path in candidates(name))
+                self.faults.append(f"key custom_operator_paths: {tried} is missing; {way_to(candidates(name)[-1])}")
+            else:
+                yield found.resolve()
+
+    def process(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each entry of `process` as (operator, parameters); model folders become absolute."""
+        for number, entry in enumerate(self.content.get("process") or [], start=1):
+            entry = {entry: None} if isinstance(entry, str) else entry
+            name, params = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (None, None)
+            if not isinstance(name, str):
+                self.faults.append(f"operator {number}: expected `- operator: {{parameters}}`, found {short(entry)}")
+                continue
+            where = f"operator {number} ({short(name)[1:-1]})"
+            if not isinstance(params, dict | None):
+                self.faults.append(f"{where}: expected parameters, found {short(params)}")
+                continue
+            yield self._today(where, name, dict(params or {}))
+
+    def _today(self, where: str, name: str, params: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """An operator under the names of today, with the folders of its models."""
+        if name in _RENAMED_OPERATORS:
+            self.remarks.append(f"{where}: is called {_RENAMED_OPERATORS[name]} today")
+            name = _RENAMED_OPERATORS[name]
+        for old, new in _RENAMED_PARAMETERS.get(name, {}).items():
+            if old in params and new not in params:
+                self.remarks.append(f"{where}: {old} is called {new} today")
+                params[new] = params.pop(old)
+        for key, value in params.items():
+            if isinstance(key, str) and key.startswith("hf_") and isinstance(value, str):
+                params[key] = self._model(value, f"{where}, {key}")
+        return name, params
+
+    def _model(self, value: str, where: str) -> str:
+        """A model folder's absolute path, or a hub name as it is."""
+        tried = candidates(value)
+        for folder in tried:
+            if any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+                return str(folder)
+        if (
+            value.count("/") == 1
+            and not value.startswith((".", "/", "~"))
+            and not any(path.parent.is_dir() for path in tried)
+        ):
+            return value  # a hub name such as openai/clip-vit-base-patch32
+        there = next((folder for folder in tried if folder.is_dir()), None)
+        fault = f"{shown(there)} has no config.json" if there else f"{' and '.join(map(shown, tried))} is missing"
+        self.faults.append(f"{where}: model folder {fault}; {way_to(there or tried[-1])}")
+        return value
+
+    def token(self, key: str, allowed: tuple[str, ...]) -> str | None:
+        """A special token of the rows."""
+        token = self.content.get(key)
+        if token is not None and token not in allowed:
+            self.faults.append(
+                f"key {key}: expected {' or '.join(allowed)}, as the challenge's rows have, found {short(token)}"
+            )
+        return token
+
+    def first(self, key: str, default: str) -> str:
+        """The first of the names that a key holds, as Data-Juicer takes it."""
+        value = self.content.get(key) or default
+        return value if isinstance(value, str) else value[0]
+
+    def ray_address(self) -> str | None:
+        """The address of a cluster; `auto` is Data-Juicer's default and starts Ray here."""
+        address = self.content.get("ray_address")
+        if address == "auto" and self.content.get("executor_type", "default") != "default":
+            self.remarks.append("ray_address: Ray starts on this machine; --ray-address auto joins a running cluster")
+        return None if address in (None, "auto") else address
+
+    def export_path(self) -> Path | None:
+        """The result's file, as Data-Juicer reads it: from the working directory."""
+        value = self.content.get("export_path")
+        kind = self.content.get("export_type") or "jsonl"
+        if value and ("://" in value or not value.endswith(".jsonl") or kind != "jsonl"):
+            self.faults.append(
+                f"key export_path: the result is a local file of JSON lines; expected NAME.jsonl, found {short(value)}"
+            )
+            return None
+        path = Path(value).expanduser().absolute() if value else None
+        if path and path.is_dir():
+            self.faults.append(f"key export_path: {shown(path)} is a folder; expected NAME.jsonl")
+        return path
+
+    def folder(self, key: str) -> Path | None:
+        """A folder that need not be there yet."""
+        value = self.content.get(key)
+        path = Path(value.replace("{job_id}", "").rstrip("/")).expanduser().absolute() if value else None
+        if path and path.exists() and not path.is_dir():
+            self.faults.append(f"key {key}: {shown(path)} is a file; expected a folder")
+        return path
+
+
+def _paths_of(text: str) -> list[str]:
+    """The paths of a `dataset_path`: one, or several, each with a weight in front where one likes."""
+    if find(text):
+        return [text]
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return [text]
+    paths = [word for word in words if not _is_number(word)]
+    return paths if len(paths) > 1 or len(words) > len(paths) else [text]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -37,8 +37,14 @@ def audits_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def describe_inputs(recipe: Recipe, images: Path, on_error: str) -> dict[str, Any]:
+def record_of(result: Path) -> Path:
+    """The record of a result: `run.json` beside processed_data.jsonl, else a file of the result's own name."""
+    return result.with_name(RECORD if result.name == RESULT else f"{result.stem}.{RECORD}")
+
+
+def describe_inputs(recipe: Recipe, images: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """All that decides the result: inputs with their hashes, configuration, versions of code and packages."""
+    datasets = [{"path": shown(file), "sha256": sha256_of(file)} for file in recipe.datasets]
     code = [
         *(ROOT / "solution").rglob("*.py"),
         *(file for path in recipe.operator_paths for file in _python_files(path)),
@@ -46,11 +52,11 @@ def describe_inputs(recipe: Recipe, images: Path, on_error: str) -> dict[str, An
     return {
         "inputs": {
             "recipe": {"path": shown(recipe.path), "sha256": sha256_of(recipe.path)},
-            "dataset": {"path": shown(recipe.dataset), "sha256": sha256_of(recipe.dataset)},
+            "dataset": datasets[0] if len(datasets) == 1 else datasets,
             "images": shown(images),
             "models": {name: stamp_of(folder) for name, folder in recipe.models().items()},
         },
-        "configuration": {"on_error": on_error},
+        "configuration": settings,
         "versions": {
             "python": ".".join(map(str, sys.version_info[:3])),
             **{package: version(package) for package in _PACKAGES},
@@ -63,20 +69,19 @@ def _python_files(path: Path) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
-def is_done(output: Path, inputs: dict[str, Any]) -> bool:
-    """Whether the folder holds the untouched result of the same inputs."""
-    record_file, result = output / RECORD, output / RESULT
-    if not record_file.is_file() or not result.is_file():
+def is_done(result: Path, inputs: dict[str, Any]) -> bool:
+    """Whether the file is the untouched result of the same inputs."""
+    if not record_of(result).is_file() or not result.is_file():
         return False
     try:
-        record = json.loads(record_file.read_text(encoding="utf-8"))
+        record = json.loads(record_of(result).read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         return False
-    return {key: record.get(key) for key in inputs} == inputs and record["outputs"][RESULT] == sha256_of(result)
+    return {key: record.get(key) for key in inputs} == inputs and record["outputs"][result.name] == sha256_of(result)
 
 
-def write_record(output: Path, inputs: dict[str, Any], about: dict[str, Any]) -> None:
+def write_record(result: Path, inputs: dict[str, Any], about: dict[str, Any]) -> None:
     """Write the record next to the result: ``inputs``, ``about`` the run, and the result's hash."""
-    record = inputs | about | {"outputs": {RESULT: sha256_of(output / RESULT)}}
-    with replaced(output / RECORD) as temporary:
+    record = inputs | about | {"outputs": {result.name: sha256_of(result)}}
+    with replaced(record_of(result)) as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -19,12 +19,14 @@ from tqdm.auto import tqdm
 from solution.operators.common.faults import IMAGE_ROOT
 from solution.runner.audit import Ledger, funnel
 from solution.runner.checkpoint import Checkpoint
+from solution.runner.configuration.dataset_files import DataSet
+from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError, visible
 from solution.runner.files import replaced, shown
 from solution.runner.pipeline import build_operators, registry, run_operator
 from solution.runner.produced import ProducedImages
-from solution.runner.recipe import Recipe, check_operators
+from solution.runner.recipe import Recipe
 from solution.runner.record import stopped_audit, unfinished_folder
 from solution.runner.seed import SYNTHETIC, Folders, first_token, read_rows, write_rows
 from solution.runner.tables import tables_of
@@ -72,6 +74,7 @@ class Run:
     """A recipe with its paths: images, result, audit (and next to it the checkpoint of an unfinished run)."""
 
     recipe: Recipe
+    data: DataSet
     images: Path  # the seed's image root
     result: Path  # processed_data.jsonl
     audit: Path  # the Parquet file
@@ -95,17 +98,18 @@ class Run:
                 target = shown(self.result.parent / SYNTHETIC)
                 _say(f"note: operator {number} ({name}): its images go to {target}, not to save_dir")
         # What statistics of a text count is the text that the recipe's author had, image token included.
-        SpecialTokens.image = self.recipe.image_token or first_token(self.recipe.dataset)
+        SpecialTokens.image = self.recipe.image_token or first_token(self.data)
         unfinished = unfinished_folder(self.audit)
-        folders = Folders(self.images, self.recipe.dataset.parent, self.result.parent, unfinished)
+        folders = Folders(self.images, self.data.root or self.data.files[0].parent, self.result.parent, unfinished)
         produced = ProducedImages(folders)
         checkpoint = Checkpoint(unfinished, self._identity(), process)
         done, dataset, ledger = checkpoint.open(self.on_error, self.overwrite)
         keep_steps_in(checkpoint.folder)
         try:
             if dataset is None:
-                _say(f"reading {shown(self.recipe.dataset)} and decoding every image")
-                tables = read_rows(self.recipe.dataset, folders, ledger)
+                which = "every image of the trial" if self.data.is_trial else "every image"
+                _say(f"reading {self.data.shown()} and decoding {which}")
+                tables = read_rows(self.data, folders, ledger)
                 dataset = checkpoint.save(0, self._watched(_counted(tables), ledger), ledger)
             else:
                 _say(f"resuming after operator {done} of {len(operators)}")
@@ -161,7 +165,7 @@ class Run:
     ) -> None:
         """Put result and audit in the place of earlier ones, then the record; a page about the earlier run goes."""
         with replaced(self.audit) as audit, replaced(self.result) as result:
-            write_rows(result, dataset, folders, ledger)
+            write_rows(result, dataset, folders, ledger, self.recipe.keep_stats)
             ledger.write(audit, **self._places())
             text = funnel(ledger)
         write_record({"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()})
@@ -187,7 +191,7 @@ class Run:
         return (
             f"no rows left: operator {len(ledger.steps) - 1} ({step.name}) dropped {step.dropped:,} and failed "
             f"{step.failed:,} of the last {step.rows_in:,} rows{details}; "
-            f"{advice} in {shown(stopped_audit(self.audit))}; `process.py report {self.recipe.name}` makes a page of it"
+            f"{advice} in {shown(stopped_audit(self.audit))}; `process.py report {self.audit.stem}` makes a page of it"
         )
 
 

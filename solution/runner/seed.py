@@ -23,15 +23,16 @@ from solution.operators.common.faults import machine_fault
 from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.rows import PART, ROW
 from solution.runner.audit import Ledger, RowAudit
-from solution.runner.data_juicer import NestedDataset, SpecialTokens
+from solution.runner.configuration.dataset_files import DataSet, Source
+from solution.runner.configuration.keys import short
+from solution.runner.data_juicer import STATS, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError, one_line
-from solution.runner.files import linked, replaced, shown
+from solution.runner.files import linked, replaced
 
 SYNTHETIC = "synthetic_images"
 EXTRA = "__extra__"  # the column with a row's keys besides CORE, as JSON: they come out as they went in
 CORE = {"id": pa.string(), "text": pa.string(), "images": pa.list_(pa.string())}
 _MOST_NESTED = 16  # levels of lists and objects in a column that operators see
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
 
 
@@ -96,16 +97,17 @@ def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def first_token(dataset: Path) -> str:
+def first_token(data: DataSet) -> str:
     """The image token of the first row that has one."""
-    for _, line in _lines(dataset):
+    for source in data:
+        row = source.row if isinstance(source.row, bytes) else str(source.row).encode(errors="replace")
         for token in IMAGE_TOKENS:
-            if token.encode() in line:
+            if token.encode() in row:
                 return token
     return IMAGE_TOKENS[0]
 
 
-def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> Iterator[pa.Table]:
+def read_rows(data: DataSet, folders: Folders, ledger: Ledger) -> Iterator[pa.Table]:
     """Read the seed and decode every image; rows that cannot be used are failed in the ledger.
 
     Yields the valid rows, part by part, as Data-Juicer sees them: absolute image paths, its image token (as set at the
@@ -114,35 +116,35 @@ def read_rows(dataset: Path, folders: Folders, ledger: Ledger) -> Iterator[pa.Ta
     """
     started = time.monotonic()
     ledger.begin("read_and_check_images", 0)
-    columns = CORE | _further_columns(dataset) | {ROW: pa.int64()}
-    known, lines = _Known(), _lines(dataset)
+    columns = CORE | _further_columns(data) | {ROW: pa.int64()}
+    known, sources = _Known(), iter(data)
     has_rows = False
-    while part := list(islice(lines, PART)):
-        rows = _checked(part, folders, ledger, known)
+    while part := list(islice(sources, PART)):
+        rows = _checked(part, data, folders, ledger, known)
         if rows:
             has_rows = True
             yield pa.table({key: _column([row.get(key) for row in rows], kind) for key, kind in columns.items()})
     if not ledger.steps[-1].rows_in:
-        raise UserError(f"data set {shown(dataset)} has no rows")
+        raise UserError(f"data set {data.shown()} has no rows")
     if not has_rows:
         first = ledger.failures()[0]
         raise UserError(
-            f"data set {shown(dataset)} has no usable row; "
+            f"data set {data.shown()} has no usable row; "
             f"the first one, {ledger.name_row(first['row'])}: {first['reason']}"
         )
     ledger.steps[-1].seconds = time.monotonic() - started
 
 
-def _further_columns(dataset: Path) -> dict[str, pa.DataType]:
+def _further_columns(data: DataSet) -> dict[str, pa.DataType]:
     """The columns besides CORE: EXTRA, and each key whose values have one type all through the file.
 
     Operators can read those by name. A key with values of several types, or named like a column of Data-Juicer's or
     ours, travels in EXTRA alone. Empty for a file without further keys.
     """
     types: dict[str, pa.DataType | None] = {}
-    for _, line in _lines(dataset):
+    for source in data:
         try:
-            row = _object(line)
+            row = _object(source, data)
         except ValueError:  # `_checked` says so
             continue
         for key in row.keys() - CORE:
@@ -240,14 +242,15 @@ class _Known:
 
 
 def _checked(
-    lines: Sequence[tuple[int, bytes]], folders: Folders, ledger: Ledger, known: _Known
+    sources: Sequence[Source], data: DataSet, folders: Folders, ledger: Ledger, known: _Known
 ) -> list[dict[str, Any]]:
-    """The valid rows among numbered lines; the ledger gets all of them, the others as failed."""
+    """The valid rows among those of the files; the ledger gets all of them, the others as failed."""
     rows, audits, faults = [], [], []
-    for number, line in lines:
+    for source in sources:
+        number = source.number
         audits.append(audit := RowAudit("", number, None, "", "", ""))
         try:
-            row = _parsed(line, folders)
+            row = _parsed(source, data, folders)
             audit.id, audit.text_before, audit.text_after = row["id"], row["text"], row["text"]
             audit.image = " ".join(row["images"])
             audit.image_state = _state_of(audit.image)
@@ -259,7 +262,7 @@ def _checked(
             if fault := next(filter(None, map(known.fault_of, files)), ""):
                 raise ValueError(fault)
         except ValueError as error:
-            faults.append((number, str(error)))
+            faults.append((number, f"{data.place(source)}{error}"))
             if ledger.on_error == "stop":
                 break
             continue
@@ -275,36 +278,36 @@ def _checked(
     return rows
 
 
-def _lines(dataset: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1."""
-    with dataset.open("rb") as file:
-        yield from (
-            (number, line) for number, line in enumerate(file, start=1) if line.removeprefix(_BYTE_ORDER_MARK).strip()
-        )
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    """The JSON object of a line. Raises ValueError saying what is wrong with it."""
+def _object(source: Source, data: DataSet) -> dict[str, Any]:
+    """A row's JSON object, with the contract's names of text and images. Raises ValueError saying what is wrong."""
+    row = source.row
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-        if b"\\u" in line:
-            _json(row).encode()  # half a character written as an escape has no UTF-8 form
+        if not isinstance(row, bytes):
+            _json(row).encode()  # a table's bytes and dates have no JSON form, half a character no UTF-8
+        elif b"\\u" in row:
+            row = json.loads(row.decode("utf-8-sig"))
+            _json(row).encode()
+        else:
+            row = json.loads(row.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("not valid JSON in UTF-8 (nested too deeply)") from None
-    except ValueError as error:  # JSON, Unicode, or a number of more than 4,300 digits
+    except TypeError as error:
         raise ValueError(f"not valid JSON in UTF-8 ({error})") from None
+    except ValueError as error:  # JSON, Unicode, or a number of more than 4,300 digits
+        what = "a number of more than 4,300 digits" if "digits" in str(error) else error
+        raise ValueError(f"not valid JSON in UTF-8 ({what})") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
-    return row
+    return data.renamed(row)
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _parsed(line: bytes, folders: Folders) -> dict[str, Any]:
+def _parsed(source: Source, data: DataSet, folders: Folders) -> dict[str, Any]:
     """One row of the contract: its id as text, each image once. Raises ValueError saying what is wrong with it."""
-    row = _object(line)
+    row = _object(source, data)
     identifier, images = row.get("id"), row.get("images")
     if identifier in (None, "") or type(identifier) not in (str, int):
         raise ValueError("key 'id' is missing or neither text nor a whole number")
@@ -314,7 +317,9 @@ def _parsed(line: bytes, folders: Folders) -> dict[str, Any]:
         images = []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise ValueError("key 'images' is not a list of image paths")
-    images = list(dict.fromkeys(_normal(folders.inside(image)) for image in images))
+    start = data.prefix(source.file)
+    images = [folders.inside(image) for image in images]
+    images = list(dict.fromkeys(start + _normal(image) for image in images))
     if len(images) > 1:
         raise ValueError(f"{len(images)} different images in a row, {' '.join(images)}: write a row for each")
     return row | {"id": str(identifier), "images": images}
@@ -325,7 +330,7 @@ def _normal(image: str) -> str:
     path = PurePosixPath(image)
     outside = image.startswith(("/", "\\")) or ".." in path.parts or _DRIVE_OR_SCHEME.match(image)
     if not path.parts or outside or "\0" in image:
-        raise ValueError(f"image path {image!r} must be relative and without ..")
+        raise ValueError(f"image path {short(image)} must be relative and without ..")
     return path.as_posix()
 
 
@@ -338,8 +343,11 @@ def _check_tokens(row: dict[str, Any]) -> None:
     split_text(row["text"])
 
 
-def write_rows(path: Path, dataset: NestedDataset, folders: Folders, ledger: Ledger) -> None:
-    """Write processed_data.jsonl whole or not at all: seed keys and copy marks, relative paths, the seed's token."""
+def write_rows(path: Path, dataset: NestedDataset, folders: Folders, ledger: Ledger, with_stats: bool = False) -> None:
+    """Write processed_data.jsonl whole or not at all: seed keys and copy marks, relative paths, the seed's token.
+
+    ``with_stats`` adds the scores of the filters, under Data-Juicer's key.
+    """
     keys = dict.fromkeys([*ledger.columns, "caption_index", "copy_index"])
     order = {key: index for index, key in enumerate(keys)}
     with replaced(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -360,7 +368,10 @@ def write_rows(path: Path, dataset: NestedDataset, folders: Folders, ledger: Led
                     if value is not None and not _is_same(further.get(key), value):  # written by an operator
                         further[key] = value
                 row |= further
-                file.write(_json({key: row[key] for key in sorted(row, key=order.__getitem__)}) + "\n")
+                row = {key: row[key] for key in sorted(row, key=order.__getitem__)}
+                if with_stats and STATS in part:
+                    row[STATS] = {stat: score for stat, score in part[STATS][index].items() if score is not None}
+                file.write(_json(row) + "\n")
             ledger.result(results)
 
 

@@ -18,6 +18,7 @@ from PIL import ImageFile
 from solution.operators.common import images as solution_images
 from solution.operators.common.score_store import image_digest
 from solution.runner.audit import Ledger
+from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.errors import UserError
 from solution.runner.seed import Folders, write_rows
 from solution.runner.seed import read_rows as read_seed
@@ -178,9 +179,8 @@ def test_further_keys_come_out_of_a_recipe_as_they_went_in(world):
 def seed_tables(world: World, content: bytes) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """The columns that operators see of a file, and the failed lines."""
     seed, ledger = world.write(content, world.seed), Ledger("skip")
-    tables = list(
-        read_seed(seed, Folders(world.seed, world.seed, world.folder / "output", world.folder / "unfinished"), ledger)
-    )
+    folders = Folders(world.seed, world.seed, world.folder / "output", world.folder / "unfinished")
+    tables = list(read_seed(DataSet((seed,)), folders, ledger))
     write_tables(world.folder / "rows.arrow", tables)
     rows = [row for table in tables for row in table.to_pylist()]
     return rows, {failure["row"]: failure["reason"] for failure in ledger.failures()}
@@ -201,7 +201,7 @@ def test_what_an_operator_writes_to_a_further_key_goes_out(world):
     rows[1]["n"] = 0.5
     seed, ledger = world.write("".join(json.dumps(row) + "\n" for row in rows).encode(), world.seed), Ledger("skip")
     folders = Folders(world.seed, world.seed, world.folder / "output", world.folder / "unfinished")
-    write_tables(world.folder / "rows.arrow", read_seed(seed, folders, ledger))
+    write_tables(world.folder / "rows.arrow", read_seed(DataSet((seed,)), folders, ledger))
     changed = open_rows(world.folder / "rows.arrow").map(lambda row: {"word": row["word"] * int(row["n"] + 1)})
     write_rows(world.folder / "result.jsonl", changed, folders, ledger)
     found = [json.loads(line) for line in (world.folder / "result.jsonl").read_text().splitlines()]
@@ -314,7 +314,8 @@ def test_rows_that_are_no_regular_file_are_refused_by_name(no_file, world, tmp_p
     command = [sys.executable, str(REPOSITORY / "solution" / "process.py"), "--recipe", str(recipe)]
     done = subprocess.run([*command, "--dataset", str(no_file)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert f"{no_file} is no regular file" in done.stderr
+    words = f"folder {no_file} has no" if no_file.is_dir() else f"{no_file} is no regular file"
+    assert words in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -8,9 +8,10 @@ import yaml
 
 import solution.operators
 import solution.runner.recipe
+from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import OPERATORS
 from solution.runner.pipeline import build_operators
-from solution.runner.recipe import check_operators, load_recipe
+from solution.runner.recipe import load_recipe
 from tests.solution import model_folders
 from tests.solution.conftest import ROOT
 

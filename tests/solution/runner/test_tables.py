@@ -10,6 +10,7 @@ from datasets import Dataset
 from solution.operators.common.rows import ROW
 from solution.runner import seed
 from solution.runner.audit import Ledger
+from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.seed import Folders, read_rows
 from solution.runner.tables import numbers_of, open_rows, positions_of, tables_of, write_tables
 from tests.solution.conftest import TEXT, sample_image
@@ -70,7 +71,7 @@ def test_a_seed_read_in_parts_equals_one_read_whole(tmp_path, monkeypatch):
     for part in (1000, 2):
         monkeypatch.setattr(seed, "PART", part)
         ledger = Ledger("skip")
-        write_tables(tmp_path / "rows.arrow", read_rows(tmp_path / "rows.jsonl", folders, ledger))
+        write_tables(tmp_path / "rows.arrow", read_rows(DataSet((tmp_path / "rows.jsonl",)), folders, ledger))
         table = Dataset.from_file(str(tmp_path / "rows.arrow")).with_format("arrow")[:].select([*ledger.columns, ROW])
         results.append((table.to_pylist(), ledger.columns, ledger.failures(), ledger.totals()))
     assert results[0] == results[1]
