@@ -73,9 +73,8 @@ def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     parser.add_argument(
         "--max-failed",
         type=_share,
-        default=0.05,
         metavar="SHARE",
-        help="stop where a step fails more of its rows, and more than 20 (default: 0.05)",
+        help="stop where a step fails more of its rows, and more than 20 (default: the recipe's max_failed, else 0.05)",
     )
     parser.add_argument("--executor", choices=("local", "ray"), help="where operators run (default: the recipe's)")
     parser.add_argument("--limit", type=int, metavar="N", help="a trial of the first N rows, which is no submission")
@@ -187,7 +186,7 @@ def process(arguments: argparse.Namespace) -> None:
             inputs,
             on_error,
             arguments.overwrite,
-            arguments.max_failed,
+            recipe.max_failed if arguments.max_failed is None else arguments.max_failed,
             executor,
         )
 

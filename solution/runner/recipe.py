@@ -54,6 +54,7 @@ class Recipe:
     work_dir: Path | None = None
     temp_dir: Path | None = None
     keep_stats: bool = False
+    max_failed: float = 0.05  # the largest share of its rows that a step may fail
     remarks: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
@@ -127,6 +128,7 @@ def load_recipe(path: Path, dataset: list[Path] | Path | None) -> Recipe:
         reader.folder("work_dir"),
         reader.folder("temp_dir"),
         content.get("keep_stats_in_res_ds", False),
+        content.get("max_failed", 0.05),
     )
     reader.token("eoc_special_token", (END_TOKEN,))
     where = f"recipe {shown(path)}"

@@ -18,6 +18,7 @@ HONOURED = frozenset(
         "project_name", "process", "np", "dataset_path", "dataset", "suffixes", "data_probe_ratio", "text_keys",
         "image_key", "image_special_token", "eoc_special_token", "executor_type", "ray_address",
         "custom_operator_paths", "export_path", "work_dir", "temp_dir", "keep_stats_in_res_ds", "skip_op_error",
+        "max_failed",
     )
 )  # fmt: skip
 REFUSED = {
@@ -59,9 +60,13 @@ class Key:
     default: Any
 
 
+# Keys that Data-Juicer does not have.
+OWN = {"max_failed": Key(_TYPES["ClosedUnitInterval"], 0.05)}
+
+
 @cache
 def known_keys() -> dict[str, Key]:
-    """Every key of the installed Data-Juicer; `partition.mode` and the like are keys of a mapping, `partition`.
+    """Every key of the installed Data-Juicer and of ours; `partition.mode` is a key of a mapping, `partition`.
 
     The parser's source is read (0.05 s): importing its module takes 3 s.
     """
@@ -74,7 +79,7 @@ def known_keys() -> dict[str, Key]:
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
             name = ast.literal_eval(call.args[0]).removeprefix("--").replace("-", "_")
             found[name] = _key({word.arg: word.value for word in call.keywords})
-    return {name: key for name, key in found.items() if name != "config"}
+    return {name: key for name, key in found.items() if name != "config"} | OWN
 
 
 def _function(source: str, name: str) -> ast.AST:
