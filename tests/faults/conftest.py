@@ -51,9 +51,7 @@ def recipe_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., C
         output = tmp_path / "output"
         words = process("--recipe", make_recipe(steps, np=np), "--dataset", seed, *options)
         store = {"SCORE_STORE": str(output / "scores")}
-        return Command(
-            [*words, "--output", str(output / "processed_data")], output, environment=store, unequal=(".log",)
-        )
+        return Command([*words, "--output", str(output / "processed_data")], output, environment=store, unequal=(".log",))
 
     return make
 

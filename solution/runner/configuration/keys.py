@@ -161,14 +161,21 @@ def remarks_on(content: dict[Any, Any]) -> list[str]:
     """A line for each group of keys that have no effect here and another value than Data-Juicer's default."""
     groups: dict[str, list[str]] = {}
     for key, value in content.items():
-        known = known_keys().get(key)
         if key in _GONE:
             groups.setdefault("no key of today's Data-Juicer, and no effect here", []).append(key)
         elif key not in names() or key in HONOURED or key in REFUSED or key.startswith(("audio_", "video_")):
             continue
-        elif known is None or value != known.default:
+        elif not _is_usual(key, value):
             groups.setdefault(_AS_THE_KIT_DOES.get(key, "no effect here"), []).append(key)
     return [f"{', '.join(keys)}: {remark}" for remark, keys in groups.items()]
+
+
+def _is_usual(key: str, value: Any) -> bool:
+    """Whether a key, or every key of a mapping, has Data-Juicer's default."""
+    known = known_keys()
+    if key in known:
+        return value == known[key].default
+    return all(inner == known[f"{key}.{part}"].default for part, inner in value.items() if f"{key}.{part}" in known)
 
 
 def is_known(key: Any) -> bool:
