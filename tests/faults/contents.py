@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 from toolkit.files import sha256_of
 
 # Keys of records and trainer states that tell runs apart although their results are equal.
-VOLATILE = re.compile(r"seconds|training_seconds|resumed_at_step|source|.*(_runtime|_per_second|/trainer_state\.json)")
+VOLATILE = re.compile(
+    r"seconds|training_seconds|resumed_at_step|answered_in_this_run|source|.*(_runtime|_per_second|/trainer_state\.json)"
+)
 
 
 def contents_of(folder: Path, unequal: tuple[str, ...] = ()) -> dict[str, object]:
