@@ -62,6 +62,7 @@ fi
 # The one command, beside the Python that it uses. It serves the checkout it is called in, else this one.
 COMMAND=$(dirname "$KIT_PYTHON")/better-synth
 rm -f "$COMMAND"
+# shellcheck disable=SC2016  # for the shell that runs it
 {
     printf '#!/usr/bin/env bash\nKIT=%q\nfolder=$PWD\n' "$PWD"
     printf '%s\n' 'until [[ -z $folder || -f $folder/better-synth ]]; do folder=${folder%/*}; done' \

@@ -21,6 +21,8 @@ class Table:
             name = report.nodeid.partition("[")[2].rstrip("]")
             self.rows.append((name, dict(report.user_properties)))
             print(f"\n{self._line(*self.rows[-1])}", flush=True)
+        if report.failed:
+            print(f"\n{report.nodeid}:\n{report.longreprtext[-4000:]}", flush=True)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One line per command, in Markdown."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import Command
+from tests.faults.harness import Command, run_whole
 from tests.solution.conftest import captioner_folder, clip_folder, make_recipe, make_seed  # noqa: F401
 from tests.toolkit.download.conftest import environment_of, server  # noqa: F401
 from tests.toolkit.download.conftest import world as downloads  # noqa: F401
@@ -34,12 +35,12 @@ def process(*words: object) -> list[str]:
 @pytest.fixture
 def recipe_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Command]:
     """recipe_of(np=2, "--executor", "ray"): a recipe over 120 rows, with two models and a score store."""
-    make_seed, make_recipe = request.getfixturevalue("make_seed"), request.getfixturevalue("make_recipe")
-    clip, captioner = request.getfixturevalue("clip_folder"), request.getfixturevalue("captioner_folder")
+    names = ("make_seed", "make_recipe", "clip_folder", "captioner_folder")
+    seed_of, written, clip, captioner = (request.getfixturevalue(name) for name in names)
 
     def make(*options: str, np: int = 1) -> Command:
         captions = [" ".join(WORDS[(number * step) % 8] for step in range(1, 2 + number % 6)) for number in range(120)]
-        seed = make_seed(captions)
+        seed = seed_of(captions)
         models = {"hf_clip": str(clip)}
         recaption = models | {"hf_captioner": str(captioner), "below": 0.05, "min_words": 1, "max_new_tokens": 5}
         steps = [
@@ -49,9 +50,11 @@ def recipe_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., C
             {"fill_to_cap_selector": {"cap": 100}},
         ]
         output = tmp_path / "output"
-        words = process("--recipe", make_recipe(steps, np=np), "--dataset", seed, *options)
+        words = process("--recipe", written(steps, np=np), "--dataset", seed, *options)
         store = {"SCORE_STORE": str(output / "scores")}
-        return Command([*words, "--output", str(output / "processed_data")], output, environment=store, unequal=(".log",))
+        return Command(
+            [*words, "--output", str(output / "processed_data")], output, environment=store, unequal=(".log",)
+        )
 
     return make
 
@@ -66,9 +69,15 @@ def _recipe(request: pytest.FixtureRequest, _tmp_path: Path, *options: str, np: 
     return request.getfixturevalue("recipe_of")(*options, np=np)
 
 
-def _report(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
-    from tests.faults.harness import run_whole
+def _ray(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    command = _recipe(request, tmp_path, "--executor", "ray", np=2)
+    sockets = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # their paths must be short
+    request.addfinalizer(lambda: shutil.rmtree(sockets, ignore_errors=True))
+    command.environment["TMPDIR"] = sockets
+    return command
 
+
+def _report(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     recipe = request.getfixturevalue("recipe_of")()
     run_whole(recipe)
     kept = tmp_path / "kept"
@@ -113,8 +122,6 @@ def _pretrain(request: pytest.FixtureRequest, tmp_path: Path, *more: str) -> Com
 
 
 def _finetune(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
-    from tests.faults.harness import run_whole
-
     world = request.getfixturevalue("small_world")
     before = _pretrain(request, tmp_path / "before")
     run_whole(before)
@@ -153,7 +160,7 @@ def _mini(_request: pytest.FixtureRequest, tmp_path: Path) -> Command:
 COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "recipe": _recipe,
     "recipe, np 2": lambda request, path: _recipe(request, path, np=2),
-    "recipe, Ray": lambda request, path: _recipe(request, path, "--executor", "ray", np=2),
+    "recipe, Ray": _ray,
     "report": _report,
     "check": _check,
     "convert": _convert,

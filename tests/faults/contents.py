@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 from toolkit.files import sha256_of
 
 # Keys of records and trainer states that tell runs apart although their results are equal.
-VOLATILE = {"seconds", "resumed_at_step", "resumed", "source", "started", "finished"}
+VOLATILE = re.compile(
+    r"seconds|training_seconds|resumed_at_step|answered_in_this_run|source|.*(_runtime|_per_second|/trainer_state\.json)"
+)
 
 
 def contents_of(folder: Path, unequal: tuple[str, ...] = ()) -> dict[str, object]:
@@ -34,7 +36,7 @@ def contents_of(folder: Path, unequal: tuple[str, ...] = ()) -> dict[str, object
             for row in pq.read_table(path).to_pylist():
                 key = str(row.pop("key"))
                 assert table.setdefault(key, row) == row, f"{name}: two scores of {key}"
-        else:
+        elif not path.name.startswith("events.out.tfevents"):  # TensorBoard's, one for each start
             found[name] = "a file" if any(part in name for part in unequal) else content_of(path)
     return found | scores
 
@@ -59,7 +61,7 @@ def content_of(path: Path) -> object:
 def steady(value: object) -> object:
     """A JSON value without what differs between two equal runs."""
     if isinstance(value, dict):
-        return {key: steady(item) for key, item in value.items() if key not in VOLATILE}
+        return {key: steady(item) for key, item in value.items() if not VOLATILE.fullmatch(key)}
     if isinstance(value, list):
         return [steady(item) for item in value]
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,7 @@ class Command:
     def empty(self) -> None:
         """The folder as a first run finds it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)  # where a disk of its own is mounted it stays
         self.fill()
 
 
@@ -65,8 +66,7 @@ class Run:
         base = command.folder.parent
         self.temporary = base / f"{command.folder.name}.tmp"
         self.temporary.mkdir(exist_ok=True)
-        self._said = base / f"{command.folder.name}.said"
-        self._started = time.monotonic()
+        self._said = base / f"{command.folder.name}.{self.mark}.said"
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
                 list(command.words),
@@ -198,7 +198,9 @@ def disturb(command: Command, whole: Whole, random: Random) -> Trial:
 def faults_of(run: Run, status: int | None, command: Command, whole: Whole) -> list[str]:
     """What a disturbed run must not do: say a trace, or end well without its result."""
     faults = []
-    if "Traceback (most recent call last)" in run.said:
+    # While Python itself starts, Ctrl-C ends it in traces of its own: no line of ours has run.
+    ours = re.search(r'File "[^"]*/(toolkit|solution)/', run.said)
+    if "Traceback (most recent call last)" in run.said and ours:
         faults.append(f"a trace: ...{run.said[-1500:]}")
     if status == 0:
         faults += [f"status 0, but {fault}" for fault in differences(command.contents(), whole.contents)]
@@ -221,9 +223,24 @@ def rerun(command: Command, whole: Whole) -> list[str]:
 
 
 def differences(found: dict[str, object], expected: dict[str, object]) -> list[str]:
-    """Names that one of two folders lacks, or that differ."""
+    """Names that one of two folders lacks, or that differ, with the first place where they do."""
     return [
-        f"{name} {'is missing' if name not in found else 'is left' if name not in expected else 'differs'}"
+        f"{name} is left"
+        if name not in expected
+        else f"{name} is missing"
+        if name not in found
+        else f"{name} differs: {difference(found[name], expected[name])}"
         for name in sorted(found.keys() | expected.keys())
         if name not in found or name not in expected or found[name] != expected[name]
     ]
+
+
+def difference(found: object, expected: object, place: str = "") -> str:
+    """Where two JSON values differ first, and in what."""
+    if isinstance(found, dict) and isinstance(expected, dict) and found.keys() == expected.keys():
+        key = next(key for key in found if found[key] != expected[key])
+        return difference(found[key], expected[key], f"{place}.{key}")
+    if isinstance(found, list | tuple) and isinstance(expected, list | tuple) and len(found) == len(expected):
+        key = next(key for key in range(len(found)) if found[key] != expected[key])
+        return difference(found[key], expected[key], f"{place}[{key}]")
+    return f"{place} {found!r:.300} instead of {expected!r:.300}"

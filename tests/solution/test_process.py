@@ -6,14 +6,12 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
-from random import Random
 
 import pyarrow.parquet as pq
 import pytest
@@ -356,47 +354,6 @@ def test_a_killed_run_resumes_with_the_same_result(make_seed, make_recipe, run_p
     assert (output / "processed_data.jsonl").read_bytes() == lines
     assert [line | {"score": 0} for line in audit_of(again)] == [line | {"score": 0} for line in audit_of(resumed)]
     assert not state.exists()
-
-
-@pytest.mark.slow
-def test_kills_change_nothing(make_seed, make_recipe, clip_folder, captioner_folder, tmp_path):
-    """Killed at four random moments, the command resumes each time; the result has the same bytes as in one go."""
-    words = ["red", "blue", "dog", "cat", "on", "the", "car", "a"]
-    random = Random(3)
-    seed = make_seed([" ".join(random.choices(words, k=random.randint(1, 6))) for _ in range(400)])
-    models = {"hf_clip": str(clip_folder)}
-    recaption = models | {"hf_captioner": str(captioner_folder), "below": 0.05, "min_words": 1, "max_new_tokens": 5}
-    recipe = make_recipe(
-        [
-            {"caption_cleanup_mapper": None},
-            {"conditional_recaption_mapper": recaption},
-            {"clip_similarity_filter": models | {"min_score": -0.2}},
-            {"fill_to_cap_selector": {"cap": 300}},
-        ]
-    )
-    command = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(recipe), "--dataset", str(seed)]
-    environment = {key: value for key, value in os.environ.items() if key != "SCORE_STORE"} | {"OMP_NUM_THREADS": "1"}
-
-    def start(name: str) -> subprocess.Popen:
-        output = tmp_path / name / "processed_data"
-        return subprocess.Popen([*command, "--output", str(output)], env=environment, stderr=subprocess.DEVNULL)
-
-    started = time.monotonic()
-    assert start("whole").wait(timeout=300) == 0
-    seconds = time.monotonic() - started
-    kills, result = 0, tmp_path / "killed" / "processed_data" / "processed_data.jsonl"
-    while kills < 4:
-        run = start("killed")
-        try:
-            run.wait(timeout=random.uniform(0.4 * seconds, 1.1 * seconds))
-            shutil.rmtree(tmp_path / "killed")  # it ended first: again from the start
-        except subprocess.TimeoutExpired:
-            run.kill()
-            run.wait()
-            kills += 1
-    assert start("killed").wait(timeout=300) == 0
-    assert result.read_bytes() == (tmp_path / "whole" / "processed_data" / "processed_data.jsonl").read_bytes()
-    assert not list((tmp_path / "killed").rglob("*.unfinished"))
 
 
 @pytest.mark.parametrize("folder", ["root", "elsewhere"])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import tarfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -38,34 +36,6 @@ def test_everything_arrives_and_a_second_run_says_so_at_once(world):
 def test_an_archive_for_two_is_fetched_once(world):
     assert world.run("--only", "textvqa,mmbench").returncode == 0
     assert world.server.ranges("/eval.tar.gz") == [""]
-
-
-@pytest.mark.slow
-def test_killed_at_10_random_points_and_run_again_gives_the_same_files(world, tmp_path):
-    world.server.pause = 0.02
-    started = time.monotonic()
-    assert world.run().returncode == 0
-    undisturbed = time.monotonic() - started
-    expected = world.files()
-
-    def kill_and_rerun(number: int) -> float:
-        draw = random.Random(number)
-        other = world.at(tmp_path / f"killed_{number}")
-        process = subprocess.Popen(
-            other.command(), cwd=REPOSITORY, env=environment_of(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        # At shares of a whole run, so that on any machine start, transfers, unpacking and installation are all met.
-        time.sleep(draw.uniform(0.05, 0.95) * undisturbed)
-        process.kill()
-        killed = process.wait() < 0
-        done = other.run()
-        assert done.returncode == 0, done.stderr
-        assert other.files() == expected
-        return killed
-
-    with ThreadPoolExecutor(4) as pool:
-        killed = list(pool.map(kill_and_rerun, range(10)))
-    assert sum(killed) >= 5  # the others had finished
 
 
 @pytest.mark.slow

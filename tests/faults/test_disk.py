@@ -1,0 +1,56 @@
+"""A disk that fills up ends a command in one line; with room again, the same command ends as on a large disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import Command, Run, differences, rerun, run_whole
+
+WRITING = ("prepare", "convert", "download", "pack offline", "train pretrain", "eval textvqa")
+PAGE = 4096  # bytes that a tmpfs takes at least for a file
+
+
+@pytest.fixture
+def disk_of() -> Iterator[Callable[[Path, int], None]]:
+    """disk_of(folder, size) mounts a disk of `size` bytes there, or changes the size of the one that is mounted."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: int) -> None:
+        options = f"size={size}" if folder not in mounted else f"remount,size={size}"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        if done.returncode != 0:
+            pytest.skip("no disk can be mounted here")
+        mounted.append(folder)
+
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a disk")
+    yield mount
+    for folder in set(mounted):
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    ["prepare", "convert", "check", "download", "pack offline", "train pretrain", "eval textvqa"],
+    indirect=True,
+)
+def test_a_full_disk_is_one_line_and_costs_nothing(command: Command, disk_of: Callable[[Path, int], None]) -> None:
+    whole = run_whole(command)
+    used = sum(-(-path.stat().st_size // PAGE) * PAGE for path in command.folder.rglob("*") if path.is_file())
+    command.empty()
+    disk_of(command.folder, max(PAGE, used // 2))
+    run = Run(command)
+    assert run.process.wait(120) == 1, run.said
+    assert run.end() == []
+    *_, last = run.said.splitlines()
+    assert last.startswith("error: ")
+    assert "Traceback" not in run.said
+    disk_of(command.folder, 10 * used + 100 * PAGE)
+    assert rerun(command, whole) == []
+    assert differences(command.contents(), whole.contents) == []
