@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +32,8 @@ def test_it_lists_every_command() -> None:
     [
         (["process", "--help"], "usage: process.py [-h] --recipe"),
         (["report", "--help"], "usage: process.py report [-h]"),
-        (["check", "--help"], "usage: python -m toolkit check [-h]"),
-        (["train", "--help"], "usage: python -m toolkit train [-h]"),
+        (["check", "--help"], "usage: better-synth check [-h]"),
+        (["train", "--help"], "usage: better-synth COMMAND"),
     ],
 )
 def test_it_starts_them_from_a_folder_below(words: list[str], usage: str) -> None:
@@ -45,6 +46,14 @@ def test_it_starts_training_scripts_by_preset() -> None:
     result = run(["env", "EXP_NAME=-", "bash", "better-synth", "train", "mini"], REPOSITORY)
     assert result.returncode == 1
     assert result.stderr.startswith("error: EXP_NAME=-: expected ")
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", "Mini"], ["train", "mini", "--help"]])
+def test_training_names_its_presets_and_takes_no_arguments(words: list[str]) -> None:
+    result = run(["bash", "better-synth", *words], REPOSITORY)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: .*(expected mini, 10k or full|takes no arguments).*EXP_NAME=mine.*\n", result.stderr)
 
 
 def test_an_unknown_command_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 from toolkit.entry import run
@@ -40,17 +41,18 @@ def main(argv: list[str]) -> int:
         Exit status: 0, 1 for a user's mistake, 2 for unusable arguments (argparse's own).
     """
     summary = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    program = os.environ.get("BETTER_SYNTH", "python -m toolkit")
     parser = argparse.ArgumentParser(
-        prog="python -m toolkit",
+        prog=program,
         description="The referee of the Better Synth kit.",
-        epilog=f"commands:\n{summary}\n\n`python -m toolkit COMMAND --help` lists a command's arguments.",
+        epilog=f"commands:\n{summary}\n\n`{program} COMMAND --help` lists a command's arguments.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     name = parser.parse_args(argv[:1]).command
 
     command = importlib.import_module(f"toolkit.commands.{name}")
-    command_parser = argparse.ArgumentParser(prog=f"python -m toolkit {name}", description=COMMANDS[name])
+    command_parser = argparse.ArgumentParser(prog=f"{program} {name}", description=COMMANDS[name])
     command.add_arguments(command_parser)
     arguments = command_parser.parse_args(argv[1:])
     end_forks_with_this_process()

@@ -2,6 +2,9 @@
 # Refuses values of the editable variables that would stop a run later. Sourced by fixed_part.sh, which defines fail.
 set -euo pipefail
 
+(($# == 0)) || fail "$1: the script takes no arguments; variables are set from outside: EXP_NAME=mine bash $(basename "$0")"
+[[ -f presets/$PRESET.yaml ]] || fail "PRESET=$PRESET: no such preset; this line is not to be edited, take it from the kit"
+
 # require NAME PATTERN EXPECTED: refuse a variable whose value is not of the pattern.
 require() { [[ ${!1:-} =~ ^($2)$ ]] || fail "$1=${!1:-}: expected $3"; }
 EXP_NAME_LENGTH=100  # more would make file names too long

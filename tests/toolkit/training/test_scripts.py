@@ -184,3 +184,13 @@ def test_ctrl_c_ends_the_script_although_its_command_ends_well(kit: Kit) -> None
     (kit.folder / "bin/python").write_text(stand_in)
     assert kit.run().returncode == 130
     assert kit.calls[-1].split()[2] == "check"
+
+
+def test_an_edited_preset_is_named(kit: Kit) -> None:
+    script = kit.folder / "toolkit" / MINI
+    script.write_text(script.read_text().replace("PRESET=mini", "PRESET=Mini"))
+    done = kit.run()
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: PRESET=Mini: no such preset")
+    assert done.stderr.count("\n") == 1
+    assert not kit.calls
