@@ -30,7 +30,7 @@ from typing import Any
 
 from solution.processes import InUseError, end_forks_with_this_process, owner_of
 from solution.runner.configuration.dataset_files import DataSet
-from solution.runner.configuration.keys import short
+from solution.runner.configuration.keys import clipped
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.configuration.places import nearest
 from solution.runner.errors import UserError, visible
@@ -117,16 +117,15 @@ def main() -> None:
         elif sys.argv[1:2] == ["operators"]:
             list_operators(parse_operators_arguments(sys.argv[2:]))
         elif sys.argv[1:] and not sys.argv[1].startswith("-"):
-            word = short(sys.argv[1])[1:-1]
-            raise UserError(
-                f"process.py {word}: unknown command{near}"
-                if (near := nearest(word, ["report", "operators"])).startswith("; did")
-                else f"process.py {word}: a recipe is given as --recipe {word}"
-            )
+            word = clipped(sys.argv[1])
+            near = nearest(word, ["report", "operators"])
+            advice = f"unknown command{near}" if near.endswith("?") else f"a recipe is given as --recipe {word}"
+            raise UserError(f"process.py {word}: {advice}")
         else:
             process(parse_arguments())
     except (UserError, InUseError) as error:
-        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        lines = str(error).splitlines()
+        sys.exit("\n".join(line if line.startswith("  ") else f"error: {line}" for line in lines))
 
 
 def process(arguments: argparse.Namespace) -> None:

@@ -91,7 +91,7 @@ def run(main):
             status = main()
         finally:
             for stream in streams:
-                stream.flush()
+                _flush(stream)
     except (KeyboardInterrupt, Exception) as error:
         if is_interrupt(error):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while Python ends
@@ -130,6 +130,15 @@ def _has_no_reader(stream):
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _flush(stream):
+    """Write what waits in the stream; an error names it."""
+    try:
+        stream.flush()
+    except OSError as error:
+        error.filename = stream.name
+        raise
 
 
 def _end(streams, line):

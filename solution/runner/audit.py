@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from solution.operators.common.reasons import IMAGE_CHANGED, created_from, kind_of
+from solution.runner.configuration.keys import clipped
 from solution.runner.errors import UserError, visible
 from solution.runner.files import replaced, shown
 
@@ -257,7 +258,9 @@ class Ledger:
     def name_row(self, row: int) -> str:
         """`line 17 (id 0042, images/0042.jpg)`."""
         audit = self.find(row)
-        return visible(f"line {row} (id {audit.id}, {audit.image})") if audit.id else f"line {row}"
+        if not audit.id:
+            return f"line {row}"
+        return visible(f"line {row} (id {clipped(audit.id)}, {clipped(audit.image, 200)})")
 
     def totals(self) -> dict[str, int]:
         """Counts over all rows. Raises RuntimeError where they break conservation: a fault of this program."""

@@ -12,8 +12,8 @@ from solution.missing import way_to
 from solution.operators.common.captions import END_TOKEN, IMAGE_TOKENS
 from solution.runner.configuration import keys
 from solution.runner.configuration.dataset_files import files_in
-from solution.runner.configuration.keys import short
-from solution.runner.configuration.places import candidates, find, nearest
+from solution.runner.configuration.keys import clipped, short
+from solution.runner.configuration.places import candidates, find, missing, nearest
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
 
@@ -100,9 +100,7 @@ def load_recipe(path: Path, dataset: list[Path] | Path | None) -> Recipe:
     path = _recipe_file(path)
     text, content = _content(path)
     faults = [
-        f"unknown key '{short(key)[1:-1]}'{nearest(str(key), keys.names())}"
-        for key in content
-        if not keys.is_known(key)
+        f"unknown key '{clipped(key)}'{nearest(str(key), keys.names())}" for key in content if not keys.is_known(key)
     ]
     wrong = dict(keys.faults_of(content))
     faults += [f"key {key}: {fault}" for key, fault in wrong.items()]
@@ -150,8 +148,8 @@ def _recipe_file(path: Path) -> Path:
         there = [str(file.relative_to(folder).with_suffix("")) for file in sorted(folder.rglob("*.yaml"))]
         near = nearest(path.stem, there) if len(there) else ""
         raise UserError(
-            f"recipe {short(str(path), 300)[1:-1]} is missing{near if 'did you mean' in near else ''}",
-            *(f"there is: {shown(folder / f'{name}.yaml')}" for name in there),
+            f"recipe {clipped(str(path), 300)} is missing{near if 'did you mean' in near else ''}; there are",
+            *(f"  {shown(folder / f'{name}.yaml')}" for name in there),
         )
     if not found.is_file():
         raise UserError(f"recipe {shown(found)} is a folder; expected a YAML file in it")
@@ -178,7 +176,7 @@ def _content(path: Path) -> tuple[str, dict[Any, Any]]:
     except RecursionError:
         raise UserError(f"{where} is nested too deeply; expected keys such as dataset_path and process") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
-        raise UserError(f"{where} is no valid YAML: {short(' '.join(str(error).split()), 300)[1:-1]}") from None
+        raise UserError(f"{where} is no valid YAML: {clipped(' '.join(str(error).split()), 300)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{where} is empty or no mapping; expected keys such as dataset_path and process")
     if _values(content, {}) > _MOST_VALUES:
@@ -220,11 +218,7 @@ class _Reader:
         for name, where in entries:
             found = find(name)
             if found is None:
-                tried = " and ".join(shown(path) for path in candidates(name))
-                self.faults.append(
-                    f"{where}: data set {tried} is missing; {way_to(candidates(name)[-1])}; another one is "
-                    "given with --dataset FILE.jsonl"
-                )
+                self.faults.append(f"{where}: data set {missing(name)}; another one is given with --dataset FILE.jsonl")
             elif found.is_dir():
                 files = files_in(found, [suffixes] if isinstance(suffixes, str) else suffixes)
                 if not files:
@@ -266,8 +260,7 @@ class _Reader:
         for name in [given] if isinstance(given, str) else given:
             found = find(name)
             if found is None:
-                tried = " and ".join(shown(path) for path in candidates(name))
-                self.faults.append(f"key custom_operator_paths: {tried} is missing; {way_to(candidates(name)[-1])}")
+                self.faults.append(f"key custom_operator_paths: {missing(name)}")
             else:
                 yield found.resolve()
 
@@ -279,7 +272,7 @@ class _Reader:
             if not isinstance(name, str):
                 self.faults.append(f"operator {number}: expected `- operator: {{parameters}}`, found {short(entry)}")
                 continue
-            where = f"operator {number} ({short(name)[1:-1]})"
+            where = f"operator {number} ({clipped(name)})"
             if not isinstance(params, dict | None):
                 self.faults.append(f"{where}: expected parameters, found {short(params)}")
                 continue
@@ -302,18 +295,15 @@ class _Reader:
     def _model(self, value: str, where: str) -> str:
         """A model folder's absolute path, or a hub name as it is."""
         tried = candidates(value)
-        for folder in tried:
+        for folder in tried if find(value) else ():
             if any((folder / name).is_file() for name in ("config.json", "model_index.json")):
                 return str(folder)
-        if (
-            value.count("/") == 1
-            and not value.startswith((".", "/", "~"))
-            and not any(path.parent.is_dir() for path in tried)
-        ):
-            return value  # a hub name such as openai/clip-vit-base-patch32
-        there = next((folder for folder in tried if folder.is_dir()), None)
-        fault = f"{shown(there)} has no config.json" if there else f"{' and '.join(map(shown, tried))} is missing"
-        self.faults.append(f"{where}: model folder {fault}; {way_to(there or tried[-1])}")
+        is_hub_name = value.count("/") == 1 and not value.startswith((".", "/", "~"))
+        if is_hub_name and not any(path.parent.is_dir() for path in tried):
+            return value  # such as openai/clip-vit-base-patch32
+        there = find(value)
+        fault = f"{shown(there)} has no config.json; {way_to(there)}" if there else missing(value)
+        self.faults.append(f"{where}: model folder {fault}")
         return value
 
     def token(self, key: str, allowed: tuple[str, ...]) -> str | None:

@@ -24,7 +24,7 @@ from solution.operators.common.images import ImageError, open_image
 from solution.operators.common.rows import PART, ROW
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.configuration.dataset_files import DataSet, Source
-from solution.runner.configuration.keys import short
+from solution.runner.configuration.keys import clipped, short
 from solution.runner.data_juicer import STATS, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError, one_line
 from solution.runner.files import linked, replaced
@@ -262,7 +262,7 @@ def _checked(
             if fault := next(filter(None, map(known.fault_of, files)), ""):
                 raise ValueError(fault)
         except ValueError as error:
-            faults.append((number, f"{data.place(source)}{error}"))
+            faults.append((number, f"{data.place(source)}{clipped(str(error), 500)}"))
             if ledger.on_error == "stop":
                 break
             continue

@@ -78,7 +78,9 @@ def test_every_recipe_is_tried():
     assert {file.stem for file in RECIPES.glob("*.yaml")} == RUN.keys() | REFUSED.keys()
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize(
+    "name", [name if name in ("llava_style", "probe") else pytest.param(name, marks=pytest.mark.slow) for name in RUN]
+)
 def test_it_runs(name, run, tmp_path):
     done = run(name)
     assert done.returncode == 0, done.stderr

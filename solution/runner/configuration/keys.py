@@ -152,9 +152,12 @@ def _type_fault(value: Any, kind: Any) -> str:
 
 def short(value: Any, most: int = 80) -> str:
     """A value as a message shows it, however long it is."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text if len(text) <= most else f"{text[: most - 20]} ... ({len(text):,} characters)"
-    return repr(text) if isinstance(value, str) else text
+    return repr(clipped(value, most)) if isinstance(value, str) else clipped(repr(value), most)
+
+
+def clipped(text: str, most: int = 80) -> str:
+    """The text, or its beginning and its length."""
+    return text if len(text) <= most else f"{text[: most - 20]} ... ({len(text):,} characters)"
 
 
 def remarks_on(content: dict[Any, Any]) -> list[str]:

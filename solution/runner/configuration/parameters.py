@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from solution.runner.configuration.keys import short
+from solution.runner.configuration.keys import clipped, short
 from solution.runner.configuration.places import nearest
 from solution.runner.errors import UserError
 from solution.runner.files import shown
@@ -47,14 +47,14 @@ def check_operators(recipe: Recipe, registry: dict[str, type]) -> list[dict[str,
         faults.append(f"recipe {shown(recipe.path)} has no operators: list them under `process`")
     checked = []
     for number, (name, params) in enumerate(recipe.process, start=1):
-        where = f"recipe {shown(recipe.path)}, operator {number} ({short(name)[1:-1]})"
+        where = f"recipe {shown(recipe.path)}, operator {number} ({clipped(name)})"
         if name not in registry:
             hint = f"; {_GONE_OPERATORS[name]}" if name in _GONE_OPERATORS else nearest(name, registry)
             faults.append(f"{where}: unknown operator{hint}")
             continue
         known = _parameters(registry[name])
         unknown = [str(key) for key in params if key not in known]
-        faults += [f"{where}: unknown parameter '{short(key)[1:-1]}'{nearest(key, known)}" for key in unknown]
+        faults += [f"{where}: unknown parameter '{clipped(key)}'{nearest(key, known)}" for key in unknown]
         values = {}
         for key, value in params.items():
             if key in known:

@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from solution.runner.files import ROOT
+from solution.missing import way_to
+from solution.runner.configuration.keys import clipped
+from solution.runner.files import ROOT, shown
 
 
 def candidates(name: str) -> list[Path]:
@@ -19,6 +21,16 @@ def find(name: str, also: Sequence[Path] = ()) -> Path | None:
         return next((path for path in (*candidates(name), *also) if path.exists()), None)
     except (OSError, ValueError):  # a name too long for a path, or with a NUL character
         return None
+
+
+def missing(name: str) -> str:
+    """`X and Y is missing; ...`: every path that was tried, and what helps."""
+    places = candidates(name)
+    tried = " and ".join(clipped(shown(path), 300) for path in places)
+    try:
+        return f"{tried} is missing; {way_to(places[-1])}"
+    except (OSError, ValueError):  # as above
+        return f"{tried} is no path that a file can have"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

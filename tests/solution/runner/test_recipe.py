@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+from solution.runner.configuration import keys
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.errors import UserError
 from solution.runner.files import ROOT
@@ -99,6 +101,157 @@ def test_no_dataset_at_all(make_recipe):
 def test_missing_recipe_lists_the_ones_there_are(tmp_path):
     with pytest.raises(UserError, match=r"solution/recipes/mini.yaml"):
         load_recipe(tmp_path / "none.yaml", None)
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(24)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"process: [caf\xe9]\n", "line 1: not UTF-8 (byte 0xe9); `iconv -f LATIN1"),
+        (b"[" * 5000, "is nested too deeply"),
+        (BOMB.encode(), "stands for more than 100,000 values"),
+        (b"process: &p [*p]", "stands for more than 100,000 values"),
+        (b"a: 2024-13-45", "is no valid YAML"),
+        (b"", "is empty or no mapping"),
+        (b"- 1", "is empty or no mapping"),
+        (b"a: b\n" * 300_000, "expected a short YAML file (the data set goes to --dataset)"),
+    ],
+    ids=["latin-1", "deep", "bomb", "circle", "date", "empty", "list", "large"],
+)
+def test_what_is_no_recipe_is_one_line(content, words, tmp_path):
+    (tmp_path / "trial.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_recipe(tmp_path / "trial.yaml", None)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    with pytest.raises(UserError, match="is a folder; expected a YAML file in it"):
+        load_recipe(tmp_path, None)
+
+
+def test_a_bare_name_is_a_recipe_of_the_kit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(Path("mini"), None).path == ROOT / "solution" / "recipes" / "mini.yaml"
+    assert load_recipe(Path("mini/datacomp"), None).name == "datacomp"
+    with pytest.raises(UserError, match=r"recipe min is missing; did you mean mini\?"):
+        load_recipe(Path("min"), None)
+
+
+def test_a_path_of_5000_characters_is_a_short_line(make_recipe, tmp_path):
+    long = "a" * 5000
+    process = [{"clip_similarity_filter": {"hf_clip": f"./{long}"}}]
+    faults = load_recipe(make_recipe(process, dataset_path=long, custom_operator_paths=[long]), None).faults
+    assert len(faults) == 3
+    assert all("is no path that a file can have" in fault and len(fault) < 1200 for fault in faults)
+
+
+@pytest.mark.parametrize("entry", [5, None, 1.5, True, ["a"], {"a": 1, "b": 2}, {5: None}])
+def test_an_entry_that_is_no_operator(fault, entry):
+    assert "operator 1: expected `- operator: {parameters}`, found " in fault([entry])
+
+
+def test_all_keys_of_data_juicers_parser_are_known():
+    """Its own parser is built for once: every destination, and its default where it has a plain one."""
+    from data_juicer.config.config import build_base_parser
+
+    ours = keys.known_keys()
+    theirs = {action.dest: action for action in build_base_parser()._actions}
+    assert theirs.keys() - ours.keys() == {"help", "config", "print_config", "default_config_files"} & theirs.keys() | {
+        name for name in theirs if name in ("print_shtab",)
+    }
+    for name, key in ours.items():
+        assert theirs[name].default == key.default, name
+
+
+def test_the_keys_of_a_whole_data_juicer_configuration_are_taken(make_recipe, make_seed):
+    """All keys at their defaults: nothing is said, nothing refused."""
+    content = {name: key.default for name, key in keys.known_keys().items() if "." not in name}
+    content = {key: value for key, value in content.items() if key not in ("process", "export_path")}
+    recipe = load_recipe(make_recipe([{"text_length_filter": {}}], **content), make_seed(["a"]))
+    assert recipe.faults == recipe.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"generated_dataset_config": {"type": "x"}}, "generated_dataset_config: rows come from files here"),
+        ({"executor_type": "rya"}, "key executor_type: "),
+        ({"np": 0}, "key np: input should be greater than 0"),
+        ({"data_probe_ratio": 2}, "key data_probe_ratio: input should be less than or equal to 1"),
+        ({"checkpoint": {"strateg": "x"}}, "key checkpoint.strateg: unknown key"),
+        ({"dataset": {"configs": [{"type": "remote", "path": "x"}]}}, "dataset.configs, entry 1: expected type local"),
+        ({"dataset": {"max_sample_num": 5, "configs": [{"path": "x"}]}}, "key dataset.max_sample_num: "),
+        ({"custom_operator_paths": ["none.py"]}, "key custom_operator_paths: "),
+        ({"export_path": "s3://bucket/x.jsonl"}, "key export_path: the result is a local file"),
+        ({"eoc_special_token": "</s>"}, "key eoc_special_token: expected <|__dj__eoc|>"),
+    ],
+)
+def test_keys_that_cannot_be_honoured(given, words, make_recipe):
+    assert any(words in fault for fault in load_recipe(make_recipe([], **given), None).faults)
+
+
+def test_what_keys_mean(make_recipe, make_seed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seed = make_seed(["a"])
+    recipe = load_recipe(
+        make_recipe(
+            [],
+            dataset={"configs": [{"type": "local", "path": "seed/seed.jsonl", "weight": 0.5}, {"path": str(seed)}]},
+            export_path="out/x.jsonl", work_dir="work", temp_dir="tmp", text_keys=["caption", "text"],
+            image_key="image", executor_type="ray_partitioned", ray_address="head:6379", np=3, skip_op_error=False,
+            keep_stats_in_res_ds=True, image_special_token="<image>", data_probe_ratio=0.5,
+        ),
+        None,
+    )  # fmt: skip
+    assert recipe.faults == ()
+    assert recipe.datasets == (tmp_path / "seed" / "seed.jsonl", seed)
+    assert (recipe.export_path, recipe.work_dir) == (tmp_path / "out" / "x.jsonl", tmp_path / "work")
+    assert (recipe.text_key, recipe.image_key, recipe.image_token) == ("caption", "image", "<image>")
+    assert (recipe.executor, recipe.ray_address, recipe.processes) == ("ray", "head:6379", 3)
+    assert (recipe.on_error, recipe.keep_stats, recipe.ratio) == ("stop", True, 0.5)
+
+
+@pytest.mark.parametrize("text", ["seed/seed.jsonl 0.5 seed/more.jsonl", "1.0 seed/seed.jsonl 2 'seed/more.jsonl'"])
+def test_a_mixture_of_paths(text, make_recipe, make_seed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seed = make_seed(["a"])
+    more = seed.with_name("more.jsonl")
+    more.write_text("{}")
+    assert load_recipe(make_recipe([], dataset_path=text), None).datasets == (seed, more)
+
+
+def test_names_of_older_data_juicers(make_recipe, make_seed, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    given = {"hf_nsfw_model": str(tmp_path), "score_threshold": 0.4}
+    recipe = load_recipe(make_recipe([{"image_nsfw_filter": given}], preserve_intermediate_data=True), make_seed(["a"]))
+    assert recipe.process[0][1]["max_score"] == 0.4
+    assert any(remark.endswith("score_threshold is called max_score today") for remark in recipe.remarks)
+    assert any("preserve_intermediate_data: no key of today's" in remark for remark in recipe.remarks)
+
+
+def test_a_syntax_error_in_an_operator_that_no_recipe_names(monkeypatch, make_recipe, make_seed):
+    """It breaks neither another recipe nor the message for a mistyped operator."""
+    import solution.runner.pipeline as pipeline
+
+    def register(names):
+        if "broken_filter" in names:
+            raise SyntaxError("invalid syntax")
+
+    monkeypatch.setattr(pipeline, "NAMES", ("broken_filter",))
+    monkeypatch.setattr(pipeline, "register", register)
+    recipe = load_recipe(make_recipe([{"text_lenght_filter": None}]), make_seed(["a"]))
+    with pytest.raises(UserError, match="did you mean text_length_filter"):
+        check_operators(recipe, pipeline.registry(recipe))
+    broken = load_recipe(make_recipe([{"broken_filter": None}]), make_seed(["a"], folder="other"))
+    with pytest.raises(UserError, match="cannot be imported: SyntaxError: invalid syntax"):
+        pipeline.registry(broken)
 
 
 def test_broken_yaml(tmp_path):
