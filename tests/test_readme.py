@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from solution.process import parse_report_arguments
+from solution.process import parse_operators_arguments, parse_report_arguments
 from tests.conftest import checkout
 from toolkit.__main__ import COMMANDS
 from toolkit.download.manifest import choose, load_manifest
@@ -115,11 +115,15 @@ def require_recipe_arguments(words: list[str]) -> None:
     if words[0] == "report":
         parse_report_arguments(words[1:])
         return
+    if words[0] == "operators":
+        parse_operators_arguments(words[1:])
+        return
     program = "import sys; from solution.process import parse_arguments; print(parse_arguments().recipe)"
     result = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
-    assert (REPOSITORY / result.stdout.strip()).is_file(), words
+    recipe = result.stdout.strip()
+    assert any((REPOSITORY / file).is_file() for file in (recipe, f"solution/recipes/{recipe}.yaml")), words
 
 
 def run(command: str, folder: Path, **settings: str) -> str:
