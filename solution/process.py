@@ -161,6 +161,7 @@ def process(arguments: argparse.Namespace) -> None:
     warn_of_untested_version()
     set_environment(recipe, audit.parent.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
+    from solution.runner.failures import end_with_a_lost_worker
     from solution.runner.produced import send_to_the_run
     from solution.runner.run import Run, expect_images, log_to
 
@@ -170,6 +171,7 @@ def process(arguments: argparse.Namespace) -> None:
         expect_images(images)
         log_to(audit.with_suffix(".log"))
         end_forks_with_this_process()
+        end_with_a_lost_worker()
         executor = None
         if executor_name == "ray":
             from solution.runner.ray_executor import RayExecutor

@@ -5,6 +5,8 @@ An operator may raise anything, from any of its methods and in any process, and 
 
 import functools
 import logging
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import concatenate_datasets
 from loguru import logger
+from multiprocess.pool import Pool
 
 from solution.entry import is_interrupt
 from solution.operators.common.faults import SetupFault, machine_fault
@@ -59,6 +62,28 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
             raise RowFault(one_line(error)) from None
 
     return call
+
+
+def end_with_a_lost_worker() -> None:
+    """End the process in one line where a pool's worker dies, as when the system kills it: its rows would never come.
+
+    Nor could the pool be closed: a worker that waits for rows holds the lock of their queue, and keeps it when killed.
+    """
+    join_exited = Pool._join_exited_workers
+
+    def join(workers: list[Any]) -> bool:
+        for status in filter(None, (worker.exitcode for worker in workers)):
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            print(
+                f"error: a worker process {how}, as where memory is short; the same command resumes after the last "
+                "finished operator; a smaller np takes less memory",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)  # from a thread of the pool's
+        return join_exited(workers)
+
+    Pool._join_exited_workers = staticmethod(join)
 
 
 def isolate(

@@ -64,15 +64,15 @@ class Run:
     def __init__(self, command: Command):
         self.command, self.mark = command, uuid.uuid4().hex
         base = command.folder.parent
-        self.temporary = base / f"{command.folder.name}.tmp"
-        self.temporary.mkdir(exist_ok=True)
+        temporary = base / "temporary"
+        temporary.mkdir(exist_ok=True)
         self._said = base / f"{command.folder.name}.{self.mark}.said"
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
                 list(command.words),
                 cwd=command.cwd,
                 env=os.environ
-                | {MARK: self.mark, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+                | {MARK: self.mark, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
                 | command.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=said,
@@ -142,26 +142,18 @@ class Whole:
 
     seconds: float
     contents: dict[str, object]
-    temporary: set[str]
 
 
 def run_whole(command: Command) -> Whole:
     """Run a command from the start, undisturbed."""
     command.empty()
     run = Run(command)
-    shutil.rmtree(run.temporary, ignore_errors=True)
-    run.temporary.mkdir(exist_ok=True)
     started = time.monotonic()
     status = run.process.wait()
     seconds = time.monotonic() - started
     assert status == 0, run.said
     assert run.end() == []
-    return Whole(seconds, command.contents(), names_in(run.temporary))
-
-
-def names_in(folder: Path) -> set[str]:
-    """Names at the top of a folder."""
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+    return Whole(seconds, command.contents())
 
 
 @dataclass
@@ -217,8 +209,6 @@ def rerun(command: Command, whole: Whole) -> list[str]:
     if status != 0:
         faults.append(f"the rerun ends with {status}: {run.said[-1500:]}")
     faults += differences(command.contents(), whole.contents)
-    faults += [f"left in TMPDIR: {name}" for name in sorted(names_in(run.temporary) - whole.temporary)]
-    shutil.rmtree(run.temporary, ignore_errors=True)
     return faults
 
 

@@ -76,7 +76,7 @@ def fit(
 
     Raises:
         UserError: too few rows for one optimizer step; too little room on the disk; an image has become unreadable;
-            the loss is not finite.
+            the loss is not finite; a worker that reads rows was killed.
     """
     _silence_libraries()
     model.set_trainable(settings.stage)
@@ -101,7 +101,15 @@ def fit(
     with arguments.main_process_first(local=False):
         checkpoint = last_checkpoint(folder, say=lambda line: print(line, flush=True))
     weights = Weights(model)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"{str(error).splitlines()[0]}, as where memory is short; the same command resumes after the last "
+            f"checkpoint; fewer workers than {options.workers} take less memory"
+        ) from None
     return Outcome(
         trainer=trainer,
         steps=steps,
