@@ -7,6 +7,7 @@ import torch
 import yaml
 
 import solution.operators
+import solution.runner.configuration.places
 import solution.runner.recipe
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import OPERATORS
@@ -26,7 +27,7 @@ def stand_in(tmp_path, monkeypatch):
 
     def load(path: Path) -> solution.runner.recipe.Recipe:
         content = yaml.safe_load(path.read_text())
-        monkeypatch.setattr(solution.runner.recipe, "ROOT", tmp_path)
+        monkeypatch.setattr(solution.runner.configuration.places, "ROOT", tmp_path)
         seed = tmp_path / content["dataset_path"]
         seed.parent.mkdir(parents=True, exist_ok=True)
         seed.write_text("{}\n")
