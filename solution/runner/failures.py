@@ -83,7 +83,7 @@ def end_with_a_lost_worker() -> None:
             os._exit(1)  # from a thread of the pool's
         return join_exited(workers)
 
-    Pool._join_exited_workers = staticmethod(join)
+    Pool._join_exited_workers = staticmethod(join)  # ty: ignore[invalid-assignment]
 
 
 def isolate(

@@ -43,6 +43,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of signals, targets and moments (%(default)s)")
     parser.add_argument("--only", default="", help="commands whose name holds this, in pytest's -k language")
     arguments = parser.parse_args()
+    if arguments.kills < 2:
+        parser.error("--kills: 2 or more")
     os.environ |= {"FAULTS_KILLS": str(arguments.kills), "FAULTS_SEED": str(arguments.seed)}
     chosen = ["-k", arguments.only] if arguments.only else []
     return pytest.main(["-p", "no:cacheprovider", "--tb=short", "-q", "tests/faults/test_kills.py", *chosen], [Table()])

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -64,7 +65,7 @@ class Run:
     def __init__(self, command: Command):
         self.command, self.mark = command, uuid.uuid4().hex
         base = command.folder.parent
-        temporary = base / "temporary"
+        temporary = Path(tempfile.gettempdir(), "faults")  # short: the paths of sockets may have 107 bytes
         temporary.mkdir(exist_ok=True)
         self._said = base / f"{command.folder.name}.{self.mark}.said"
         with self._said.open("wb") as said:

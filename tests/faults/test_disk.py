@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.harness import Command, Run, differences, rerun, run_whole
 
-WRITING = ("prepare", "convert", "download", "pack offline", "train pretrain", "eval textvqa")
+WRITING = ("prepare", "convert", "download", "pack offline", "train pretrain")
 PAGE = 4096  # bytes that a tmpfs takes at least for a file
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from toolkit.training.zero import disable_compiled_operators, set_single_process
 
 # A process may wait while another prepares data or writes a checkpoint of tens of GB.
 WAIT_SECONDS = 3600 * 2
+LONGEST_TMPDIR = 75  # bytes: a socket's path may have 107, and torch adds /pymp-xxxxxxxx/listener-xxxxxxxx
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ def fit(
             the loss is not finite; a worker that reads rows was killed.
     """
     _silence_libraries()
+    if options.workers and len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
+        raise UserError(
+            f"TMPDIR={tempfile.gettempdir()}: too long a path for data loader workers, whose sockets lie there (at most "
+            f"{LONGEST_TMPDIR} bytes); choose another: TMPDIR=/tmp"
+        )
     model.set_trainable(settings.stage)
     model.set_stochastic_depth(settings.stochastic_depth)
     model.set_reference_mode(options.reference_mode)

@@ -121,3 +121,13 @@ def test_a_loss_that_is_no_number_stops_training_at_its_step(
         fit(model, small_world.rows(), reader_of(small_world), SETTINGS, options, tmp_path, saved.append)
     assert saved == []
     assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_refused(
+    small_world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers would fail to hand over their first batch, and training would wait for it for ever."""
+    monkeypatch.setattr("tempfile.tempdir", f"/{'x' * 80}")
+    options = dataclasses.replace(OPTIONS, workers=1)
+    with pytest.raises(UserError, match="TMPDIR=/xxx.*at most 75 bytes"):
+        fit(model_of(small_world), small_world.rows(), reader_of(small_world), SETTINGS, options, tmp_path, print)
