@@ -167,7 +167,8 @@ def test_all_keys_of_data_juicers_parser_are_known():
         name for name in theirs if name in ("print_shtab",)
     }
     for name, key in ours.items():
-        assert theirs[name].default == key.default, name
+        if not name.endswith("_special_token"):  # these are Data-Juicer's of the moment: a run sets them
+            assert theirs[name].default == key.default, name
 
 
 def test_the_keys_of_a_whole_data_juicer_configuration_are_taken(make_recipe, make_seed):
