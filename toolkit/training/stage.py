@@ -83,8 +83,8 @@ def fit(
     _silence_libraries()
     if options.workers and len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
         raise UserError(
-            f"TMPDIR={tempfile.gettempdir()}: too long a path for data loader workers, whose sockets lie there (at most "
-            f"{LONGEST_TMPDIR} bytes); choose another: TMPDIR=/tmp"
+            f"TMPDIR={tempfile.gettempdir()}: too long a path for data loader workers, whose sockets lie there (at "
+            f"most {LONGEST_TMPDIR} bytes); choose another: TMPDIR=/tmp"
         )
     model.set_trainable(settings.stage)
     model.set_stochastic_depth(settings.stochastic_depth)

@@ -129,5 +129,5 @@ def test_a_temporary_folder_too_long_for_sockets_is_refused(
     """Workers would fail to hand over their first batch, and training would wait for it for ever."""
     monkeypatch.setattr("tempfile.tempdir", f"/{'x' * 80}")
     options = dataclasses.replace(OPTIONS, workers=1)
-    with pytest.raises(UserError, match="TMPDIR=/xxx.*at most 75 bytes"):
+    with pytest.raises(UserError, match=r"TMPDIR=/xxx.*at most 75 bytes"):
         fit(model_of(small_world), small_world.rows(), reader_of(small_world), SETTINGS, options, tmp_path, print)
