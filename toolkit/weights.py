@@ -15,7 +15,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, require_file
 
 MESSAGE_LENGTH = 160  # characters of a library's message that are shown
-AGAIN = "bring the file again"
+AGAIN = "bring the file again, or remove the folder if a run made it, and run again"
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 
 

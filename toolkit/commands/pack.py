@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from pathlib import Path
 
 from toolkit.dataset.kept_rows import parse_image_hashes
+from toolkit.errors import UserError
 from toolkit.files import display_path, sha256_of
 from toolkit.submission.archive import (
     latest_script,
@@ -35,8 +37,10 @@ def run(args: argparse.Namespace) -> None:
     """Gather an experiment's files, check them, write the zip and print what is in it.
 
     Raises:
-        UserError: no such experiment, several presets have it, or its files are no valid submission.
+        UserError: `--out` is no zip's path; no such experiment, several presets have it, or its files are no valid
+            submission.
     """
+    _require_zip(args.out)
     preset = preset_of(args.experiment, args.preset)
     experiment = Experiment(preset.run_name, args.experiment)
     refuse_experiments(experiment)
@@ -66,3 +70,11 @@ def run(args: argparse.Namespace) -> None:
     changed = latest.is_file() and sha256_of(latest) != sha256_of(found[TRAIN_SCRIPT])
     if changed and script_experiment(latest.read_bytes()) == experiment:
         print(f"note: {TRAIN_SCRIPT} was changed after the run; the zip holds {names[TRAIN_SCRIPT]}, as it was run")
+
+
+def _require_zip(path: Path) -> None:
+    """Refuse to write over anything but an earlier zip."""
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder; name the zip: --out {path / 'submit.zip'}")
+    if path.exists() and not (path.is_file() and zipfile.is_zipfile(path)):
+        raise UserError(f"--out {path} exists and is no zip; choose another name")

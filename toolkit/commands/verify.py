@@ -45,17 +45,17 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.zip}: a folder, no zip; zip it first: zip -r submit.zip solution/ output/")
     require_file(args.zip, "`python -m toolkit pack` makes it")
     if not zipfile.is_zipfile(args.zip):
-        raise UserError(f"{args.zip}: not a zip file")
+        raise UserError(f"{args.zip}: not a zip file, or one that is cut off; pack or copy it again")
     try:
         with zipfile.ZipFile(args.zip) as archive:
-            kind = _check(archive, str(args.zip))
+            lines = _check(archive, str(args.zip))
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
         raise UserError(f"{args.zip}: damaged ({error}); pack it again") from None
-    print(f"{args.zip}: a complete {kind}")
+    print("\n".join(lines))
 
 
-def _check(archive: zipfile.ZipFile, path: str) -> str:
-    """Check an open zip and print what is in it; returns what it is."""
+def _check(archive: zipfile.ZipFile, path: str) -> list[str]:
+    """Check an open zip; returns lines that say what is in it and what it is."""
     refuse(member_faults(archive.infolist()), path)
     infos = [info for info in archive.infolist() if not info.is_dir()]
     names = [info.filename for info in infos]
@@ -80,12 +80,14 @@ def _check(archive: zipfile.ZipFile, path: str) -> str:
     listed = parse_image_hashes(archive.read(images).decode("utf-8", errors="replace")) if images in names else {}
     refuse(record_faults(experiment, needed, records, listed, lambda name: _sha256(archive, name)), path, ADVICE)
     sizes = {info.filename: info.file_size for info in infos}
-    print(tree({name: sizes[name] for name in needed}))
+    lines = [tree({name: sizes[name] for name in needed})]
     if extra:
-        print(summary({name: sizes[name] for name in extra}))
+        lines.append(summary({name: sizes[name] for name in extra}))
     if missing := [name for name in record_names(experiment) if name not in names]:
-        print(f"note: without {', '.join(missing)} what they list by hash is not compared; `pack` takes them along")
-    return f"{kind} submission of {experiment.name}"
+        lines.append(
+            f"note: without {', '.join(missing)} what they list by hash is not compared; `pack` takes them along"
+        )
+    return [*lines, f"{path}: a complete {kind} submission of {experiment.name}"]
 
 
 def _experiment(names: list[str], script: bytes, path: str) -> Experiment:

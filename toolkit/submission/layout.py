@@ -213,7 +213,11 @@ def member_faults(infos: list[zipfile.ZipInfo]) -> list[str]:
     faults, seen = [], set()
     for info in infos:
         name = info.filename
-        if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
+        if "\\" in name:
+            faults.append(
+                f"{name} has backslashes for slashes, as some Windows programs write them; zip it another way"
+            )
+        elif name.startswith("/") or ":" in name.split("/")[0] or ".." in name.split("/"):
             faults.append(f"{name} is an absolute path or leaves the zip")
         kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip was not made on Unix
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

@@ -143,7 +143,7 @@ def _faults_of_part(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _type_fault(value: Any, kind: Any) -> str:
     try:
-        pydantic.TypeAdapter(kind).validate_python(value, strict=kind in (bool, str))
+        pydantic.TypeAdapter(kind).validate_python(value, strict=True)
     except pydantic.ValidationError as error:
         message = error.errors()[0]["msg"]
         return f"{message[0].lower()}{message[1:]}, found {short(value)}"

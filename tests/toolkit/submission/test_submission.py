@@ -169,3 +169,12 @@ def test_tree_sums_up_long_folders() -> None:
     printed = archive.tree({f"output/images/{number}.jpg": 1000 for number in range(200)})
     assert printed.splitlines()[0] == "output/images/  200.0 kB"
     assert printed.splitlines()[-1].strip() == "and 196 more files"
+
+
+def test_nothing_but_a_zip_is_written_over(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = workspace / "README.md"
+    notes.write_text("notes")
+    for out, said in ((notes, "exists and is no zip"), (workspace, "is a folder; name the zip")):
+        status = main(["pack", "online", "good", "--out", str(out)])
+        assert said in refusal(capsys, status)
+    assert notes.read_text() == "notes"
