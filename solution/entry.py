@@ -76,7 +76,7 @@ def _words():
 
 
 def run(main):
-    """Exit with main's status; one line and 1 where a disk is full or cannot be written, one line and 130 after Ctrl-C.
+    """Exit with main's status; one line and 1 where the system refuses a file, one line and 130 after Ctrl-C.
 
     141 without a word where whoever reads the output has left. Characters that the terminal lacks come as numbers.
     """
@@ -100,9 +100,10 @@ def run(main):
         elif isinstance(error, OSError) and error.errno == errno.EPIPE and any(map(_has_no_reader, streams)):
             _end(streams, "")
             status = 141
-        elif isinstance(error, OSError) and error.errno in DISK_FAULTS:
-            name = "" if error.filename is None else "{}: ".format(error.filename)
-            _end(streams, "error: {}{}\n".format(name, error.strerror))
+        elif isinstance(error, OSError) and (error.errno in DISK_FAULTS or error.filename is not None):
+            # A file or folder that is not what a command takes it for; of two names the one that the user gave.
+            names = [name for name in (error.filename2, error.filename) if name is not None]
+            _end(streams, "error: {}{}\n".format("{}: ".format(names[0]) if names else "", error.strerror))
             status = 1
         else:
             raise  # a worker's pipe, say

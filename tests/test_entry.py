@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -90,7 +91,9 @@ def test_a_python_without_the_packages_hands_over_to_the_venv(command: list[str]
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_say_what_to_type_where_nothing_is_installed(name: str, kit: Path, bare: Path) -> None:
-    result = run(["bash", name, "a", "b"], kit, PATH=f"{bare.parent}:/usr/bin:/bin")
+    result = run(
+        ["bash", name, *(["a", "b"] if name.endswith("vqa.sh") else [])], kit, PATH=f"{bare.parent}:/usr/bin:/bin"
+    )
     assert result.returncode == 1
     assert result.stderr == f"error: no Python has the kit's packages; run this first: bash install.sh  (in {kit})\n"
 
@@ -269,3 +272,11 @@ def test_ctrl_c_while_modules_are_imported_is_one_line() -> None:
     )
     result = run([sys.executable, "-c", program], REPOSITORY)
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("body", ["os.replace('/etc/hostname', '/tmp')", "open('/etc')", "os.mkdir('/etc/hostname/a')"])
+def test_a_file_that_the_system_refuses_is_one_line(body: str) -> None:
+    process = here("-c", f"import os\nfrom toolkit.entry import run\ndef main():\n {body}\nrun(main)")
+    _, said = process.communicate(timeout=60)
+    assert re.fullmatch(r"error: /\S+: .*\n", said)
+    assert process.returncode == 1

@@ -78,6 +78,25 @@ def require_file(path: Path, advice: str = "") -> None:
         raise UserError(f"{path}: no regular file; write the content of a pipe or an archive to a file first")
 
 
+def require_output(path: Path, *inputs: Path) -> None:
+    """Refuse a path that a command cannot or must not write its result to, before it works for it.
+
+    Args:
+        path: of a file.
+        inputs: what the command reads.
+
+    Raises:
+        UserError: it is a folder or lies in a file, or is one of the inputs.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name the file to write")
+    if not next(folder for folder in path.absolute().parents if folder.exists()).is_dir():
+        raise UserError(f"{path}: lies in a file, not in a folder")
+    for file in inputs:
+        if file.exists() and path.exists() and file.samefile(path):
+            raise UserError(f"{path}: is read; choose another file to write")
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     """The bytes of a file; of a gzip file, known by its first bytes, what it holds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,27 @@ def test_help_does_not_wait_for_torch():
     modules = ", ".join(f"toolkit.commands.{name}" for name in COMMANDS)
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("prepare {file} --images {folder} --preset mini --out {file}", "is read; choose another file"),
+        ("convert llava-to-dj {file} --out {file}", "is read; choose another file"),
+        ("convert llava-to-dj {file} --out {folder}", "a folder; name the file to write"),
+        ("check {file} --images {folder} --preset mini --json {folder}", "a folder; name the file to write"),
+        ("check {file} --images {folder} --preset mini --fixes {file}/fixes.jsonl", "lies in a file, not in a folder"),
+        ("pack online any --out {folder}", "a folder; name the file to write"),
+    ],
+)
+def test_a_result_is_never_written_over_what_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}\n")
+    assert main(words.format(file=file, folder=tmp_path).split()) == 1
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert file.read_text() == "{}\n"
+    assert list(tmp_path.iterdir()) == [file]

@@ -16,7 +16,7 @@ from toolkit.dataset.provenance import ORIGINS
 from toolkit.dataset.rows import IMAGE_TOKENS
 from toolkit.dataset.validation import Report, TrainabilityTest, validate
 from toolkit.errors import UserError
-from toolkit.files import package_versions, require_file, sha256_of, write_json, write_jsonl
+from toolkit.files import package_versions, require_file, require_output, sha256_of, write_json, write_jsonl
 from toolkit.presets import Preset, load_preset
 
 SHOWN_FAULTS = 20
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     start = time.monotonic()
     preset = load_preset(args.preset)
     require_file(args.file, "run a recipe first (python solution/process.py)")
+    for path in filter(None, (args.json, args.fixes)):
+        require_output(path, args.file)
     if not args.images.is_dir():
         raise UserError(f"--images {args.images}: no such folder; expected the seed's folder")
     require_trainable, not_checked = _trainability_test(preset, args.tokenizer or preset.llm)

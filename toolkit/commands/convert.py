@@ -12,7 +12,7 @@ from toolkit.dataset.directions import LlavaToRows, RowsToLlava, convert_entries
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import IMAGE_TOKENS
 from toolkit.errors import SkippedRow, UserError
-from toolkit.files import atomic_write, package_versions, sha256_of, write_json
+from toolkit.files import atomic_write, package_versions, require_output, sha256_of, write_json
 
 SHOWN_FAULTS = 20
 
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: the file cannot be read; a faulty entry under `stop`; nothing left under `skip`.
     """
     start = time.monotonic()
+    require_output(args.out, args.file)
     skipped: list[SkippedRow] = []
     if args.direction == "llava-to-dj":
         direction = LlavaToRows(args.image_token, args.turns == "first")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit.dataset.kept_rows import parse_image_hashes
 from toolkit.errors import UserError
-from toolkit.files import display_path, sha256_of
+from toolkit.files import display_path, require_output, sha256_of
 from toolkit.submission.archive import (
     latest_script,
     members,
@@ -74,7 +74,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _require_zip(path: Path) -> None:
     """Refuse to write over anything but an earlier zip."""
-    if path.is_dir():
-        raise UserError(f"--out {path} is a folder; name the zip: --out {path / 'submit.zip'}")
+    require_output(path)
     if path.exists() and not (path.is_file() and zipfile.is_zipfile(path)):
         raise UserError(f"--out {path} exists and is no zip; choose another name")

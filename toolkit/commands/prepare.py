@@ -14,7 +14,16 @@ from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import ImageRoots, read_rows
 from toolkit.dataset.training_file import convert_rows, draw_rows
 from toolkit.errors import UserError
-from toolkit.files import atomic_write, copy_file, display_path, package_versions, read_json, sha256_of, write_json
+from toolkit.files import (
+    atomic_write,
+    copy_file,
+    display_path,
+    package_versions,
+    read_json,
+    require_output,
+    sha256_of,
+    write_json,
+)
 from toolkit.presets import load_preset
 from toolkit.processes import owner_of
 from toolkit.training.plan import ANOTHER_RUN, has_begun, stage_inputs
@@ -36,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: the rows or the original questions cannot be read; a faulty row under `stop`; no row left; a stage
             was started in the same folder with other rows.
     """
+    require_output(args.out, args.file)
     with owner_of(args.out.parent):
         _prepare(args)
 

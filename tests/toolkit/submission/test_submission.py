@@ -174,7 +174,7 @@ def test_tree_sums_up_long_folders() -> None:
 def test_nothing_but_a_zip_is_written_over(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     notes = workspace / "README.md"
     notes.write_text("notes")
-    for out, said in ((notes, "exists and is no zip"), (workspace, "is a folder; name the zip")):
+    for out, said in ((notes, "exists and is no zip"), (workspace, "a folder; name the file")):
         status = main(["pack", "online", "good", "--out", str(out)])
         assert said in refusal(capsys, status)
     assert notes.read_text() == "notes"
