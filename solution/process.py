@@ -24,7 +24,7 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -84,11 +84,11 @@ def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
 
 
 def _share(text: str) -> float:
-    """A share of rows, 0 to 1. Raises ValueError for another text."""
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise ValueError
-    return share
+    """A share of rows, 0 to 1. Raises ArgumentTypeError for another text."""
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, such as 0.1, found {text}")
 
 
 def parse_report_arguments(words: list[str]) -> argparse.Namespace:

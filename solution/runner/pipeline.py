@@ -70,17 +70,18 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
     """Data-Juicer's operator objects. Raises UserError, in the operator's words, where it refuses its parameters."""
     # In this process unless more are asked for: Data-Juicer would start two per operator, at seconds each.
     common = {
-        "skip_op_error": False,  # else one bad row silently loses its whole batch; see _isolate_failures
         "auto_op_parallelism": False,
         "num_proc": processes if processes > 1 else None,
         "work_dir": work_dir,
     }
+    # Whatever the recipe says: else one bad row silently loses its whole batch; see `failures.isolate`.
+    fixed = {"skip_op_error": False}
     operators = []
     for number, entry in enumerate(process, start=1):
         ((name, params),) = entry.items()
         try:
             batches = {"batch_mode": True} if issubclass(OPERATORS.modules[name], Filter) else {}
-            operator = load_operator(name, common | batches | sent_to_the_run(params, name))
+            operator = load_operator(name, common | batches | sent_to_the_run(params, name) | fixed)
         except (Exception, SystemExit) as error:  # a constructor raises anything
             raise UserError(f"operator {number} ({name}) cannot be set up: {one_line(error)}") from error
         guard(operator)

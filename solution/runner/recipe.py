@@ -129,6 +129,8 @@ def load_recipe(path: Path, dataset: list[Path] | Path | None) -> Recipe:
         content.get("max_failed", 0.05),
     )
     reader.token("eoc_special_token", (END_TOKEN,))
+    if recipe.ratio == 0:
+        faults.append("key data_probe_ratio: expected a share above 0, found 0")
     where = f"recipe {shown(path)}"
     return replace(
         recipe,

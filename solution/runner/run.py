@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError, visible
-from solution.runner.files import replaced, shown
+from solution.runner.files import ROOT, replaced, shown
 from solution.runner.pipeline import build_operators, registry, run_operator
 from solution.runner.produced import ProducedImages
 from solution.runner.recipe import Recipe
@@ -152,7 +153,7 @@ class Run:
         raise UserError(
             f"{step.name} failed {step.failed:,} of {step.rows_in:,} rows, more than the share of {self.max_failed:g} "
             f"that is allowed (most often, {count:,}: {reason}); nothing of it was saved. Look at the reasons with "
-            f"`process.py report {self.recipe.name}`; where the rows are that bad, give --max-failed "
+            f"`{self._report()}`; where the rows are that bad, give --max-failed "
             f"{min(1.0, math.ceil(100 * step.failed / step.rows_in + 1) / 100):g}"
         )
 
@@ -171,6 +172,12 @@ class Run:
         write_record({"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()})
         self.audit.with_suffix(".html").unlink(missing_ok=True)
         print(text)
+
+    def _report(self) -> str:
+        """The command that makes a page about this run."""
+        command = f"process.py report {shlex.quote(self.audit.stem)}"
+        output = self.audit.parent.parent / self.result.parent.name
+        return command if output.parent == ROOT / "output" else f"{command} --output {shlex.quote(shown(output))}"
 
     def _places(self) -> dict[str, str]:
         """What the audit says of where images lie."""
@@ -191,7 +198,7 @@ class Run:
         return (
             f"no rows left: operator {len(ledger.steps) - 1} ({step.name}) dropped {step.dropped:,} and failed "
             f"{step.failed:,} of the last {step.rows_in:,} rows{details}; "
-            f"{advice} in {shown(stopped_audit(self.audit))}; `process.py report {self.audit.stem}` makes a page of it"
+            f"{advice} in {shown(stopped_audit(self.audit))}; `{self._report()}` makes a page of it"
         )
 
 

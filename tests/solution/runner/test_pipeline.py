@@ -115,6 +115,12 @@ def test_a_raising_operator_costs_the_bad_rows_only(start):
     assert ledger.totals() == {"in": 20, "created": 0, "kept": 18, "dropped": 0, "failed": 2}
 
 
+def test_an_operator_that_would_skip_its_errors_fails_its_rows_all_the_same(start):
+    ledger, data = start(["row", "bad", "row"])
+    run("trial_raising_mapper", data, ledger, skip_op_error=True)
+    assert [failure["row"] for failure in ledger.failures()] == [2]
+
+
 def test_stop_names_the_row(start):
     ledger, data = start(["row", "bad", "row"], on_error="stop")
     with pytest.raises(UserError, match=r"line 2 \(id id2, images/2.jpg\)"):

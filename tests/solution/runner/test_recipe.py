@@ -324,3 +324,8 @@ def test_the_share_of_failed_rows_is_a_key_of_ours(make_recipe, fault):
     assert load_recipe(make_recipe([], max_failed=0.5), None).max_failed == 0.5
     assert load_recipe(make_recipe([]), None).max_failed == 0.05
     assert "max_failed: input should be less than or equal to 1, found 5" in fault([], max_failed=5)
+
+
+def test_a_share_of_nothing_is_refused(fault):
+    assert "data_probe_ratio: expected a share above 0" in fault([], data_probe_ratio=0)
+    assert "key np: input should be a valid integer, found '2'" in fault([], np="2")
