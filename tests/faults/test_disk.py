@@ -44,13 +44,16 @@ def test_a_full_disk_is_one_line_and_costs_nothing(command: Command, disk_of: Ca
     whole = run_whole(command)
     used = sum(-(-path.stat().st_size // PAGE) * PAGE for path in command.folder.rglob("*") if path.is_file())
     command.empty()
-    disk_of(command.folder, max(PAGE, used // 2))
+    disk_of(command.folder, used)
+    filler = command.folder / "filler"
+    filler.write_bytes(bytes(-(-used // (2 * PAGE)) * PAGE))  # a disk of no page at all cannot be mounted
     run = Run(command)
     assert run.process.wait(120) == 1, run.said
     assert run.end() == []
     *_, last = run.said.splitlines()
     assert last.startswith("error: ")
     assert "Traceback" not in run.said
+    filler.unlink()
     disk_of(command.folder, 10 * used + 100 * PAGE)
     assert rerun(command, whole) == []
     assert differences(command.contents(), whole.contents) == []

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from solution.process import ROOT
 from solution.runner import needs
 from solution.runner.catalogue import Entry, entries
+from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.data_juicer import OPERATORS
 from solution.runner.errors import UserError
 from solution.runner.pipeline import build_operators
@@ -119,7 +120,8 @@ class Stock:
         recipe, result = self.folder / f"{name}.yaml", self.folder / "kit" / name / "processed_data.jsonl"
         recipe.write_text(json.dumps({"dataset_path": str(self.seed), "process": [{name: parameters}]}))
         audit = self.folder / "audit" / f"{name}.parquet"
-        run = Run(load_recipe(recipe, None), MINI, result, audit, {"inputs": {}}, "skip", True, 1.0)
+        data = DataSet((self.seed,))
+        run = Run(load_recipe(recipe, None), data, MINI, result, audit, {"inputs": {}}, "skip", True, 1.0)
         send_to_the_run(unfinished_folder(audit))
         try:
             run.execute(lambda counts: None)
