@@ -11,7 +11,7 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from importlib import metadata
@@ -342,8 +342,10 @@ def ensure_nltk_resource(resource_path: str, fallback_package: str | None = None
     return True
 
 
-def _fetch_nltk_data(paths: Iterable[str]) -> None:
+def _fetch_nltk_data(paths: Collection[str]) -> None:
     """Fetch what NLTK lacks. Raises SetupFault, naming all of it, where its server cannot be reached."""
+    if not paths:
+        return
     import nltk
 
     missing = []

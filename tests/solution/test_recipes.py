@@ -1,5 +1,8 @@
 """Every recipe that the kit brings is valid, says what it needs, and names models by their download path."""
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -214,3 +217,22 @@ def test_llava_refine_has_the_published_operators_order_and_thresholds():
         for name, parameters in ours
     ]
     assert without_models == published
+
+
+def test_the_mini_recipe_needs_none_of_the_extras():
+    """What a newcomer has: the packages of requirements.txt alone."""
+    program = """
+    import sys
+    for name in ("nltk", "ray", "diffusers", "selectolax", "opencc", "nlpaug", "fasttext", "kenlm", "sentencepiece"):
+        sys.modules[name] = None
+    from pathlib import Path
+    from solution.runner.configuration.parameters import check_operators
+    from solution.runner.pipeline import build_operators, registry
+    from solution.runner.recipe import load_recipe
+    recipe = load_recipe(Path("mini"), None)
+    process = check_operators(recipe, registry(recipe))
+    assert len(build_operators(process, 1, "/nowhere")) == len(process)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
