@@ -3,8 +3,10 @@
 `docs/operators.md` says which of the two; it is read from the operators' source, and held here against what happens.
 """
 
+import importlib
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,8 @@ def offline(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(needs.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(needs, "_hugging_face_folder", lambda name: None)
     monkeypatch.setattr(needs, "_modelscope_folder", lambda name: None)
+    with suppress(ImportError):  # another test may have imported it with data of its own
+        monkeypatch.setattr(importlib.import_module("nltk").data, "path", ["/nowhere"])
 
 
 class Stock:
