@@ -153,7 +153,7 @@ def process(arguments: argparse.Namespace) -> None:
     settings = {"on_error": on_error, **recipe.settings(), **({"limit": data.limit} if data.limit else {})}
     inputs = describe_inputs(recipe, images, settings | ({"trial": True} if data.is_trial else {}))
     about = "trial, no submission; " if data.is_trial else ""
-    if not arguments.overwrite and is_done(result, inputs):
+    if not arguments.overwrite and is_done(result, audit, images, inputs):
         print(
             f"{about}already done: {shown(result)} is this recipe's result on these inputs; --overwrite runs it again"
         )

@@ -82,7 +82,7 @@ class FeatureReader(SampleReader):
         ids, labels = self.tokens(row)
         sample: dict[str, Any] = {"input_ids": ids, "labels": labels}
         if IMAGE_TOKEN_INDEX in ids:
-            sample["pixels"] = self.features.index(self.image_path(row), self.aspect)
+            sample["pixels"] = self.features.index(self.roots.of_row(row), self.aspect)
         return sample
 
 

@@ -249,6 +249,11 @@ class Ledger:
             raise KeyError(row)
         return RowAudit(**dict(zip(SCHEMA.names, found, strict=True)))
 
+    def seed_images(self) -> list[str]:
+        """Paths below the image root of all images that rows have, each once."""
+        found = self._rows.execute("SELECT DISTINCT image FROM rows WHERE image_state = 'seed' AND image != ''")
+        return [image for (image,) in found]
+
     def failed_now(self) -> list[int]:
         """The rows that the current operator failed."""
         name = (self.steps[-1].name,)

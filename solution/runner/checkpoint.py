@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pyarrow as pa
 
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import NestedDataset
+from solution.runner.errors import UserError
+from solution.runner.files import shown, stamp_of_files
 from solution.runner.seed import SYNTHETIC
 from solution.runner.tables import open_rows, write_tables
 
@@ -21,13 +24,16 @@ class Checkpoint:
     """The state after the last finished operator: rows and ledger, in a folder next to the audit.
 
     Rows stay on the disk. ``identity`` names everything that decides the result besides the operators (data set,
-    models, code, policy); a state is valid only for the same identity and the same operators so far.
+    models, code, policy); a state is valid only for the same identity, the same operators so far, and images below
+    the image root that have not changed since they were read.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], process: list[Any]) -> None:
+    def __init__(self, folder: Path, identity: dict[str, Any], process: list[Any], images: Path) -> None:
         self.folder = folder
         self.identity = identity
         self.process = process
+        self.images = images
+        self._stamp = ""  # of the images as they were read
 
     def open(self, on_error: str, overwrite: bool) -> tuple[int, NestedDataset | None, Ledger]:
         """(finished operators, rows, ledger) of an unfinished run of the same kind; (0, None, an empty one) without.
@@ -37,10 +43,14 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(on_error, self.folder / "ledger.sqlite")
         state = ledger.resume()
-        if state is None or overwrite or state["key"] != self._key(state["done"]):
+        is_ours = state is not None and not overwrite and state["key"] == self._key(state["done"])
+        if not is_ours or state["images"] != stamp_of_files(self.images, ledger.seed_images()):
+            if is_ours:
+                print("note: images have changed since they were read: starting from the seed", file=sys.stderr)
             ledger.forget()
             self._sweep(None)
             return 0, None, ledger
+        self._stamp = state["images"]
         self._sweep(state["done"])
         return state["done"], open_rows(self.folder / _ROWS.format(state["done"])), ledger
 
@@ -51,9 +61,15 @@ class Checkpoint:
         """
         rows = self.folder / _ROWS.format(done)
         write_tables(rows, tables)
-        ledger.commit({"key": self._key(done), "done": done})
+        self._stamp = self._stamp or stamp_of_files(self.images, ledger.seed_images())
+        ledger.commit({"key": self._key(done), "done": done, "images": self._stamp})
         self._sweep(done)
         return open_rows(rows)
+
+    def check_images(self, ledger: Ledger) -> None:
+        """Raise UserError where an image has changed while the recipe ran: its rows were judged by the one before."""
+        if self._stamp != stamp_of_files(self.images, ledger.seed_images()):
+            raise UserError(f"images in {shown(self.images)} were changed while the recipe ran: run it again")
 
     def clear(self, ledger: Ledger) -> None:
         """Remove the state of a finished run."""

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,10 +43,19 @@ def sha256_of(path: Path) -> str:
 
 def stamp_of(folder: Path) -> str:
     """A hash over a model folder's file names, sizes and change times: quick for gigabytes, new after any download."""
+    return stamp_of_files(folder, (path.relative_to(folder) for path in folder.rglob("*") if path.is_file()))
+
+
+def stamp_of_files(folder: Path, names: Iterable[str | Path]) -> str:
+    """The same over files of a folder, by their paths in it; a file that is missing counts as such."""
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        state = file.stat()
-        digest.update(f"{file.relative_to(folder)} {state.st_size} {state.st_mtime_ns}\n".encode())
+    for name in sorted(map(Path, names)):
+        try:
+            state = os.stat(folder / name)
+        except OSError:
+            digest.update(f"{name}\n".encode(errors="surrogateescape"))
+        else:
+            digest.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from solution.runner.files import ROOT, replaced, sha256_of, shown, stamp_of
+from solution.runner.files import ROOT, replaced, sha256_of, shown, stamp_of, stamp_of_files
 from solution.runner.recipe import Recipe
 
 RESULT = "processed_data.jsonl"
@@ -69,15 +69,30 @@ def _python_files(path: Path) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
-def is_done(result: Path, inputs: dict[str, Any]) -> bool:
-    """Whether the file is the untouched result of the same inputs."""
+def is_done(result: Path, audit: Path, images: Path, inputs: dict[str, Any]) -> bool:
+    """Whether the file is the untouched result of the same inputs; ``images`` is the image root."""
     if not record_of(result).is_file() or not result.is_file():
         return False
     try:
         record = json.loads(record_of(result).read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         return False
-    return {key: record.get(key) for key in inputs} == inputs and record["outputs"][result.name] == sha256_of(result)
+    return (
+        {key: record.get(key) for key in inputs} == inputs
+        and record["outputs"][result.name] == sha256_of(result)
+        and audit.is_file()
+        and record.get("images") == stamp_of_files(images, _seed_images(audit))
+    )
+
+
+def _seed_images(audit: Path) -> list[str]:
+    """As `Ledger.seed_images`, of a finished run."""
+    import pyarrow.compute as pc  # takes a while, and is needed only where a result may be up to date
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(audit, columns=["image", "image_state"])
+    seen = pc.and_(pc.equal(rows["image_state"], "seed"), pc.not_equal(rows["image"], ""))
+    return rows.filter(seen)["image"].unique().to_pylist()
 
 
 def write_record(result: Path, inputs: dict[str, Any], about: dict[str, Any]) -> None:

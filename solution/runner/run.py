@@ -24,7 +24,7 @@ from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError, visible
-from solution.runner.files import ROOT, replaced, shown
+from solution.runner.files import ROOT, replaced, shown, stamp_of_files
 from solution.runner.pipeline import build_operators, registry, run_operator
 from solution.runner.produced import ProducedImages
 from solution.runner.recipe import Recipe
@@ -103,7 +103,7 @@ class Run:
         unfinished = unfinished_folder(self.audit)
         folders = Folders(self.images, self.data.root or self.data.files[0].parent, self.result.parent, unfinished)
         produced = ProducedImages(folders)
-        checkpoint = Checkpoint(unfinished, self._identity(), process)
+        checkpoint = Checkpoint(unfinished, self._identity(), process, self.images)
         done, dataset, ledger = checkpoint.open(self.on_error, self.overwrite)
         keep_steps_in(checkpoint.folder)
         try:
@@ -131,6 +131,7 @@ class Run:
                     raise UserError(self._nothing_left(ledger))
                 self._check_failures(ledger)
                 dataset = checkpoint.save(number, tables_of(dataset), ledger)
+            checkpoint.check_images(ledger)
             self._finish(dataset, folders, ledger, write_record)
         except BaseException:
             if ledger.steps and ledger.steps[0].rows_in:
@@ -169,7 +170,9 @@ class Run:
             write_rows(result, dataset, folders, ledger, self.recipe.keep_stats)
             ledger.write(audit, **self._places())
             text = funnel(ledger)
-        write_record({"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures()})
+        images = stamp_of_files(self.images, ledger.seed_images())
+        about = {"counts": ledger.totals(), "steps": ledger.counts(), "failed": ledger.failures(), "images": images}
+        write_record(about)
         self.audit.with_suffix(".html").unlink(missing_ok=True)
         print(text)
 

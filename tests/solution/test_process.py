@@ -15,6 +15,7 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests import warm
 from tests.solution.conftest import ROOT, TEXT
@@ -354,6 +355,35 @@ def test_a_killed_run_resumes_with_the_same_result(make_seed, make_recipe, run_p
     assert (output / "processed_data.jsonl").read_bytes() == lines
     assert [line | {"score": 0} for line in audit_of(again)] == [line | {"score": 0} for line in audit_of(resumed)]
     assert not state.exists()
+
+
+def test_images_that_changed_under_their_name_are_noticed(make_seed, make_recipe, run_process):
+    """A finished result is not theirs; an unfinished run starts from the seed; a run they change in is not finished."""
+    seed = make_seed(CAPTIONS)
+    image = next((seed.parent / "images").iterdir())
+    recipe = make_recipe([{"caption_words_filter": {"min_num": 1}}])
+    assert "already done" not in run_process(recipe, seed).out
+    assert "already done" in run_process(recipe, seed).out
+    Image.new("RGB", (40, 30), "red").save(image)
+    assert "already done" not in run_process(recipe, seed).out
+
+    stopping = make_recipe([{"caption_words_filter": {"min_num": 1}}, {"caption_words_filter": {"min_num": 30}}])
+    assert run_process(stopping, seed).code == 1
+    assert "resuming" in run_process(stopping, seed).err
+    Image.new("RGB", (50, 30), "blue").save(image)
+    assert "images have changed since they were read: starting from the seed" in run_process(stopping, seed).err
+
+
+def test_an_image_that_changes_while_the_recipe_runs(make_seed, make_recipe, run_process, tmp_path):
+    seed = make_seed(CAPTIONS)
+    image = next((seed.parent / "images").iterdir())
+    change = f"open({str(image)!r}, 'ab').write(b'more')"
+    (tmp_path / "changing.py").write_text(SLOW_OPERATOR.replace("time.sleep(0.5)", change))
+    recipe = make_recipe([{"waiting_mapper": None}], custom_operator_paths=[str(tmp_path / "changing.py")])
+    done = run_process(recipe, seed)
+    assert done.code == 1
+    assert f"images in {seed.parent} were changed while the recipe ran: run it again" in done.err
+    assert not (done.output / "processed_data.jsonl").exists()
 
 
 @pytest.mark.parametrize("folder", ["root", "elsewhere"])

@@ -57,6 +57,25 @@ class ImageRoots:
             raise RowFault("link_leaves_root", f"{path} is a link to {real}, outside {root}")
         return path
 
+    def of_row(self, row: dict[str, Any]) -> Path:
+        """File of a LLaVA-format row's image.
+
+        A path that is not there is also looked for under the names the published finetuning set uses: `.png` for the
+        `.jpg` of OCR sets, and `images` for Visual Genome's `VG_100K` and `VG_100K_2` folders.
+
+        Raises:
+            RowFault: malformed_row or bad_image_path.
+        """
+        name = row["image"]
+        if not isinstance(name, str):
+            raise RowFault("malformed_row", f"image must be one relative path, found {name!r}")
+        path = self.resolve(name)
+        if "ocr" in name:
+            other = name.replace(".jpg", ".png")
+        else:
+            other = name.replace("VG_100K_2", "images").replace("VG_100K", "images")
+        return path if other == name or path.is_file() else self.resolve(other)
+
     def relative(self, image: str) -> str:
         """An image path as rows write it: of an absolute one in these folders, as Data-Juicer writes it, what is below.
 

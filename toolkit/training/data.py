@@ -70,35 +70,16 @@ class SampleReader:
         """
         require_trainable(_turns(row), self.tokenizer, "image" in row, self.max_length, self.image_tokens)
 
-    def image_path(self, row: dict[str, Any]) -> Path:
-        """Path of a row's image.
-
-        A path that is not there is also looked for under the names the published finetuning set uses: `.png` for the
-        `.jpg` of OCR sets, and `images` for Visual Genome's `VG_100K` and `VG_100K_2` folders.
-
-        Raises:
-            RowFault: malformed_row or bad_image_path.
-        """
-        name = row["image"]
-        if not isinstance(name, str):
-            raise RowFault("malformed_row", f"image must be one relative path, found {name!r}")
-        path = self.roots.resolve(name)
-        if "ocr" in name:
-            other = name.replace(".jpg", ".png")
-        else:
-            other = name.replace("VG_100K_2", "images").replace("VG_100K", "images")
-        return path if other == name or path.is_file() else self.roots.resolve(other)
-
     def sample(self, row: dict[str, Any]) -> dict[str, Any]:
         """ids and labels; with an image placeholder among the ids also `pixels` [3, A, A], uint8.
 
         Raises:
-            RowFault: those of `tokens`, `image_path` and `open_image`.
+            RowFault: those of `tokens`, `ImageRoots.of_row` and `open_image`.
         """
         ids, labels = self.tokens(row)
         sample: dict[str, Any] = {"input_ids": ids, "labels": labels}
         if IMAGE_TOKEN_INDEX in ids:
-            image = open_image(self.image_path(row))
+            image = open_image(self.roots.of_row(row))
             sample["pixels"] = scale_image(image, self.image_size_aux, self.aspect)
         return sample
 
@@ -217,7 +198,7 @@ def scan(rows: Sequence[dict[str, Any]], reader: SampleReader) -> Scan:
         try:
             reader.require_trainable(row)
             if "image" in row:
-                sharing.setdefault(reader.image_path(row), []).append(index)
+                sharing.setdefault(reader.roots.of_row(row), []).append(index)
             else:
                 found.text_only += 1
         except RowFault as fault:

@@ -239,6 +239,13 @@ def _require_same(
         for key in sorted({*record[part], *plan[part]}.difference(unknown))
         if record[part].get(key) != plan[part].get(key)
     ]
+    if changed and set(changed) <= {"batch", "accumulation", "processes"}:
+        began = record["configuration"]
+        raise UserError(
+            f"{folder} holds {state} run of batch {began['batch']} x accumulation {began['accumulation']} on "
+            f"{began['processes']} GPUs: which samples share a micro-batch depends on all three, so it resumes with "
+            f"these only; {ANOTHER_RUN}"
+        )
     if changed:
         raise UserError(
             f"{folder} holds {state} run that differs in {', '.join(changed[:3])}"

@@ -13,14 +13,16 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.dataset.image_stamps import changed_since, is_same, stamp_of
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import UserError
-from toolkit.files import display_path, package_versions, sha256_of, write_json
+from toolkit.errors import RowFault, UserError
+from toolkit.files import display_path, package_versions, read_json, sha256_of, write_json
 from toolkit.fixed_part import LOG_LINE, FixedPart
 from toolkit.presets import Preset
 from toolkit.processes import end_with_parent, owner_of
 from toolkit.training.checkpoints import remove_checkpoints
 from toolkit.training.plan import (
+    ANOTHER_RUN,
     LOGS,
     PLAN,
     RECORD,
@@ -61,6 +63,8 @@ def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_
     if LAUNCHED not in os.environ and _is_first():
         print(f"{LOG_LINE}{fixed_part.sha256}", flush=True)
     if is_finished(request.out, plan):
+        if _is_first():
+            _require_same_images(request, RECORD, read_json(request.data))
         _tidy(request.out)
         print(f"{settings.stage} is already finished in {request.out}: same data, models and settings; nothing to do")
         return
@@ -211,6 +215,8 @@ def _checked_rows(
     rows = read_rows(request.data)
     reader = _reader(request, preset, settings)
     if (request.out / PLAN).is_file():
+        if _is_first():
+            _require_same_images(request, PLAN, rows)
         plan = read_record(request.out / PLAN)
     else:
         if _is_first():
@@ -233,6 +239,7 @@ def _checked_rows(
                 "exif_orientation_ignored": found.rotated_images,
             },
             "skipped": [{"row": index} | dataclasses.asdict(row) for index, row in found.faults.items()],
+            "images": stamp_of(_images(request, rows)),
         }
         if _is_first():
             write_json(request.out / PLAN, plan)
@@ -241,6 +248,38 @@ def _checked_rows(
             )
     skipped = {row["row"] for row in plan["skipped"]}
     return [row for index, row in enumerate(rows) if index not in skipped], reader, plan
+
+
+def _images(request: StageRequest, rows: list[dict[str, Any]]) -> dict[str, Path]:
+    """Name in the rows -> file, of every image; rows whose image has no valid name are left out."""
+    roots = ImageRoots(seed=request.images, processed=request.synthetic_images)
+    images = {}
+    for row in rows:
+        with contextlib.suppress(RowFault):
+            if "image" in row:
+                images[str(row["image"])] = roots.of_row(row)
+    return images
+
+
+def _require_same_images(request: StageRequest, name: str, rows: list[dict[str, Any]]) -> None:
+    """Refuse to resume, or to take for finished, a stage that was started with other images of the same names.
+
+    Args:
+        name: of the stage's plan or record. A finished stage's images may be gone.
+
+    Raises:
+        UserError: names those that were written since.
+    """
+    file = request.out / name
+    known, images = read_record(file).get("images"), _images(request, rows)
+    are_gone = name == RECORD and not all(path.is_file() for path in images.values())
+    if known is None or are_gone or is_same(images, known):
+        return
+    changed = changed_since(images, file.stat().st_mtime)
+    which = f" ({', '.join(changed[:3])}{f' and {len(changed) - 3} more' * (len(changed) > 3)})" if changed else ""
+    raise UserError(
+        f"{request.out} holds a run that began with other images under the same names{which}; {ANOTHER_RUN}"
+    )
 
 
 def _train(

@@ -36,7 +36,7 @@ def test_a_kill_leaves_rows_and_ledger_of_one_operator(tmp_path, moment):
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoint = Checkpoint(Path({str(tmp_path)!r}), {{"data": 1}}, {PROCESS!r})
+    checkpoint = Checkpoint(Path({str(tmp_path)!r}), {{"data": 1}}, {PROCESS!r}, Path())
     done, rows, ledger = checkpoint.open("skip", False)
     ledger.begin("read", 3)
     ledger.add(RowAudit(f"id{{row}}", row, None, "text", "text", "1.jpg") for row in (1, 2, 3))
@@ -55,7 +55,7 @@ def test_a_kill_leaves_rows_and_ledger_of_one_operator(tmp_path, moment):
     command = [sys.executable, "-c", textwrap.dedent(program)]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done, rows, ledger = Checkpoint(tmp_path, {"data": 1}, PROCESS).open("skip", False)
+    done, rows, ledger = Checkpoint(tmp_path, {"data": 1}, PROCESS, tmp_path).open("skip", False)
     states = [ledger.find(row).state for row in (1, 2, 3)]
     if moment == "rows written":
         assert (done, rows["n"][:], states) == (0, [1, 2, 3], ["kept"] * 3)
@@ -67,7 +67,7 @@ def test_a_kill_leaves_rows_and_ledger_of_one_operator(tmp_path, moment):
 
 
 def saved(folder, process) -> tuple:
-    checkpoint = Checkpoint(folder, {"data": 1}, process)
+    checkpoint = Checkpoint(folder, {"data": 1}, process, folder)
     _, _, ledger = checkpoint.open("skip", False)
     ledger.begin("read", 2)
     ledger.add(lines(2))
@@ -89,7 +89,7 @@ def saved(folder, process) -> tuple:
 )
 def test_only_the_same_run_is_resumed(tmp_path, identity, process, overwrite, done):
     saved(tmp_path, PROCESS)
-    found, rows, ledger = Checkpoint(tmp_path, identity, process).open("skip", overwrite)
+    found, rows, ledger = Checkpoint(tmp_path, identity, process, tmp_path).open("skip", overwrite)
     assert (found, rows is None, bool(ledger.steps)) == (done, not done, bool(done))
     if not done:
         ledger.begin("read", 2)
@@ -98,7 +98,7 @@ def test_only_the_same_run_is_resumed(tmp_path, identity, process, overwrite, do
 
 
 def test_two_runs_at_once_are_refused(tmp_path):
-    checkpoint = Checkpoint(tmp_path, {"data": 1}, PROCESS)
+    checkpoint = Checkpoint(tmp_path, {"data": 1}, PROCESS, tmp_path)
     _, _, ledger = checkpoint.open("skip", False)
     with pytest.raises(UserError, match="wait for the process that uses it, or remove the folder"):
         checkpoint.open("skip", True)

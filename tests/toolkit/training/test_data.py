@@ -54,12 +54,12 @@ def row(image: str | None = None, answer: str = "a red dress") -> dict:
 )
 def test_image_files_are_found(reader: SampleReader, tmp_path: Path, name: str, file: str) -> None:
     write_image(tmp_path / file)
-    assert reader.image_path({"image": name}) == tmp_path / file
+    assert reader.roots.of_row({"image": name}) == tmp_path / file
 
 
 def test_a_path_must_not_leave_its_folder(reader: SampleReader) -> None:
     with pytest.raises(RowFault, match="bad_image_path"):
-        reader.image_path({"image": "../a.png"})
+        reader.roots.of_row({"image": "../a.png"})
 
 
 def test_a_batch_pads_on_the_right_and_brings_only_its_images(reader: SampleReader, tmp_path: Path) -> None:

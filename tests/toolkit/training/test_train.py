@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.toolkit.training.conftest import SmallWorld, run
 from toolkit.files import REPOSITORY, read_json, sha256_of, write_json
@@ -102,6 +105,38 @@ def test_a_log_of_another_fixed_part_is_not_continued(small_world: SmallWorld, t
     refused = small_world.train("pretrain", tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert f"{log}: this log began under another fixed part" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["plan.json", "run.json"])
+def test_images_that_changed_under_their_name_are_noticed(
+    small_world: SmallWorld, pretrained: Path, tmp_path: Path, name: str
+) -> None:
+    """A copy of the same file, with another time, is the same image; a finished stage's images may be gone."""
+    shutil.copy(pretrained / "run.json", tmp_path / name)
+    image = small_world.images / "1.png"
+    before, status = image.read_bytes(), image.stat()
+    try:
+        image.write_bytes(before)
+        if name == "run.json":
+            assert small_world.train("pretrain", tmp_path).returncode == 0
+        Image.new("RGB", (31, 30), "red").save(image)
+        refused = small_world.train("pretrain", tmp_path)
+        image.unlink()
+        if name == "run.json":
+            assert small_world.train("pretrain", tmp_path).returncode == 0
+    finally:
+        image.write_bytes(before)
+        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert refused.returncode == 1
+    assert f"{tmp_path} holds a run that began with other images under the same names (1.png); choose" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_run_resumes_with_the_batch_that_it_began_with(small_world: SmallWorld, pretrained: Path, tmp_path: Path):
+    shutil.copy(pretrained / "run.json", tmp_path / "plan.json")
+    refused = small_world.train("pretrain", tmp_path, "--batch", "1", "--accumulation", "4")
+    assert refused.returncode == 1
+    assert "an unfinished run of batch 2 x accumulation 2 on 1 GPUs: which samples share" in refused.stderr
 
 
 @pytest.mark.slow
