@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ from toolkit.errors import UserError
 from toolkit.processes import unfinished
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# An escape that may be half of an emoji, as text cut at a byte count has it: it can be neither written nor tokenised.
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 GZIP = b"\x1f\x8b"
 RECORDED_PACKAGES = ("torch", "transformers", "deepspeed", "py-data-juicer", "tokenizers", "numpy", "pillow")
 
@@ -121,13 +124,19 @@ def read_json(path: Path) -> Any:
     """Read a JSON document.
 
     Raises:
-        UserError: those of `require_file`; the file is not JSON.
+        UserError: those of `require_file`; the file is not JSON, or holds half a character.
     """
     require_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        value = json.loads(text)
+        if _HALF_CHARACTER.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: not Unicode text ({error.reason}: {error.object[error.start]!a})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON document ({error})") from None
+    return value
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
@@ -158,7 +167,6 @@ def parse_object(line: bytes) -> dict:
         # Decoded here: json would guess the encoding of bytes, and let encoded halves of a character pass.
         value = json.loads(line.decode("utf-8-sig"))
         if b"\\u" in line:
-            # Half an emoji, as text cut at a byte count has it, is JSON but can be neither written nor tokenised.
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"not Unicode text ({error.reason})") from None

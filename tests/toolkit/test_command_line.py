@@ -77,3 +77,10 @@ def test_a_result_is_never_written_over_what_is_read(
     assert captured.err.count("\n") == 1
     assert file.read_text() == "{}\n"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_misspelt_command_is_told_the_nearest(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["trian"])
+    assert ended.value.code == 2
+    assert "no command 'trian'; did you mean train? --help lists them" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from toolkit.errors import RowFault
+from toolkit.errors import RowFault, UserError
 
 # Formats of images in data sets (MPO counts as JPEG). Pillow reads more: for EPS it would run Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -29,6 +30,8 @@ TINY_SIDE = 3
 LONG_RATIO = 20
 HUGE_PIXELS = 50_000_000
 FILES_PER_TASK = 32
+# Errors of the system that say nothing of a file's content.
+MACHINE_FAULTS = {errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.ENOBUFS, errno.ESTALE, errno.ETIMEDOUT}
 # libjpeg's smallest scale: it still reads every byte of the file, and leaves out most of the arithmetic.
 DRAFT_SCALE = 8
 
@@ -104,6 +107,7 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
     """Open an image; what goes wrong until the block ends, decoding included, is the image's fault.
 
     Raises:
+        UserError: the machine cannot read it: too many open files, a failing disk, no memory.
         RowFault: those of `require_regular_file`; `unreadable_image` for a file that is broken, truncated or in none
             of IMAGE_FORMATS; `canvas_too_large` for one that takes gigabytes to fit to a square.
     """
@@ -120,6 +124,10 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
             yield image
     except (RowFault, MemoryError):
         raise
+    except OSError as error:
+        if error.errno in MACHINE_FAULTS:
+            raise UserError(f"reading {name}: {error.strerror}; nothing is known of the image: try again") from None
+        raise RowFault("unreadable_image", f"{name}: {error}") from None
     except Exception as error:  # decoders raise many types (OSError, SyntaxError, RuntimeError ...); all mean one thing
         raise RowFault("unreadable_image", f"{name}: {error}") from None
 

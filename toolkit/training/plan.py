@@ -223,7 +223,10 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no JSON, or lacks what every one holds.
     """
-    record = read_json(path)
+    try:
+        record = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {ANOTHER_RUN}") from None
     parts = ("inputs", "configuration")
     if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
         raise UserError(f"{path}: damaged, no record of a stage ({' and '.join(parts)} are missing); {ANOTHER_RUN}")

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -110,6 +111,11 @@ def fit(
     weights = Weights(model)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except UnpicklingError:
+        raise UserError(
+            f"{checkpoint}: one of its files would run code when it is loaded; remove the folder and run the same "
+            "command again"
+        ) from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from PIL import Image
 
 from toolkit.dataset.images import ImageInfo, inspect_images
-from toolkit.errors import RowFault
+from toolkit.errors import RowFault, UserError
 from toolkit.mgm.images import open_image
 
 
@@ -81,3 +84,17 @@ def test_the_quick_look_judges_as_training_does(tmp_path, options):
             training_takes_it = False
         assert isinstance(info, ImageInfo) == training_takes_it, path
     assert sum(isinstance(info, RowFault) for info in found.values()) > 30
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])
+def test_faults_of_the_machine_are_no_faults_of_the_image(tmp_path, monkeypatch, number):
+    """Else a lost network disk would look like a thousand broken images."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path)
+
+    def fail(*_args, **_kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match=f"reading {path}: {os.strerror(number)}; nothing is known of the image"):
+        inspect_images([path])

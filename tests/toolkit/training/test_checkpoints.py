@@ -138,3 +138,43 @@ def test_a_resumed_curve_is_the_undisturbed_one(
     assert resumed.resumed_at_step == 4
     assert curve(resumed) == whole
     assert torch.isfinite(torch.tensor([loss for _, loss in whole])).all()
+
+
+class Payload:
+    """A pickle that runs code when it is loaded."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "losses_0.pt"])
+def test_a_forged_checkpoint_runs_no_code(
+    small_world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from toolkit.training import trainer
+
+    def forge(written: Path, folder: Path, limit: int) -> None:
+        assert (written / name).is_file()
+        torch.save({"state": Payload(tmp_path / "code was run")}, written / name)
+        publish(written, folder, limit)
+        raise Killed
+
+    rows, reader = small_world.rows(), reader_of(small_world)
+    options = dataclasses.replace(OPTIONS, save_steps=2)
+
+    def train() -> Outcome:
+        model = model_of(small_world)
+        return fit(
+            model, rows, reader, SETTINGS, options, tmp_path / "run", lambda to: save_adapter(model, to / "adapter.bin")
+        )
+
+    monkeypatch.setattr(trainer, "publish", forge)
+    with pytest.raises(Killed):
+        train()
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="checkpoint-2: one of its files would run code when it is loaded; remove"):
+        train()
+    assert not (tmp_path / "code was run").exists()
