@@ -112,7 +112,8 @@ DIRECTIONS = {
     "toolkit.errors": "",
     "toolkit.entry": "",
     "toolkit.processes": "",
-    "experiments.mini_world": f"toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset {BASE}",
+    "experiments.mini_world": f"experiments.lab toolkit.mini {BASE}",
+    "experiments.lab": f"toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset {BASE}",
 }
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "pack": "pack an experiment into a submission zip",
     "verify": "verify a submission zip's layout",
     "mini": "build and check the embedded mini world",
+    "lab": "compare recipes and data sets: train on each with several seeds, say which differences are real",
 }
 
 

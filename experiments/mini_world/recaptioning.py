@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from experiments.lab.trials import Trial, TrialRunner
 from experiments.mini_world.report import QUESTIONS, RECIPE, RECORDS, WORK, both, estimate, mmbench, paired, textvqa
-from experiments.mini_world.trials import Trial, TrialRunner
 from toolkit.errors import UserError, positive
 from toolkit.mini.seed import DEFECTS
 from toolkit.presets import load_preset

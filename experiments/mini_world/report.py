@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: an unknown arm, no record at all, or those of `TrialRunner.run` and `read_records`.
     """
-    from experiments.mini_world.arms import DEFECT_ARMS, MAIN_ARMS
+    from experiments.lab.arms import DEFECT_ARMS, MAIN_ARMS
 
     known = (*MAIN_ARMS, *DEFECT_ARMS)
     for arm in args.arms or ():
@@ -214,7 +214,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_trials(args: argparse.Namespace, folder: Path, arms: Sequence[str], main: Sequence[str]) -> None:
     import torch
 
-    from experiments.mini_world.trials import Trial, TrialRunner
+    from experiments.lab.trials import Trial, TrialRunner
     from toolkit.mini.seed import ROWS
     from toolkit.presets import load_preset
 

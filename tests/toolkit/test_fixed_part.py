@@ -82,7 +82,7 @@ def test_equal_workspaces_have_equal_fixed_parts(workspace: Path) -> None:
         ("toolkit/training/.trainer.py.swp", "backup"),
         ("toolkit/training/#trainer.py#", "backup"),
         ("toolkit/training/trainer.py.orig", "backup"),
-        ("experiments/mini_world/arms.py", "an experiment"),
+        ("experiments/lab/arms.py", "an experiment"),
         ("solution/operators/mine.py", "an operator"),
         ("my_notes.py", "a module that nothing imports"),
     ],

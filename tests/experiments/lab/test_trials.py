@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments.mini_world.arms import SEED_FILE, TRUTH_FILE, Draw, clip_similarities, repeat, replaced
-from experiments.mini_world.features import FeatureCache
+from experiments.lab.arms import SEED_FILE, TRUTH_FILE, Draw, clip_similarities, repeat, replaced
+from experiments.lab.features import FeatureCache
+from experiments.lab.trials import Trial, TrialRunner
 from experiments.mini_world.report import QUESTIONS as SCORED_QUESTIONS
 from experiments.mini_world.report import RECIPE, RECORDS
-from experiments.mini_world.trials import Trial, TrialRunner
 from toolkit.__main__ import main
 from toolkit.files import read_json, read_jsonl, write_json, write_jsonl
 from toolkit.mgm.checkpoint import build_model
@@ -178,7 +178,7 @@ def test_two_shells_build_a_world_one_after_the_other(runner, tmp_path, monkeypa
         self._seed(repaired=False)
         return [], None
 
-    monkeypatch.setattr("experiments.mini_world.arms.build_seed", slow_build)
+    monkeypatch.setattr("experiments.lab.arms.build_seed", slow_build)
     monkeypatch.setattr(Draw, "training_rows", rows_of)
     monkeypatch.setattr(TrialRunner, "_new_model", lambda *_: torch.nn.Identity())
     monkeypatch.setattr(TrialRunner, "_train", lambda *_: {})

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import torch
 
-from experiments.mini_world.arms import Draw
-from experiments.mini_world.features import FeatureAnswerer, FeatureCache, FeatureReader
+from experiments.lab.arms import Draw
+from experiments.lab.features import FeatureAnswerer, FeatureCache, FeatureReader
 from toolkit.dataset.rows import ImageRoots
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.questions import Question

@@ -1,0 +1,322 @@
+"""A lab file: which arms are compared, on what, and how often. `benchmarks/lab/example.yaml` comments every key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from toolkit.errors import UserError
+from toolkit.files import REPOSITORY, display_path, require_file
+from toolkit.mini.seed import DEFECTS, ROWS
+from toolkit.presets import Preset, build, load_preset
+
+CONTROLS = ("none", "raw", "random", "reversed")
+WORLD_CONTROLS = ("clean", *(f"no_{defect}" for defect in DEFECTS))
+# Controls that have as many rows as another arm.
+SIZED = ("random", "reversed")
+# Per preset of the kit, the seed's file; a preset of one's own names it in the lab file.
+DATASETS = {
+    "mini": "input/mini/mgm_pretrain_mini.jsonl",
+    "10k": "input/pretrain_stage_1_10k/mgm_pretrain_stage_1_10k.jsonl",
+    "full": "input/pretrain_stage_1/mgm_pretrain_stage_1.jsonl",
+}
+OUTPUT = REPOSITORY / "output" / "lab"
+RECIPES = REPOSITORY / "solution" / "recipes"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+]*"  # of arms and rungs: it becomes part of a file's name, whose parts `-` parts
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class World:
+    """What only the mini world offers: other draws of its seed, larger evaluation sets, their splits.
+
+    Args:
+        draws: how many seeds are drawn; draw 0 is the committed one.
+        split: of the evaluation questions: dev for choices, test for tables.
+        questions: of each benchmark.
+        rows: pairs of a draw.
+        shares: of a draw's rows, by defect; the mini world's own where it is empty.
+    """
+
+    draws: int = 1
+    split: Literal["dev", "test"] = "dev"
+    questions: int = 600
+    rows: int = ROWS
+    shares: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to choose pre-training rows.
+
+    Args:
+        name: of the arm in tables.
+        kind: `control`, `recipe`, or `file` for a finished processed_data.jsonl.
+        source: the control's name, or the path.
+        size_of: arm whose number of distinct rows a sized control takes; empty for the others.
+        seeds: TRAIN_SEEDs.
+        draws: of the mini world's seed; 1 elsewhere.
+    """
+
+    name: str
+    kind: Literal["control", "recipe", "file"]
+    source: str
+    size_of: str
+    seeds: tuple[int, ...]
+    draws: int
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab file as read; see `benchmarks/lab/example.yaml`.
+
+    Args:
+        name: of the file.
+        preset: with the lab file's `sample_cap`, if it has one.
+        dataset: the seed's jsonl; unused in a world, which draws its own.
+        baseline: arm that the others are compared with.
+        arms: by name, in the file's order.
+        world: None outside the mini world's options.
+        features: `cached` trains on features of frozen towers that are computed once (no stochastic depth), by library
+            calls in one process; `none` runs the very commands of the training scripts.
+        budget_hours: of all cells together; no cell starts that would exceed it. 0 is no limit.
+        records: folder of this lab's records and tables.
+        rungs: labs of other sizes by name, cheapest first.
+    """
+
+    name: str
+    preset: Preset
+    dataset: Path
+    baseline: str
+    arms: dict[str, Arm]
+    world: World | None
+    features: Literal["cached", "none"]
+    budget_hours: float
+    records: Path
+    rungs: dict[str, Lab] = field(default_factory=dict)
+
+    @property
+    def split(self) -> str:
+        """Name of the evaluation questions: a world's split, else the preset's own set."""
+        return self.world.split if self.world else "preset"
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The keys of a lab file but `seeds`, which has two types; defaults stand for "not given"."""
+
+    arms: dict
+    preset: str = "mini"
+    baseline: str = ""
+    dataset: str = ""
+    sample_cap: int = 0
+    features: Literal["", "cached", "none"] = ""
+    budget_hours: float = 0.0
+    records: str = ""
+    world: dict = field(default_factory=dict)
+    ladder: dict = field(default_factory=dict)
+
+
+RUNG_KEYS = ("preset", "dataset", "sample_cap", "seeds", "features", "budget_hours", "world")
+
+
+def read_lab(path: Path) -> Lab:
+    """Read a lab file.
+
+    Raises:
+        UserError: it is no YAML; a key, arm, control, seed, preset or file is unknown, missing or named twice; one line
+            that names the nearest known one.
+    """
+    require_file(path, "a lab file looks like benchmarks/lab/example.yaml")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise UserError(f"{path}: not a YAML document ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path}: expected a lab's keys and values, as in benchmarks/lab/example.yaml")
+    return lab_of(values, path.stem, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that names a key twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if (key := key_node.value) in seen:
+                line = key_node.start_mark.line + 1
+                raise ValueError(f"line {line}: {key!r} occurs twice")
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
+    """A lab from its keys and values.
+
+    Args:
+        values: as in a lab file.
+        name: of the lab.
+        where: file, for messages.
+
+    Raises:
+        UserError: see `read_lab`.
+    """
+    if "seeds" not in values:
+        raise UserError(f"{where}: key 'seeds' is missing: how many trainings of each arm, or a list of seeds")
+    keys = build(_Keys, {key: value for key, value in values.items() if key != "seeds"}, where)
+    preset = _preset(keys, where)
+    mini = preset.run_name == load_preset("mini").run_name
+    world = build(World, keys.world, f"{where}: world") if "world" in values else None
+    if world:
+        if not mini:
+            raise UserError(f"{where}: world is an option of the mini preset; preset is {keys.preset}")
+        for figure in ("draws", "questions", "rows"):
+            if getattr(world, figure) < 1:
+                raise UserError(f"{where}: world: {figure} must be 1 or more, found {getattr(world, figure)}")
+        for defect in world.shares:
+            _known(defect, DEFECTS, f"{where}: world: shares", "defect")
+    if not 0 <= keys.budget_hours < float("inf"):
+        raise UserError(f"{where}: budget_hours must be 0 (no limit) or more, found {keys.budget_hours}")
+    features = keys.features or ("none" if preset.needs_gpu else "cached")
+    if features == "cached" and preset.needs_gpu:
+        raise UserError(f"{where}: features: cached is for small presets; one image of {preset.name} takes megabytes")
+    seeds = _seeds(values["seeds"], f"{where}: seeds")
+    arms = _arms(keys.arms, seeds, world, where)
+    baseline = keys.baseline or ("raw" if "raw" in arms else next(iter(arms)))
+    _known(baseline, arms, f"{where}: baseline", "arm")
+    lab = Lab(
+        name=name,
+        preset=preset,
+        dataset=REPOSITORY / (keys.dataset or DATASETS.get(keys.preset, "")),
+        baseline=baseline,
+        arms=arms,
+        world=world,
+        features=features,
+        budget_hours=keys.budget_hours,
+        records=REPOSITORY / keys.records if keys.records else OUTPUT / name,
+    )
+    if not world and not lab.dataset.is_file():
+        advice = f"run `{preset.download}`" if not keys.dataset else "paths start at the repository's root"
+        raise UserError(f"{where}: dataset {display_path(lab.dataset)}: no such file; {advice}")
+    return dataclasses.replace(lab, rungs=_rungs(values, keys.ladder, lab, where))
+
+
+def _preset(keys: _Keys, where: str) -> Preset:
+    try:
+        preset = load_preset(keys.preset if not keys.preset.endswith(".yaml") else str(REPOSITORY / keys.preset))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if keys.sample_cap < 0:
+        raise UserError(f"{where}: sample_cap must be above 0, found {keys.sample_cap}")
+    return dataclasses.replace(preset, sample_cap=keys.sample_cap) if keys.sample_cap else preset
+
+
+def _known(name: Any, known: Iterable[str], where: str, what: str) -> None:
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        raise UserError(f"{where}: no {what} {name!r}; {hint}")
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    if type(value) is int and 0 < value <= MOST_SEEDS:
+        return tuple(range(value))
+    if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
+        if len(set(value)) < len(value):
+            raise UserError(f"{where}: a seed occurs twice in {value}")
+        return tuple(value)
+    raise UserError(
+        f"{where} must be how many (1 to {MOST_SEEDS}) or a list of whole numbers from 0 on, found {value!r:.60}"
+    )
+
+
+def _arms(values: Mapping[Any, Any], seeds: tuple[int, ...], world: World | None, where: str) -> dict[str, Arm]:
+    if not values:
+        raise UserError(f"{where}: arms: none named; two at least make a comparison")
+    arms = {}
+    for name, value in values.items():
+        here = f"{where}: arms: {name}"
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
+            raise UserError(f"{here}: a name has letters, digits, _ and . only; write it in quotes if it is a number")
+        arms[name] = _arm(name, value, seeds, world, here)
+    data = [name for name, arm in arms.items() if arm.kind != "control"]
+    for name, arm in arms.items():
+        here = f"{where}: arms: {name}"
+        if arm.source in SIZED and arm.kind == "control":
+            if not arm.size_of and not data:
+                raise UserError(
+                    f"{here}: {arm.source} is as large as a recipe's output, and no arm is a recipe or file"
+                )
+            arms[name] = arm = dataclasses.replace(arm, size_of=arm.size_of or data[0])
+            _known(arm.size_of, data, f"{here}: size_of", "recipe or file among the arms called")
+        elif arm.size_of:
+            raise UserError(f"{here}: size_of belongs to {' and '.join(SIZED)}")
+    return arms
+
+
+def _arm(name: str, value: Any, seeds: tuple[int, ...], world: World | None, where: str) -> Arm:
+    options = dict(value) if isinstance(value, dict) else {}
+    for key in options:
+        _known(key, ("control", "recipe", "file", "size_of", "seeds", "draws"), where, "key")
+    kinds = [kind for kind in ("control", "recipe", "file") if kind in options]
+    if isinstance(value, str):
+        kind = "file" if value.endswith(".jsonl") else "recipe" if value.endswith((".yaml", ".yml")) else "control"
+        source = value
+    elif len(kinds) == 1:
+        kind, source = kinds[0], options[kinds[0]]
+    else:
+        raise UserError(f"{where}: expected a control, a recipe or a file, found {value!r:.60}")
+    if not isinstance(source, str):
+        raise UserError(f"{where}: {kind} must be a text, found {source!r:.60}")
+    if kind == "control":
+        _known(source, (*CONTROLS, *WORLD_CONTROLS) if world else CONTROLS, where, "control")
+    else:
+        source = _path(source, kind, where)
+    draws = options.get("draws", world.draws if world else 1)
+    if type(draws) is not int or not 0 < draws <= (world.draws if world else 1):
+        raise UserError(f"{where}: draws must be 1 to the world's {world.draws if world else 1}, found {draws!r:.20}")
+    own = _seeds(options["seeds"], f"{where}: seeds") if "seeds" in options else seeds
+    size_of = options.get("size_of", "")
+    if not isinstance(size_of, str):
+        raise UserError(f"{where}: size_of must be an arm's name, found {size_of!r:.60}")
+    return Arm(name, kind, source, size_of, own, draws)
+
+
+def _path(source: str, kind: str, where: str) -> str:
+    """The path of a recipe or file, from the repository's root; recipes of the kit by their short name as well."""
+    candidates = [REPOSITORY / source, RECIPES / source, RECIPES / f"{source}.yaml"]
+    found = next((path for path in candidates[: 3 if kind == "recipe" else 1] if path.is_file()), None)
+    if not found:
+        known = [display_path(path) for path in RECIPES.rglob("*.yaml")] if kind == "recipe" else []
+        near = difflib.get_close_matches(source, known, n=1) or difflib.get_close_matches(
+            Path(source).stem, [Path(name).stem for name in known], n=1
+        )
+        hint = f"did you mean {near[0]!r}?" if near else "paths start at the repository's root"
+        raise UserError(f"{where}: {kind} {source}: no such file; {hint}")
+    return display_path(found)
+
+
+def _rungs(values: Mapping[str, Any], ladder: Mapping[Any, Any], lab: Lab, where: str) -> dict[str, Lab]:
+    """Each rung is the lab with some keys replaced and records of its own."""
+    rungs = {}
+    for name, changes in ladder.items():
+        here = f"{where}: ladder: {name}"
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
+            raise UserError(f"{here}: a name has letters, digits, _ and . only")
+        if not isinstance(changes or {}, dict):
+            raise UserError(f"{here}: expected keys and values, found {changes!r:.60}")
+        for key in changes or {}:
+            _known(key, RUNG_KEYS, here, "key of a rung")
+        rest = {key: value for key, value in values.items() if key != "ladder"}
+        rest["records"] = display_path(lab.records / name)
+        rungs[name] = lab_of(rest | (changes or {}), f"{lab.name}-{name}", here)
+    return rungs
