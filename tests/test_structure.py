@@ -112,6 +112,7 @@ DIRECTIONS = {
     "toolkit.errors": "",
     "toolkit.entry": "",
     "toolkit.processes": "",
+    "experiments.lab": f"toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset {BASE}",
     "experiments.mini_world": f"toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset {BASE}",
 }
 
