@@ -33,4 +33,7 @@ Next:
   python3 solution/process.py report mini    a page that shows what became of every row, and why
   TRAIN_SEED=1 EXP_NAME=recipe-1 bash toolkit/train_mgm_mini_stage_1.sh    the same with another seed: how much scores vary
   bash download_10k_baseline.sh --dry-run    what the 10k baseline, on one GPU, would fetch
+
+Open this page in a browser: both runs side by side, scores, losses, rows, and every answer with its image.
 END
+python -m toolkit lab page recipe --baseline raw --preset mini

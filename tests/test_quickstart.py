@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from tests.test_notebook import NOTEBOOK, plots, printed
 from tests.test_readme import run, shown
 
 pytestmark = pytest.mark.slow
+PAGE = "output/pages/MGM-Mini-recipe.html"
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean checkout in which `bash quickstart.sh` has run; its models serve all tests of this file."""
     folder = checkout(tmp_path_factory.mktemp("quickstart") / "better-synth")
-    assert "TextVQA soft accuracy" in run("bash quickstart.sh", folder)
+    printed = run("bash quickstart.sh", folder)
+    assert "TextVQA soft accuracy" in printed
+    assert printed.splitlines()[-1] == f"written: {PAGE}"
     assert (folder / "submit.zip").is_file()
     return folder
 
@@ -29,6 +33,16 @@ def test_a_second_quickstart_resumes(started: Path) -> None:
     again = run("bash quickstart.sh", started)
     assert again.count("already finished") == 4
     assert "already done" in again
+    assert again.splitlines()[-1] == f"up to date: {PAGE}"
+
+
+def test_its_page_shows_both_runs_and_all_answers(started: Path) -> None:
+    score = json.loads((started / "output/eval_results/MGM-Mini-Finetune-recipe/score.json").read_text())
+    page = (started / PAGE).read_text()
+    assert "<title>Run recipe beside raw</title>" in page
+    assert f"<td>{100 * score['textvqa']['accuracy']:.2f} [" in page
+    assert "<td>conditional_recaption_mapper" in page
+    assert page.count('"q": ') == score["textvqa"]["questions"] + score["mmbench"]["groups"]
 
 
 def test_the_commands_that_follow_it_run_as_shown(started: Path) -> None:

@@ -206,8 +206,8 @@ def browser() -> str:
     return found
 
 
-def console_of(page: Path, profile: Path) -> list[str]:
-    """What a browser without network says while it loads a page: script errors, refused and failed requests."""
+def load(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
+    """A browser without network loads a page: the document as its scripts leave it, and what it says meanwhile."""
     done = subprocess.run(
         [
             browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
@@ -217,7 +217,12 @@ def console_of(page: Path, profile: Path) -> list[str]:
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "</html>" in done.stdout, done.stderr
-    return [line for line in done.stderr.splitlines() if re.search(r"CONSOLE", line)]
+    return done
+
+
+def console_of(page: Path, profile: Path) -> list[str]:
+    """What a browser says while it loads a page: script errors, refused and failed requests."""
+    return [line for line in load(page, profile).stderr.splitlines() if re.search(r"CONSOLE", line)]
 
 
 @pytest.mark.slow

@@ -1,0 +1,306 @@
+"""The page of a finished run: scores, losses, rows, answers and cost, beside those of another run if one is named."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.lab.answers import Outcome
+from experiments.lab.browser import Entry, browser
+from experiments.lab.finished import DRAWS, STAGES, FinishedRun, Row, bootstrap, interval
+from experiments.lab.markup import hash_of, is_current, render, write_page
+from toolkit.errors import UserError
+from toolkit.files import REPOSITORY, display_path
+
+PAGES = REPOSITORY / "output" / "pages"
+STAGE_NAMES = {"pretrain": "pre-training", "finetune": "finetuning"}
+BENCHMARK_NAMES = {"textvqa": "TextVQA", "mmbench": "MMBench"}
+NO_DIFFERENCE = (
+    "95 % over questions alone: Jeffreys's interval where an answer is right or wrong, a bootstrap of "
+    f"{DRAWS:,} draws where it can be partly right and for differences. The luck of a training is not in them: it "
+    "alone moves a score by points, so a difference counts only when it holds over several seeds."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of a table; `texts` are the columns that are aligned to the left."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: Sequence[int] = (0,)
+
+
+def write_run_page(experiment: str, baseline: str | None, preset: str | None, target: Path | None) -> tuple[Path, bool]:
+    """Write the page of a run, and its plots into a folder beside it; nothing is done where both are up to date.
+
+    Args:
+        experiment, preset: as `find_answers` takes them.
+        baseline: a run to compare with.
+        target: of the page; None for its place in output/pages.
+
+    Returns:
+        the page's path, and whether it was written now.
+
+    Raises:
+        UserError: those of `find_answers` and `score_answers`; both runs are one; no page can be written there.
+    """
+    runs = [FinishedRun(experiment, preset)]
+    if baseline:
+        runs.append(FinishedRun(baseline, preset or runs[0].preset.name))
+        if runs[0].folder.resolve() == runs[1].folder.resolve():
+            raise UserError(f"--baseline {baseline}: the same run; name another one to compare with")
+    path = target or PAGES / f"{runs[0].preset.run_name}-{runs[0].name}.html"
+    plots = path.with_suffix("")
+    inputs = hash_of(
+        [file for run in runs for file in run.files], *(str(run.folder.resolve()) for run in runs), str(path)
+    )
+    if is_current(path, inputs) and plots.is_dir():
+        return path, False
+    names = _names(runs)
+    drawn = _plots(runs, names)
+    for plot in drawn:
+        plot.write(plots)
+    write_page(path, _page(runs, names, drawn, plots.name, inputs))
+    return path, True
+
+
+def _names(runs: Sequence[FinishedRun]) -> list[str]:
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [display_path(run.folder) for run in runs]
+
+
+def _page(runs: Sequence[FinishedRun], names: Sequence[str], drawn: Sequence[Any], folder: str, inputs: str) -> str:
+    run = runs[0]
+    rows = score_rows(run)
+    return render(
+        "run.html.j2",
+        inputs,
+        title=f"Run {names[0]}" + (f" beside {names[1]}" if len(runs) > 1 else ""),
+        lead=_lead(runs, names, rows),
+        tiles=_tiles(run, rows),
+        warnings=_warnings(runs, names),
+        scores=_scores(runs, names, rows),
+        scores_note=NO_DIFFERENCE,
+        strict_note=_strict_note(runs),
+        plots={plot.name: plot for plot in drawn},
+        folder=folder,
+        rows=[(name, run.rows) for name, run in zip(names, runs, strict=True)],
+        difference=_recipe_difference(runs, names),
+        browser=browser(names, entries([run.outcomes for run in runs])),
+        answers_note=_answers_note(run),
+        cost=_cost(runs, names),
+        about=f"Made by python -m toolkit lab page from {', '.join(display_path(run.folder) for run in runs)}.",
+    )
+
+
+def score_rows(run: FinishedRun) -> dict[Row, str]:
+    """The rows of a run's score table with their labels: benchmarks first, then MMBench's categories."""
+    score = run.score[0]
+    rows: dict[Row, str] = {}
+    if score["textvqa"]:
+        rows["textvqa", "", "tolerant"] = "TextVQA soft accuracy"
+    if score["mmbench"]:
+        rows["mmbench", "", "tolerant"] = "MMBench tolerant"
+        if score["mmbench"]["strict"] > 0:
+            rows["mmbench", "", "strict"] = "MMBench strict"
+        if len(score["mmbench"]["categories"]) > 1:
+            rows |= {
+                ("mmbench", name, "tolerant"): f"MMBench {name}" for name in score["mmbench"]["categories"] if name
+            }
+    return rows
+
+
+def _strict_note(runs: Sequence[FinishedRun]) -> str:
+    scores = [run.score[0]["mmbench"] for run in runs]
+    if any(score is None or score["strict"] > 0 for score in scores):
+        return ""
+    return "MMBench strict is 0 in all rows: no answer is the bare letter; tolerant counts an option's text too."
+
+
+def _scores(runs: Sequence[FinishedRun], names: Sequence[str], rows: dict[Row, str]) -> Table:
+    """Per cent with intervals; with a baseline, its column and the paired difference."""
+    heads = ["per cent", "questions", *names, *(["difference", "what it means"] if len(runs) > 1 else [])]
+    cells = []
+    for row, label in rows.items():
+        values = [run.values(row) for run in runs]
+        line = [label, f"{len(values[0]):,}"]
+        line += [_percent(found.mean(), *interval(found)) if len(found) else "-" for found in values]
+        if len(runs) > 1:
+            if found := paired(runs, row):
+                mean, low, high = (100 * value for value in found)
+                line += [f"{mean:+.2f} [{low:+.1f}, {high:+.1f}]", _meaning(low, high)]
+            else:
+                line += ["-", "not both answered"]
+        cells.append(line)
+    return Table(heads, cells, texts=(0, len(heads) - 1) if len(runs) > 1 else (0,))
+
+
+def _meaning(low: float, high: float) -> str:
+    return "above" if low > 0 else "below" if high < 0 else "not told apart"
+
+
+def paired(runs: Sequence[FinishedRun], row: Row) -> tuple[float, float, float] | None:
+    """Mean difference of two runs over the questions that both answered, with its interval; None without any."""
+    mine, other = (run.credits(row) for run in runs)
+    differences = np.array([value - other[key] for key, value in mine.items() if key in other])
+    return (float(differences.mean()), *bootstrap(differences)) if len(differences) else None
+
+
+def _percent(mean: float, low: float, high: float) -> str:
+    return f"{100 * mean:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _lead(runs: Sequence[FinishedRun], names: Sequence[str], rows: dict[Row, str]) -> str:
+    """The first sentence: what came out."""
+    if len(runs) == 1:
+        preset = runs[0].preset.name
+        return f"One training of {names[0]}, preset {preset}: what it was trained on, its scores, and every answer."
+    told = []
+    for row in (row for row in rows if row[1] == "" and row[2] == "tolerant"):
+        if difference := paired(runs, row):
+            mean, low, high = (100 * value for value in difference)
+            told.append(f"{BENCHMARK_NAMES[row[0]]} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+    found = ", ".join(told) or "no questions in common"
+    return f"{names[0]} minus {names[1]}, in points: {found}. One training each: repeat with other seeds to be sure."
+
+
+def _tiles(run: FinishedRun, rows: dict[Row, str]) -> list[tuple[str, str]]:
+    tiles = [(f"{100 * run.values(row).mean():.1f} %", label) for row, label in rows.items() if row[1] == ""]
+    for stage in STAGES:
+        if counts := run.record(stage).get("counts"):
+            tiles.append((f"{counts.get('samples_trained', 0):,}", f"samples in {STAGE_NAMES[stage]}"))
+    seconds = [record["seconds"] for stage in STAGES if (record := run.record(stage))]
+    if seconds:
+        tiles.append((duration(sum(seconds)), "training"))
+    return tiles
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _warnings(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[str]:
+    found = [f"{name}: {warning}" for run, name in zip(runs, names, strict=True) for warning in _warnings_of(run)]
+    trained = {run.record("pretrain").get("counts", {}).get("samples_trained") for run in runs} - {None}
+    if len(trained) > 1:
+        counts = " and ".join(f"{count:,}" for count in sorted(trained))
+        found.append(f"The runs were pre-trained on different numbers of samples: {counts}.")
+    return found
+
+
+def _warnings_of(run: FinishedRun) -> list[str]:
+    """What is odd about one run's answers and stages."""
+    found = list(run.score[1])
+    for benchmark, score in run.score[0].items():
+        if score and score["unanswered"]:
+            missing = f"{score['unanswered']:,} of {score['questions']:,} questions"
+            found.append(f"{BENCHMARK_NAMES[benchmark]}: {missing} have no answer and count 0")
+    for stage in STAGES:
+        record = run.record(stage)
+        if not record:
+            folder = display_path(run.stage_folders[stage])
+            found.append(f"no record of its {STAGE_NAMES[stage]} in {folder}: loss and cost are not known")
+        found += [f"{STAGE_NAMES[stage]}: {warning}" for warning in record.get("warnings", [])]
+        if changes := record.get("experiment_only"):
+            found.append(f"{STAGE_NAMES[stage]} is no submission: {', '.join(map(str, changes))}")
+    return found
+
+
+def _plots(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[Any]:
+    from experiments.lab.plots import Dot, Line, curves, dots
+
+    panels: dict[str, list[Dot]] = {"": []}
+    for run, name in zip(runs, names, strict=True):
+        for row, label in score_rows(runs[0]).items():
+            values = run.values(row)
+            if len(values):
+                low, high = interval(values)
+                panels[""].append(Dot(label, name, 100 * values.mean(), 100 * low, 100 * high))
+    drawn = [dots("scores", "Scores with their 95 % intervals over questions.", panels, "per cent")]
+    lines = []
+    for stage in STAGES:
+        for run, name in zip(runs, names, strict=True):
+            steps, losses = run.losses(stage)
+            if losses:
+                lines.append(Line(STAGE_NAMES[stage], name, steps, losses))
+    if lines:
+        drawn.append(curves("loss", "Training loss as logged (faint), and its moving mean.", lines, "step", "loss"))
+    return drawn
+
+
+def entries(runs: Sequence[Sequence[Outcome]]) -> list[Entry]:
+    """Questions of several runs side by side, in the first one's order."""
+    of_run = [{outcome.key: outcome for outcome in run} for run in runs]
+    keys = list(dict.fromkeys(key for run in of_run for key in run))
+    found = []
+    for key in keys:
+        mine = [run.get(key) for run in of_run]
+        first = next(outcome for outcome in mine if outcome)
+        found.append(
+            Entry(
+                benchmark=first.benchmark,
+                question_id=first.question_id,
+                category=first.category,
+                question=first.question,
+                options=first.options,
+                image=first.image,
+                means=tuple(outcome.tolerant if outcome else None for outcome in mine),
+                given=tuple(outcome.given if outcome else () for outcome in mine),
+            )
+        )
+    return found
+
+
+def _answers_note(run: FinishedRun) -> str:
+    note = "Every question with what was answered, how it was read, and what it is worth."
+    if any(len(outcome.given) > 1 for outcome in run.outcomes):
+        note += " A question of MMBench that is asked with its options rotated is right only where each rotation is."
+    return note
+
+
+def _recipe_difference(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[str]:
+    """What the recipe changes against the baseline's recipe, as lines of a diff."""
+    texts = [run.rows.text if run.rows else None for run in runs]
+    if len(texts) < 2 or texts[0] is None or texts[1] is None or texts[0] == texts[1]:
+        return []
+    old, new = texts[1].splitlines(), texts[0].splitlines()
+    return list(difflib.unified_diff(old, new, names[1], names[0], lineterm="", n=2))
+
+
+def _cost(runs: Sequence[FinishedRun], names: Sequence[str]) -> Table:
+    """A line for every step of every run that left a record."""
+    gpus = runs[0].preset.needs_gpu
+    heads = ["run", "step", "size", "on", "time", "GPU hours" if gpus else "process hours"]
+    cells = [
+        [name, *line] for run, name in zip(runs, names, strict=True) for line in _cost_of(run, "GPU" if gpus else "CPU")
+    ]
+    return Table(heads, cells, texts=(0, 1))
+
+
+def _cost_of(run: FinishedRun, device: str) -> Iterator[list[str]]:
+    if run.rows and run.rows.seconds:
+        yield ["recipe", f"{run.rows.steps[0]['rows_in']:,} rows", "", duration(run.rows.seconds), ""]
+    for stage in STAGES:
+        if record := run.record(stage):
+            processes, seconds = record["configuration"].get("processes", 1), record["seconds"]
+            resumed = record["counts"].get("resumed_at_step", 0)
+            yield [
+                STAGE_NAMES[stage],
+                f"{record['counts']['samples_trained']:,} samples",
+                f"{processes} x {device}",
+                duration(seconds) + (f" since step {resumed:,}, where it resumed" if resumed else ""),
+                f"{processes * seconds / 3600:.3g}",
+            ]
+    for benchmark, label in BENCHMARK_NAMES.items():
+        if "seconds" in (record := run.evaluation(benchmark)):
+            size = f"{record['counts']['questions']:,} questions"
+            yield [f"answers to {label}", size, "", duration(record["seconds"]), ""]
