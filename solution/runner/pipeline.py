@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -89,28 +90,27 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
     return operators
 
 
+Run = Callable[..., NestedDataset]  # a row-wise operator's own `run`, or what another executor has for it
+
+
 def run_operator(
-    operator: Any, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset] | None = None
+    operator: Any,
+    dataset: NestedDataset,
+    ledger: Ledger,
+    run: Run | None = None,
+    apply: Callable[[Any, NestedDataset, Ledger, Run], NestedDataset] | None = None,
 ) -> NestedDataset:
     """Apply one operator and record in the ledger each row that it drops, keeps, changes or creates.
 
-    ``run`` replaces a row-wise operator's own `run`, for another executor. Raises UserError where the operator cannot
-    run at all, or fails a row under the policy stop.
+    ``run`` replaces a row-wise operator's own `run`, for another executor; ``apply`` replaces `apply_operator`. Raises
+    UserError where the operator cannot run at all, or fails a row under the policy stop.
     """
-    run = run or operator.run
     name, started = operator._name, time.monotonic()
     ledger.begin(name, len(dataset))
     seed_random(ledger.steps[-1].name)
     try:
         with logged_errors() as errors:
-            if isinstance(operator, Filter):
-                result = _run_filter(operator, dataset, ledger, run)
-            elif isinstance(operator, Mapper):
-                result = _run_mapper(operator, dataset, ledger, run)
-            elif isinstance(operator, Deduplicator | Selector):
-                result = _run_on_whole(operator, dataset, ledger)
-            else:
-                raise UserError(f"operator {name}: expected a Mapper, Filter, Deduplicator or Selector")
+            result = (apply or apply_operator)(operator, dataset, ledger, run or operator.run)
             _report_errors(errors(), dataset, result, ledger)
     except ImportError as error:
         raise UserError(f"operator {name}: {one_line(error)}") from error
@@ -120,6 +120,17 @@ def run_operator(
         ) from fault
     ledger.steps[-1].seconds = time.monotonic() - started
     return result
+
+
+def apply_operator(operator: Any, dataset: NestedDataset, ledger: Ledger, run: Run) -> NestedDataset:
+    """What an operator makes of the rows, by its kind. Raises UserError for one of another kind."""
+    if isinstance(operator, Filter):
+        return _run_filter(operator, dataset, ledger, run)
+    if isinstance(operator, Mapper):
+        return _run_mapper(operator, dataset, ledger, run)
+    if isinstance(operator, Deduplicator | Selector):
+        return _run_on_whole(operator, dataset, ledger)
+    raise UserError(f"operator {operator._name}: expected a Mapper, Filter, Deduplicator or Selector")
 
 
 def _report_errors(errors: list[str], before: NestedDataset, after: NestedDataset, ledger: Ledger) -> None:
@@ -133,10 +144,17 @@ def _report_errors(errors: list[str], before: NestedDataset, after: NestedDatase
     step.remark = f"logged {len(errors):,} errors, the first: {errors[0]}"
 
 
-def _run_filter(
-    operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
-) -> NestedDataset:
+def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Run) -> NestedDataset:
     """Scores first, then the decision, so that the scores of dropped rows are known too."""
+    scored, kept, is_kept = judged(operator, dataset, ledger, run)
+    _record_scores(scored, is_kept, thresholds_of(operator), ledger)
+    return with_earlier_scores(kept, dataset) if len(kept) else kept
+
+
+def judged(
+    operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Run
+) -> tuple[NestedDataset, NestedDataset, np.ndarray]:
+    """(rows with a score, those of them that the filter keeps, for each of the former whether it is kept)."""
     # With old scores there, a filter of the same kind would skip its work, though the caption may have changed.
     bare = dataset.remove_columns(STATS) if STATS in dataset.column_names else dataset
     bare = bare.add_column(STATS, ["{}"] * len(bare), feature=Json())  # Data-Juicer would do so row by row
@@ -145,10 +163,7 @@ def _run_filter(
     kept = isolate(lambda part: part.filter(operator.process, **options), scored, ledger, _undecided)
     failed = np.isin(numbers_of(scored, ROW), ledger.failed_now())
     scored = without(scored, np.flatnonzero(failed).tolist())
-    kept_rows = numbers_of(kept, ROW)
-    is_kept = np.isin(numbers_of(scored, ROW), kept_rows)
-    _record_scores(scored, is_kept, _thresholds(operator), ledger)
-    return _with_earlier_scores(kept, kept_rows, dataset) if len(kept) else kept
+    return scored, kept, np.isin(numbers_of(scored, ROW), numbers_of(kept, ROW))
 
 
 def _undecided(row: dict[str, Any], error: str) -> str:
@@ -159,33 +174,43 @@ def _undecided(row: dict[str, Any], error: str) -> str:
     return f"{missing[0]} is not a number" if missing else error
 
 
-def _record_scores(scored: NestedDataset, is_kept: np.ndarray, thresholds: dict[str, float], ledger: Ledger) -> None:
-    """Record each row's score and verdict in the ledger, and the distribution of every statistic in its step."""
-    columns: dict[str, np.ndarray] = {}  # statistic -> one number per row
+def statistics_of(scored: NestedDataset) -> dict[str, np.ndarray]:
+    """Statistic -> one number per row, NaN where a row has none."""
+    columns: dict[str, np.ndarray] = {}
     start = 0
-    for part in parts_of(scored, ROW, STATS):
-        passed, dropped = [], []
-        for position, (row, stats) in enumerate(zip(part[ROW], part[STATS], strict=True), start=start):
-            scores = _numbers(stats)
-            for stat, score in scores.items():
+    for part in parts_of(scored, STATS):
+        for position, stats in enumerate(part[STATS], start=start):
+            for stat, score in _numbers(stats).items():
                 if stat not in columns:
                     columns[stat] = np.full(len(scored), np.nan)
                 columns[stat][position] = score
+        start += len(part[STATS])
+    return columns
+
+
+def _record_scores(scored: NestedDataset, is_kept: np.ndarray, thresholds: dict[str, float], ledger: Ledger) -> None:
+    """Record each row's score and verdict in the ledger, and the distribution of every statistic in its step."""
+    columns, rows = statistics_of(scored), numbers_of(scored, ROW)
+    for start in range(0, len(rows), PART):
+        passed, dropped = [], []
+        part = slice(start, start + PART)
+        values = zip(*(column[part].tolist() for column in columns.values()), strict=True) if columns else repeat(())
+        for row, kept, numbers in zip(rows[part].tolist(), is_kept[part].tolist(), values, strict=False):
+            scores = {stat: score for stat, score in zip(columns, numbers, strict=True) if not math.isnan(score)}
             score, threshold, reason = _verdict(scores, thresholds)
-            if not is_kept[position]:
+            if not kept:
                 dropped.append((row, reason, score, threshold))
             elif score is not None:
                 passed.append((row, score, threshold))
         ledger.passed(passed)
         ledger.drop(dropped)
-        start += len(part[ROW])
-    charts = (histogram(stat, scores, is_kept, _thresholds_of(stat, thresholds)) for stat, scores in columns.items())
+    charts = (histogram(stat, scores, is_kept, limits_of(stat, thresholds)) for stat, scores in columns.items())
     ledger.steps[-1].scores += filter(None, charts)
 
 
-def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: NestedDataset) -> NestedDataset:
+def with_earlier_scores(kept: NestedDataset, dataset: NestedDataset) -> NestedDataset:
     """The rows of ``kept`` with the scores that they had in ``dataset`` in addition to their new ones."""
-    positions = positions_of(kept_rows, numbers_of(dataset, ROW)) if STATS in dataset.column_names else None
+    positions = positions_of(numbers_of(kept, ROW), numbers_of(dataset, ROW)) if STATS in dataset.column_names else None
 
     def tables(chosen: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[pa.Table]:
         start = 0
@@ -204,9 +229,7 @@ def _with_earlier_scores(kept: NestedDataset, kept_rows: np.ndarray, dataset: Ne
         return rows_of_step(tables(_numbers))
 
 
-def _run_mapper(
-    operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Callable[..., NestedDataset]
-) -> NestedDataset:
+def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Run) -> NestedDataset:
     """Rows may be changed, removed or multiplied; a text that lost its image token is a failed row."""
     result = _number_created(without_failed(isolate(run, dataset, ledger), ledger), ledger)
     for part in parts_of(result, ROW, NOTE):
@@ -251,14 +274,26 @@ def _with_texts_recorded(result: NestedDataset, dataset: NestedDataset, ledger: 
 
 def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     """Operators that compare rows; ours say why they drop a row (`dropped_because`, by position)."""
+    dataset, result = chosen(operator, dataset, ledger)
+    before = numbers_of(dataset, ROW)
+    result = _number_created(without_failed(whole(result, ledger), ledger), ledger)
+    default = reasons.REPEATS_ROW if isinstance(operator, Deduplicator) else reasons.NOT_SELECTED
+    _drop_missing(before, numbers_of(result, ROW), default, ledger, getattr(operator, "dropped_because", {}))
+    return _with_texts_recorded(result, dataset, ledger)
+
+
+def chosen(
+    operator: Deduplicator | Selector, dataset: NestedDataset, ledger: Ledger
+) -> tuple[NestedDataset, NestedDataset]:
+    """(the rows that could be compared, what the operator returns of them)."""
     try:
-        if type(operator).run is Deduplicator.run:  # it would hash rows one at a time
-            options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size, "desc": operator._name}
-            prepared = super(Deduplicator, operator).run(dataset)
-            dataset = isolate(lambda part: part.map(operator.compute_hash, **options), prepared, ledger)
-            result, _ = operator.process(dataset)
-        else:
-            result = operator.run(dataset)
+        if type(operator).run is not Deduplicator.run:
+            return dataset, operator.run(dataset)
+        # It would hash rows one at a time.
+        options = {"num_proc": operator.runtime_np(), "batch_size": operator.batch_size, "desc": operator._name}
+        prepared = super(Deduplicator, operator).run(dataset)
+        dataset = isolate(lambda part: part.map(operator.compute_hash, **options), prepared, ledger)
+        return dataset, operator.process(dataset)[0]
     except (ImportError, UserError, SetupFault):
         raise
     except (Exception, SystemExit) as error:  # no single row can be told to be at fault
@@ -267,11 +302,6 @@ def _run_on_whole(operator: Deduplicator | Selector, dataset: NestedDataset, led
         if fault := machine_fault(error):
             raise SetupFault(fault) from error
         raise UserError(f"operator {operator._name}: {one_line(error)}") from error
-    before = numbers_of(dataset, ROW)
-    result = _number_created(without_failed(whole(result, ledger), ledger), ledger)
-    default = reasons.REPEATS_ROW if isinstance(operator, Deduplicator) else reasons.NOT_SELECTED
-    _drop_missing(before, numbers_of(result, ROW), default, ledger, getattr(operator, "dropped_because", {}))
-    return _with_texts_recorded(result, dataset, ledger)
 
 
 def _drop_missing(
@@ -298,7 +328,7 @@ def _number_created(dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
     return dataset.remove_columns(ROW).add_column(ROW, rows)
 
 
-def _thresholds(operator: Filter) -> dict[str, float]:
+def thresholds_of(operator: Filter) -> dict[str, float]:
     """The operator's thresholds by name; Data-Juicer's filters call them min_x and max_x."""
     return {
         key: value
@@ -307,7 +337,7 @@ def _thresholds(operator: Filter) -> dict[str, float]:
     }
 
 
-def _thresholds_of(stat: str, thresholds: dict[str, float]) -> dict[str, float]:
+def limits_of(stat: str, thresholds: dict[str, float]) -> dict[str, float]:
     """The thresholds min_x and max_x of a statistic: where there are several x, those that its name contains."""
     several = len({key[4:] for key in thresholds}) > 1
     return {key: value for key, value in thresholds.items() if not several or key[4:] in stat}
@@ -316,7 +346,7 @@ def _thresholds_of(stat: str, thresholds: dict[str, float]) -> dict[str, float]:
 def _verdict(scores: dict[str, float], thresholds: dict[str, float]) -> tuple[float | None, float | None, str]:
     """(score, threshold, reason) of a row: the threshold it breaks, else its first score with the lower one."""
     for stat, score in scores.items():
-        for key, threshold in _thresholds_of(stat, thresholds).items():
+        for key, threshold in limits_of(stat, thresholds).items():
             if score < threshold if key.startswith("min_") else score > threshold:
                 side = "below" if key.startswith("min_") else "above"
                 return score, threshold, reasons.outside_threshold(stat, side, f"{key} {threshold:g}", score)
