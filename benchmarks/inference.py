@@ -3,21 +3,28 @@
     python -m benchmarks.inference --preset full     # one GPU, random weights of MGM-2B
     python -m benchmarks.inference --preset mini     # the CPU
 
-The questions have different lengths and come four to an image, as in MMBench's circular evaluation. Answers are
-forced to their full length, so that a random model works as hard as a trained one.
+The questions have different lengths and come four to an image, as in MMBench's circular evaluation; images are JPEGs, a
+third wider than high. Answers are forced to their full length, so that a random model works as hard as a trained one.
+The default's first pass comes first and pays for all that a process does once: libraries, plans, CUDA graphs.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
 import random
 import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.models import describe, device_of, model_of, seconds
 from toolkit.eval.inference import Answerer
@@ -26,25 +33,62 @@ from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.presets import load_preset
 
 QUESTIONS_PER_IMAGE = 4
+KERNELS_LISTED = 40
 # Random weights need some vocabulary: the mini world's is part of the repository.
 TOKENIZER_OF = load_preset("mini").llm
 
 
 def questions_of(count: int, side: int, folder: Path) -> list[Question]:
-    """Questions of 5 to 60 words on images of random pixels."""
+    """Questions of 5 to 60 words on images of coloured clouds with some grain."""
     chance = random.Random(0)
-    pixels = np.random.default_rng(0)
+    noise = np.random.default_rng(0)
     words = ["sign", "what", "is", "the", "colour", "of", "left", "dog", "car", "how", "many", "A.", "B.", "C."]
+    size = (side * 4 // 3, side)
     questions = []
     for number in range(count):
-        path = folder / f"{number // QUESTIONS_PER_IMAGE}.png"
+        path = folder / f"{number // QUESTIONS_PER_IMAGE}.jpg"
         if not path.exists():
+            clouds = Image.fromarray(noise.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(size)
+            grain = noise.integers(-12, 13, (size[1], size[0], 3))
             buffer = io.BytesIO()
-            Image.fromarray(pixels.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, "PNG")
+            Image.fromarray((np.asarray(clouds) + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
             path.write_bytes(buffer.getvalue())
         text = " ".join(chance.choices(words, k=chance.randint(5, 60)))
         questions.append(Question(str(number), path, text))
     return questions
+
+
+class Parts:
+    """Seconds by part of a pass; the device is waited for after each, so the pass takes a little longer."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.spent: defaultdict[str, float] = defaultdict(float)
+
+    def watch(self, owner: Any, method: str, part: str) -> None:
+        """Count the seconds of an object's method under a name."""
+        plain = getattr(owner, method)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            results = []
+            self.spent[part] += seconds(lambda: results.append(plain(*arguments, **named)), self.device)
+            return results[0]
+
+        setattr(owner, method, timed)
+
+    def report(self, total: float) -> str:
+        """One line; what is not watched is the rest."""
+        lines = [f"{part} {spent:.2f}" for part, spent in self.spent.items()]
+        return ", ".join([*lines, f"rest {total - sum(self.spent.values()):.2f} of {total:.2f} s"])
+
+
+def kernels(work: Callable[[], object], device: torch.device) -> str:
+    """Table of the operations that took a device longest, themselves and without what they call."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as found:
+        seconds(work, device)
+    column = f"self_{device.type}_time_total"
+    return found.key_averages().table(sort_by=column, row_limit=KERNELS_LISTED, max_name_column_width=90)
 
 
 def main() -> None:
@@ -52,7 +96,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mini", help="full, 10k or mini (default: mini)")
     parser.add_argument("--questions", type=int, default=64, help="how many (default: 64)")
-    parser.add_argument("--batch", type=int, default=16, help="answered at a time in the default mode (default: 16)")
+    parser.add_argument("--alone", type=int, help="of these, how many one at a time too (default: all)")
+    parser.add_argument("--batch", type=int, nargs="+", help="answered at a time (default: as memory allows)")
+    parser.add_argument("--without-graphs", action="store_true", help="also a pass without CUDA graphs")
+    parser.add_argument("--profile", action="store_true", help="also list the device's kernels by time")
     parser.add_argument("--new-tokens", type=int, default=8, help="length of every answer (default: 8)")
     args = parser.parse_args()
     preset = load_preset(args.preset)
@@ -60,28 +107,67 @@ def main() -> None:
     model = model_of(preset, device).eval().to(torch.float16 if device.type == "cuda" else torch.float32)
     model.generation_config.min_new_tokens = args.new_tokens
     answerer = Answerer(model, load_tokenizer(TOKENIZER_OF))
-    print(describe(device))
+    print(describe(device), f"; load of {os.cpu_count()} cores: {os.getloadavg()[0]:.1f}", sep="")
 
-    answers: dict[str, dict[int, str]] = {"reference": {}, "default": {}}
-    times = {}
     with tempfile.TemporaryDirectory() as folder:
         questions = questions_of(args.questions, preset.image_size_aux, Path(folder))
+        alone = questions[: args.alone]
 
-        def run(mode: str) -> None:
-            model.set_reference_mode(mode == "reference")
-            work = answerer.answers_one_at_a_time if mode == "reference" else answerer.answers
-            for some in work(questions, args.batch, args.new_tokens):
-                answers[mode] |= some
+        def answered(name: str, asked: list[Question], batch: int | None, reference: bool = False) -> dict[int, str]:
+            found: dict[int, str] = {}
+            model.set_reference_mode(reference)
+            work = answerer.answers_one_at_a_time if reference else answerer.answers
 
-        for mode in answers:
-            next(answerer.answers(questions[:1], 1, args.new_tokens))  # warm-up
-            times[mode] = seconds(lambda mode=mode: run(mode), device)
-            print(f"{mode:10} {args.questions / times[mode]:8.2f} questions/s")
-    agreeing = sum(answers["reference"][index] == answers["default"][index] for index in range(args.questions))
-    print(f"default is {times['reference'] / times['default']:.2f} times as fast as one question at a time")
-    print(f"{agreeing} of {args.questions} answers are the same text ({preset.precision} preset, {model.dtype})")
-    if model.dtype == torch.float32 and agreeing < args.questions:
-        raise SystemExit("error: in float32 every answer must be the same")
+            def run() -> None:
+                for some in work(asked, batch, args.new_tokens):
+                    found.update(some)
+
+            spent = seconds(run, device)
+            rates[name] = len(asked) / spent
+            peak = f", peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if device.type == "cuda" else ""
+            print(f"{name:28} {rates[name]:8.2f} questions/s, {spent:.2f} s{peak}", flush=True)
+            return found
+
+        rates: dict[str, float] = {}
+        passes = {}
+        for batch in args.batch or [None]:
+            for turn in ("first", "next"):
+                name = f"default, batch {batch or 'auto'}, {turn}"
+                passes[name] = answered(name, questions, batch)
+        if args.without_graphs:
+            answerer.decoder.use_graphs = False
+            passes["without graphs"] = answered("without graphs", questions, (args.batch or [None])[-1])
+            answerer.decoder.use_graphs = device.type == "cuda"
+        answered("reference, warm-up", alone[:1], 1, reference=True)
+        plain = answered("reference", alone, 1, reference=True)
+        if args.profile:
+            print(kernels(lambda: answered("profiled", questions, (args.batch or [None])[-1]), device))
+        parts = Parts(device)
+        parts.watch(model, "encode_images", "towers")
+        parts.watch(answerer.decoder, "prefixes", "prefixes")
+        parts.watch(answerer.decoder, "_suffixes", "rests of prompts")
+        parts.watch(answerer.decoder, "_step", "steps")
+        parts.watch(answerer, "_texts", "texts")
+        started = time.perf_counter()
+        answered("default, timed by part", questions, (args.batch or [None])[-1])
+        print(parts.report(time.perf_counter() - started))
+        started = time.perf_counter()
+        for question in {question.image: question for question in questions}.values():
+            answerer._pixels(question)
+        spent = time.perf_counter() - started
+        print(f"the images, read by one thread beside nothing: {spent:.2f} s")
+        started = time.perf_counter()
+        for question in questions:
+            answerer._prompt(question)
+        print(f"the prompts' tokens: {time.perf_counter() - started:.2f} s")
+
+    first = next(iter(rates))
+    print(f"the first pass is {rates[first] / rates['reference']:.2f} times as fast as one question at a time")
+    for name, found in passes.items():
+        agreeing = sum(plain[index] == found[index] for index in plain)
+        print(f"{name}: {agreeing} of {len(plain)} answers are the same text ({model.dtype})")
+        if model.dtype == torch.float32 and agreeing < len(plain):
+            raise SystemExit("error: in float32 every answer must be the same")
 
 
 if __name__ == "__main__":

@@ -76,9 +76,9 @@ def test_first_step_logits(
     """
     asked = []
 
-    def capture(ids: torch.Tensor, attention_mask: torch.Tensor, image_features: torch.Tensor, **settings: object):
+    def capture(ids: torch.Tensor, attention_mask: torch.Tensor, pixels: torch.Tensor, **settings: object):
         assert settings["do_sample"] is False
-        asked.append((ids, attention_mask, image_features))
+        asked.append((ids, attention_mask, pixels))
         return ids.new_zeros(len(ids), 1)
 
     monkeypatch.setattr(answerer.model, "generate", capture)
@@ -94,11 +94,11 @@ def test_first_step_logits(
         for dropped in draws:
             branch = itertools.count()
             monkeypatch.setattr(torch.Tensor, "bernoulli_", lambda x, _: x.fill_(next(branch) not in dropped))  # noqa: B023
-            list(answerer.answers([questions[name][index]], batch=1, max_new_tokens=1))
-            ids, attention_mask, features = asked.pop()
+            list(answerer.answers_one_at_a_time([questions[name][index]], 1, max_new_tokens=1))
+            ids, attention_mask, pixels = asked.pop()
             assert ids.tolist() == call.get("input_ids", ids.tolist())
             with torch.inference_mode():
-                logits = answerer.model(ids, attention_mask, image_features=features).logits[0, -1].numpy()
+                logits = answerer.model(ids, attention_mask, pixels=pixels).logits[0, -1].numpy()
             assert next(branch) == branches
             differences.append(np.abs(logits[: len(expected)] - expected).max() / np.abs(expected).max())
             if differences[-1] <= 2e-4:

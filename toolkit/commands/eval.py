@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit.errors import positive
 from toolkit.eval import mmbench
-from toolkit.eval.answer import BENCHMARKS, DEFAULT_BATCH, answer_benchmark
+from toolkit.eval.answer import BENCHMARKS, answer_benchmark
 from toolkit.fixed_part import read_fixed_part
 from toolkit.presets import load_preset
 from toolkit.processes import owner_of
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
     parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
     parser.add_argument(
-        "--batch", type=positive, default=DEFAULT_BATCH, help="questions answered at a time (%(default)s)"
+        "--batch", type=positive, help="questions answered at a time (default: as many as memory takes)"
     )
     parser.add_argument("--chunk", type=int, default=0, help="answer only this part of the questions, from 0")
     parser.add_argument("--chunks", type=positive, default=1, help="number of parts (default: 1)")

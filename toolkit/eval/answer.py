@@ -34,7 +34,6 @@ from toolkit.presets import Preset
 
 BENCHMARKS = ("textvqa", "mmbench")
 UPLOAD = "answers_upload.xlsx"
-DEFAULT_BATCH = 16
 SECONDS_BETWEEN_REPORTS = 10
 # Files of a model folder that decide its answers.
 MODEL_FILES = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer*")
@@ -67,7 +66,7 @@ def answer_benchmark(
     out: Path,
     fixed_part: FixedPart,
     *,
-    batch: int,
+    batch: int | None,
     chunk: int,
     chunks: int,
     reference_mode: bool,
@@ -81,7 +80,7 @@ def answer_benchmark(
         model: folder of a finetuned or published MGM.
         out: folder for the answers.
         fixed_part: for the record.
-        batch: questions answered at a time.
+        batch: questions answered at a time; None for as many as memory takes.
         chunk, chunks: answer part `chunk`, from 0, of this many parts of the questions.
         reference_mode: one question at a time, no fast path.
         language: of MMBench's instruction.
@@ -143,7 +142,7 @@ def answer_benchmark(
             display_path(out / name): sha256_of(out / name) for name in (ANSWERS, UPLOAD) if uploads or name == ANSWERS
         },
         "configuration": job.configuration,
-        "batch": batch,
+        "batch": batch or "auto",
         "fixed_part": fixed_part.record(),
         "versions": package_versions(),
         "counts": {
@@ -206,7 +205,9 @@ def _answers_so_far(out: Path, job: _Job) -> dict[str, str]:
     return answers
 
 
-def _answer(job: _Job, questions: list[Question], model: Path, out: Path, batch: int, label: str) -> dict[str, str]:
+def _answer(
+    job: _Job, questions: list[Question], model: Path, out: Path, batch: int | None, label: str
+) -> dict[str, str]:
     """Answer questions, keeping each batch's answers on disk at once."""
     from toolkit.eval.inference import Answerer
 

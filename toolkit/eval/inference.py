@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -10,21 +13,28 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import RowFault, UserError
+from toolkit.eval.decoding import Decoder
 from toolkit.eval.questions import Question
 from toolkit.mgm.checkpoint import load_finetuned, load_tokenizer
-from toolkit.mgm.conversation import encode_prompt
+from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX, encode_prompt
 from toolkit.mgm.images import open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.weights import read_config
 
 END_OF_TURN = "<end_of_turn>"
-# Questions are sorted by length within this many batches, whose image features are held in memory: about 2.4 MB per
-# image in MGM-2B, for benchmarks of any size.
+# Questions are sorted by length within this many batches: attention pads each batch to its longest.
 BATCHES_SORTED_TOGETHER = 8
+# Batches whose images are read while a batch is answered: 1.8 MB per image in MGM-2B.
+BATCHES_READ_AHEAD = 2
+MAX_READERS = 16
 # Settings of a model that sees an image whole.
 GRID = {"image_grid": 1, "image_global": False}
 # The aux tower's stacked maps take 0.2 GB per image, and torch cannot resize those of 38 images and more at once.
 MAX_IMAGES_ENCODED_TOGETHER = 16
+CPU_BATCH = 16
+GPU_BATCHES = (128, 64, 32, 16, 8, 4, 2)
+# Of an image in both towers, in half precision, with MGM-2B; measured.
+TOWER_BYTES = 1.2e9
 
 
 class Answerer:
@@ -38,6 +48,9 @@ class Answerer:
     def __init__(self, model: MGMGemmaForCausalLM, tokenizer: PreTrainedTokenizerBase):
         self.model = model
         self.tokenizer = tokenizer
+        # The reference stops at <eos> alone; what follows <end_of_turn> is never part of an answer.
+        self._ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
+        self.decoder = Decoder(model, self._ends, tokenizer.pad_token_id)
         # Finetuning pads; published checkpoints say so in the same field.
         self.aspect: Literal["square", "pad"] = getattr(model.config, "image_aspect_ratio", "pad")
 
@@ -64,65 +77,100 @@ class Answerer:
         model.set_reference_mode(reference_mode)
         return cls(model, load_tokenizer(folder))
 
-    def answers(self, questions: list[Question], batch: int, max_new_tokens: int) -> Iterator[dict[int, str]]:
+    def answers(self, questions: list[Question], batch: int | None, max_new_tokens: int) -> Iterator[dict[int, str]]:
         """Answer questions, those on one image next to each other, long ones first within a few batches.
 
         Args:
             questions: in any order.
-            batch: questions answered at a time.
+            batch: questions answered at a time; None for as many as the device's memory takes.
             max_new_tokens: longest answer.
 
         Yields:
             after every batch, its answers by their index in `questions`.
 
         Raises:
-            UserError: an image is missing or unreadable.
+            UserError: an image is missing or unreadable, or leaves no token to the question.
         """
-        prompts = [encode_prompt(question.text, self.tokenizer, has_image=True) for question in questions]
-        first_use: dict[Path | bytes, int] = {}
-        for index, question in enumerate(questions):
-            first_use.setdefault(question.image, index)
-        order = sorted(range(len(questions)), key=lambda index: first_use[questions[index].image])
+        if not questions:
+            return
+        beginnings, rests = zip(*map(self._prompt, questions), strict=True)
+        start = len(beginnings[0]) - 1 + self.model.image_tokens
+        room = self.model.config.tokenizer_model_max_length - start
+        if room < 1:
+            raise UserError(f"tokenizer_model_max_length of the model: {start} tokens stand before the question")
+        rests = [rest[:room] for rest in rests]
+        length = start + max(map(len, rests)) + max_new_tokens
+        batch = min(batch or self._batch_that_fits(length), len(questions))
+        images = [question.image for question in questions]
+        order = _order(images, [len(rest) for rest in rests], batch * BATCHES_SORTED_TOGETHER)
+        batches = [order[at : at + batch] for at in range(0, len(order), batch)]
+        self.decoder.reserve(batch, length)
 
-        features: dict[Path | bytes, torch.Tensor] = {}
-        window = batch * BATCHES_SORTED_TOGETHER
-        for start in range(0, len(order), window):
-            indices = order[start : start + window]
-            features = self._features([questions[index] for index in indices], features, batch)
-            indices.sort(key=lambda index: len(prompts[index]), reverse=True)
-            for at in range(0, len(indices), batch):
-                together = indices[at : at + batch]
-                texts = self._generate(
-                    [prompts[index] for index in together],
-                    torch.stack([features[questions[index].image] for index in together]),
+        pixels: dict[Path | bytes, Future[torch.Tensor]] = {}
+        prefixes: dict[Path | bytes, torch.Tensor] = {}
+        unread = dict.fromkeys(images[index] for index in order)
+        readers = ThreadPoolExecutor(min(MAX_READERS, len(os.sched_getaffinity(0))))
+        try:
+            for number, indices in enumerate(batches):
+                for index in itertools.chain(*batches[number : number + 1 + BATCHES_READ_AHEAD]):
+                    if images[index] in unread:
+                        del unread[images[index]]
+                        pixels[images[index]] = readers.submit(self._pixels, questions[index])
+                shown = list(dict.fromkeys(images[index] for index in indices))
+                prefixes = {image: prefixes[image] for image in shown if image in prefixes}
+                prefixes |= self._prefixes(
+                    beginnings[0], {image: pixels.pop(image) for image in shown if image in pixels}
+                )
+                texts = self._continue(
+                    torch.stack([prefixes[image] for image in shown], dim=2),
+                    [shown.index(images[index]) for index in indices],
+                    [rests[index] for index in indices],
                     max_new_tokens,
                 )
-                yield dict(zip(together, texts, strict=True))
+                yield dict(zip(indices, texts, strict=True))
+        finally:
+            readers.shutdown(cancel_futures=True)
 
     def answers_one_at_a_time(
-        self, questions: list[Question], _batch: int, max_new_tokens: int
+        self, questions: list[Question], _batch: int | None, max_new_tokens: int
     ) -> Iterator[dict[int, str]]:
-        """As `answers`, each question by itself with its image encoded again: the reference's way."""
+        """As `answers`, each question by itself with its image encoded again, by transformers: the reference's way."""
         for index, question in enumerate(questions):
-            for answers in self.answers([question], 1, max_new_tokens):
-                yield {index: answers[0]}
+            ids = torch.tensor([encode_prompt(question.text, self.tokenizer, has_image=True)], device=self.model.device)
+            new_tokens = self.model.generate(
+                ids,
+                ids != self.tokenizer.pad_token_id,
+                pixels=self._pixels(question)[None].to(self.model.device),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=self._ends,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+            yield {index: self._texts(new_tokens)[0]}
+
+    def _prompt(self, question: Question) -> tuple[list[int], list[int]]:
+        """A prompt's tokens up to the image's placeholder, the same for all questions, and after it."""
+        ids = encode_prompt(question.text, self.tokenizer, has_image=True)
+        ids = [token for token in ids if token != self.tokenizer.pad_token_id]
+        place = ids.index(IMAGE_TOKEN_INDEX) + 1
+        return ids[:place], ids[place:]
 
     @torch.inference_mode()
-    def _features(
-        self, questions: list[Question], known: dict[Path | bytes, torch.Tensor], batch: int
+    def _prefixes(
+        self, beginning: list[int], pixels: dict[Path | bytes, Future[torch.Tensor]]
     ) -> dict[Path | bytes, torch.Tensor]:
-        """Features [576, 2048] of each image asked about, every image encoded once."""
-        features = {question.image: known[question.image] for question in questions if question.image in known}
-        asked = {question.image: question for question in questions if question.image not in known}
-        images = list(asked)
-        size = min(batch, MAX_IMAGES_ENCODED_TOGETHER)
-        for start in range(0, len(images), size):
-            together = images[start : start + size]
-            pixels = torch.stack([self._pixels(asked[image]) for image in together]).to(
-                self.model.device
-            )  # [N, 3, 768, 768]
-            features |= zip(together, self.model.encode_images(pixels), strict=True)
-        return features
+        """Keys and values of `Decoder.prefixes` for each image, every image encoded once."""
+        prefixes = {}
+        images = list(pixels)
+        for start in range(0, len(images), MAX_IMAGES_ENCODED_TOGETHER):
+            together = images[start : start + MAX_IMAGES_ENCODED_TOGETHER]
+            stacked = torch.stack([pixels[image].result() for image in together])  # [N, 3, 768, 768]
+            features = self.model.encode_images(stacked.to(self.model.device))
+            ids = torch.tensor(beginning).expand(len(together), -1)
+            expansion = self.model.expand(ids, torch.ones_like(ids), None, "right")
+            embeddings, _ = self.model.embed(ids.to(self.model.device), features, expansion)
+            prefixes |= zip(together, self.decoder.prefixes(embeddings).unbind(2), strict=True)
+        return prefixes
 
     def _pixels(self, question: Question) -> torch.Tensor:
         try:
@@ -130,19 +178,40 @@ class Answerer:
         except RowFault as fault:
             raise UserError(f"question {question.question_id}: {fault}; evaluation needs every image") from None
 
-    def _generate(self, prompts: list[list[int]], features: torch.Tensor, max_new_tokens: int) -> list[str]:
-        """Greedy answers to prompts of different lengths; padding goes on the left."""
-        longest = max(len(ids) for ids in prompts)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
-        new_tokens = self.model.generate(
-            ids,
-            ids != pad,
-            image_features=features,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            # The reference stops at <eos> alone; what follows <end_of_turn> is never part of an answer.
-            eos_token_id=[self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(END_OF_TURN)],
-            pad_token_id=pad,
-        )
+    def _continue(
+        self, prefixes: torch.Tensor, owners: list[int], rests: list[list[int]], max_new_tokens: int
+    ) -> list[str]:
+        """Texts that continue prompts; see `Decoder.continue_prompts`."""
+        fewest = self.model.generation_config.min_new_tokens or 0
+        return self._texts(self.decoder.continue_prompts(prefixes, owners, rests, max_new_tokens, fewest))
+
+    def _texts(self, new_tokens: torch.Tensor | list[list[int]]) -> list[str]:
         return [text.strip() for text in self.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
+
+    def _batch_that_fits(self, length: int) -> int:
+        """Questions answered at a time when prompts and answers have up to `length` tokens."""
+        device, config = self.model.device, self.model.config
+        if device.type == "cpu":
+            return CPU_BATCH
+        token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * self.model.dtype.itemsize
+        # The cache twice, as prefixes are kept beside it; logits in two precisions.
+        row = 2 * token * length + 8 * config.vocab_size
+        free = torch.cuda.mem_get_info(device)[0] - MAX_IMAGES_ENCODED_TOGETHER * TOWER_BYTES
+        return next((batch for batch in GPU_BATCHES if batch * row < free), 1)
+
+
+def _order(images: Sequence[Path | bytes], lengths: Sequence[int], window: int) -> list[int]:
+    """Indices of questions, those on one image next to each other, images with long ones first in each window."""
+    groups: dict[Path | bytes, list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(image, []).append(index)
+    order: list[int] = []
+    waiting: list[list[int]] = []
+    for group in [*groups.values(), None]:
+        if group is not None:
+            waiting.append(group)
+        if group is None or sum(map(len, waiting)) >= window:
+            waiting.sort(key=lambda group: max(lengths[index] for index in group), reverse=True)
+            order += itertools.chain(*waiting)
+            waiting = []
+    return order

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.toolkit.eval.conftest import Benchmarks
 from toolkit.__main__ import main
 from toolkit.eval import inference, textvqa
+from toolkit.eval.decoding import Decoder
 from toolkit.eval.inference import Answerer
 from toolkit.eval.questions import collapse_warning
 from toolkit.mgm.model import MGMGemmaForCausalLM
@@ -50,7 +51,7 @@ def test_batched_answers_are_those_of_one_at_a_time(
     monkeypatch.setattr(inference, "BATCHES_SORTED_TOGETHER", sorted_together)
     questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
     answerer = Answerer.load(tiny_model, full_precision=True)
-    alone = [answers[0] for q in questions for answers in answerer.answers([q], batch=1, max_new_tokens=12)]
+    alone = [text for answers in answerer.answers_one_at_a_time(questions, 1, 12) for text in answers.values()]
     assert len(set(alone)) > 4, "the model's answers are too alike to tell batches apart"
     together: dict[int, str] = {}
     for answers in answerer.answers(questions, batch, max_new_tokens=12):
@@ -111,16 +112,16 @@ def test_interrupted_run_goes_on(
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     evaluate("textvqa", benchmarks, tiny_model, whole)
-    plain = Answerer._generate
+    plain = Decoder.continue_prompts
     calls = []
 
-    def cut_short(self: Answerer, prompts: list, *rest: object) -> list[str]:
-        calls.append(len(prompts))
+    def cut_short(self: Decoder, prefixes: torch.Tensor, owners: list[int], *rest: object) -> list[list[int]]:
+        calls.append(len(owners))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return plain(self, prompts, *rest)
+        return plain(self, prefixes, owners, *rest)
 
-    monkeypatch.setattr(Answerer, "_generate", cut_short)
+    monkeypatch.setattr(Decoder, "continue_prompts", cut_short)
     with pytest.raises(KeyboardInterrupt):
         evaluate("textvqa", benchmarks, tiny_model, out, "--batch", "4")
     (left,) = out.glob(".answers-*.jsonl")
