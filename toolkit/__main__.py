@@ -30,7 +30,6 @@ COMMANDS = {
     "verify": "verify a submission zip's layout",
     "lab": "show what a lab or a finished run found, as a page",
     "mini": "build and check the embedded mini world",
-    "lab": "compare recipes and data sets: train on each with several seeds, say which differences are real",
 }
 
 
