@@ -1,15 +1,16 @@
 """Write one or several captions for every image, in addition to or instead of the one it has."""
 
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from .common.captioner import Captioner
+from .common.captioner import LOCAL, Captioner
 from .common.captions import caption_of, with_caption
 from .common.reasons import CAPTIONED
-from .common.rows import FAILURE, MODEL_ROWS, NOTE, ROW, Batch, add_texts, count_rows
+from .common.rows import FAILURE, NOTE, ROW, Batch, add_texts, count_rows
+from .common.server_captioner import ServerCaptioner, for_data_juicer, server_of
 
 
 @OPERATORS.register_module("caption_writer_mapper")
@@ -25,7 +26,7 @@ class CaptionWriterMapper(Mapper):
 
     def __init__(
         self,
-        hf_captioner: str = "Salesforce/blip2-opt-2.7b",
+        hf_captioner: str = LOCAL,
         captions: PositiveInt = 1,
         prompts: list[str] | None = None,
         keep_original: bool = False,
@@ -35,6 +36,13 @@ class CaptionWriterMapper(Mapper):
         temperature: NonNegativeFloat = 0.0,
         seed: int = 0,
         model_batch: PositiveInt = 16,
+        endpoint: str | None = None,
+        model: str | None = None,
+        api_key_env: str | None = None,
+        concurrency: Annotated[int, Field(ge=1, le=512)] = 16,
+        timeout: PositiveFloat = 120.0,
+        retries: NonNegativeInt = 5,
+        max_side: PositiveInt = 1024,
         *args,
         **kwargs,
     ) -> None:
@@ -50,8 +58,19 @@ class CaptionWriterMapper(Mapper):
         :param temperature: 0 takes the likeliest caption, above 0 samples one (same row and seed, same caption)
         :param seed: changes the sampled captions
         :param model_batch: images in one forward pass
+        :param endpoint: address of an OpenAI-compatible server that writes the captions, such as
+            http://127.0.0.1:8000/v1, in place of hf_captioner
+        :param model: the server's name for its model
+        :param api_key_env: name of the environment variable with the server's key; none if it needs none
+        :param concurrency: requests at a time, in each process
+        :param timeout: seconds for one request
+        :param retries: further tries of a request that failed
+        :param max_side: longest side at which an image is sent to the server, px
         """
-        super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
+        local = hf_captioner != LOCAL
+        server = server_of(endpoint, model, api_key_env, concurrency, timeout, retries, local)
+        on_cpu = {"accelerator": "cpu"} if server else {}
+        super().__init__(*args, **for_data_juicer(server, on_cpu | kwargs))
         prompts = prompts or [""]
         if captions > len(prompts) and not temperature:
             raise ValueError(
@@ -60,18 +79,14 @@ class CaptionWriterMapper(Mapper):
         self.min_words = min_words
         self.max_words = max_words
         self.keep_original = keep_original
-        self.captioners = [
-            Captioner(
-                hf_captioner,
-                prompts[index % len(prompts)],
-                max_new_tokens,
-                temperature,
-                seed,
-                model_batch,
-                self.use_cuda(),
-            )
-            for index in range(captions)
-        ]
+        settings = [(prompts[index % len(prompts)], max_new_tokens, temperature, seed) for index in range(captions)]
+        self.captioners: list[Captioner | ServerCaptioner] = []
+        if server:
+            asking = [ServerCaptioner(server, *own, max_side) for own in settings]
+            asking[0].require_server()
+            self.captioners += asking
+        else:
+            self.captioners += [Captioner(hf_captioner, *own, model_batch, self.use_cuda()) for own in settings]
 
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
         """A batch with the new rows, each after the row it comes from."""

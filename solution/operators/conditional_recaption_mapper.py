@@ -4,13 +4,14 @@ from pathlib import PurePath
 from typing import Annotated
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from .common.captioner import Captioner
+from .common.captioner import LOCAL, Captioner
 from .common.captions import caption_of, with_caption
 from .common.clip import ClipScorer
 from .common.reasons import recaptioned
-from .common.rows import FAILURE, MODEL_ROWS, NOTE, Batch, add_texts, count_rows
+from .common.rows import FAILURE, NOTE, Batch, add_texts, count_rows
+from .common.server_captioner import ServerCaptioner, for_data_juicer, server_of
 
 
 @OPERATORS.register_module("conditional_recaption_mapper")
@@ -23,7 +24,7 @@ class ConditionalRecaptionMapper(Mapper):
     def __init__(
         self,
         hf_clip: str = "openai/clip-vit-base-patch32",
-        hf_captioner: str = "Salesforce/blip2-opt-2.7b",
+        hf_captioner: str = LOCAL,
         min_score: Annotated[float, Field(ge=-1, le=1)] = -1.0,
         below: Annotated[float, Field(ge=-1, le=1)] = 0.28,
         min_gain: NonNegativeFloat = 0.0,
@@ -35,6 +36,13 @@ class ConditionalRecaptionMapper(Mapper):
         temperature: NonNegativeFloat = 0.0,
         seed: int = 0,
         model_batch: PositiveInt = 16,
+        endpoint: str | None = None,
+        model: str | None = None,
+        api_key_env: str | None = None,
+        concurrency: Annotated[int, Field(ge=1, le=512)] = 16,
+        timeout: PositiveFloat = 120.0,
+        retries: NonNegativeInt = 5,
+        max_side: PositiveInt = 1024,
         *args,
         **kwargs,
     ) -> None:
@@ -53,8 +61,18 @@ class ConditionalRecaptionMapper(Mapper):
         :param temperature: 0 takes the likeliest caption, above 0 samples one (same row and seed, same caption)
         :param seed: changes the sampled captions
         :param model_batch: images in one forward pass of the captioner
+        :param endpoint: address of an OpenAI-compatible server that writes the captions, such as
+            http://127.0.0.1:8000/v1, in place of hf_captioner
+        :param model: the server's name for its model
+        :param api_key_env: name of the environment variable with the server's key; none if it needs none
+        :param concurrency: requests at a time, in each process
+        :param timeout: seconds for one request
+        :param retries: further tries of a request that failed
+        :param max_side: longest side at which an image is sent to the server, px
         """
-        super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
+        local = hf_captioner != LOCAL
+        server = server_of(endpoint, model, api_key_env, concurrency, timeout, retries, local)
+        super().__init__(*args, **for_data_juicer(server, kwargs))
         if min_score >= below:
             raise ValueError(f"min_score {min_score} must be smaller than below {below}")
         self.min_score = min_score
@@ -64,9 +82,13 @@ class ConditionalRecaptionMapper(Mapper):
         self.min_words = min_words
         self.max_words = max_words
         self.scorer = ClipScorer(hf_clip, None, self.use_cuda())
-        self.captioner = Captioner(
-            hf_captioner, prompt, max_new_tokens, temperature, seed, model_batch, self.use_cuda()
-        )
+        settings = (prompt, max_new_tokens, temperature, seed)
+        self.captioner: Captioner | ServerCaptioner
+        if server:
+            self.captioner = ServerCaptioner(server, *settings, max_side)
+            self.captioner.require_server()
+        else:
+            self.captioner = Captioner(hf_captioner, *settings, model_batch, self.use_cuda())
 
     def process_batched(self, samples: Batch, rank: int | None = None) -> Batch:
         """Replace captions in place; rows with several images are left alone, an unreadable image fails its row."""

@@ -14,6 +14,7 @@ from .loader import device_for, dtype_for, load_model, model_folder
 from .rows import row_seed
 from .score_store import ScoreStore, revision_of, score_folder, values_per_row
 
+LOCAL = "Salesforce/blip2-opt-2.7b"  # the model where an operator names none
 _LONGEST = 1024  # px; for models that read an image at its own size, larger ones are reduced to this
 
 

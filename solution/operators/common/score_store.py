@@ -111,6 +111,10 @@ class ScoreStore(Generic[V]):
         """Another process reads the folder itself instead of being sent this one's values."""
         return ScoreStore, self._arguments
 
+    def is_empty(self) -> bool:
+        """Whether nothing is on disk."""
+        return not any(self._folder.glob("part-*.parquet"))
+
     def get(self, keys: Sequence[bytes]) -> list[V | None]:
         """The value of each key, None for an unknown one. Raises ValueError for a damaged part."""
         known = self._known_keys()

@@ -1,0 +1,126 @@
+"""Recipes whose captions come from a server that misbehaves, in whole runs: killed, in two processes, on Ray."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.solution.chat_stub import MODEL, ChatStub, Seen
+from tests.solution.conftest import ROOT
+
+ROWS = 60
+KEY = "sk-a-very-secret-key"
+PASSING = ("429", "503", "drop", "html", "cut", "ok", "ok", "ok")  # by image, at its first request
+
+
+def moody(seen: Seen) -> str:
+    """Every third image meets something that passes, every twentieth a refusal."""
+    number = int(hashlib.sha256(seen.image.encode()).hexdigest()[:6], 16)
+    if number % 20 == 0:
+        return "refusal"
+    return PASSING[number % 8] if seen.earlier == 0 else "ok"
+
+
+@pytest.fixture
+def stub():
+    with ChatStub(moody) as server:
+        yield server
+
+
+@pytest.fixture
+def recipe(stub, make_seed, make_recipe):
+    """make(np=2): a recipe that captions all rows of a seed."""
+
+    def make(**keys):
+        step = {
+            "endpoint": stub.endpoint, "model": MODEL, "api_key_env": "CAPTION_KEY", "concurrency": 4, "retries": 4,
+            "max_words": 99,
+        }  # fmt: skip
+        seed = make_seed([f"caption {number}" for number in range(ROWS)])
+        return make_recipe([{"caption_writer_mapper": step}], dataset_path=str(seed), max_failed=1.0, **keys)
+
+    return make
+
+
+def digest_of(output) -> str:
+    return hashlib.sha256((output / "processed_data.jsonl").read_bytes()).hexdigest()
+
+
+def answered(scores) -> int:
+    """Answers that are on disk."""
+    return sum(pq.read_metadata(part).num_rows for part in scores.rglob("part-*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("processes", "options"),
+    [(1, ()), (2, ()), pytest.param(2, ("--executor", "ray"), marks=pytest.mark.slow)],
+    ids=["one", "two", "ray"],
+)
+def test_every_row_gets_its_caption_and_the_key_stays_in_memory(recipe, run_process, processes, options):
+    if options:
+        pytest.importorskip("ray", reason="pip install -r solution/requirements-ray.txt -c constraints.txt")
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # paths of its sockets must be short
+        done = run_process(recipe(np=processes), None, *options, environment={"CAPTION_KEY": KEY, "TMPDIR": folder})
+        assert done.code == 0, done.err
+        written = [*Path(folder).rglob("*"), *done.output.parent.rglob("*")]
+        assert not [file for file in written if file.is_file() and KEY.encode() in file.read_bytes()]
+    failed = [line["reason"] for line in pq.read_table(done.audit).to_pylist() if line["state"] == "failed"]
+    assert set(failed) == {"captioner refused: I'm sorry, I can't help with that."}
+    assert len(done.rows) + len(failed) == ROWS
+    assert all("a red dog number" in row["text"] for row in done.rows)
+
+
+def test_a_server_that_is_not_there_ends_the_run_in_one_line(recipe, run_process, stub):
+    path = recipe()
+    stub.__exit__()
+    done = run_process(path, None, environment={"CAPTION_KEY": KEY})
+    assert done.code == 1
+    assert done.err.splitlines() == [
+        f"error: operator 1 (caption_writer_mapper) cannot be set up: {stub.endpoint} cannot be reached (connection "
+        "refused); start the server, or correct the endpoint"
+    ]
+    assert done.rows is None
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_asks_for_no_finished_row_again(recipe, stub, tmp_path):
+    path = recipe()
+    outputs = {}
+    for name, kills in (("whole", 0), ("killed", 3)):
+        output = tmp_path / name / "processed_data"
+        scores = output.parent / "scores"
+        environment = os.environ | {"CAPTION_KEY": KEY, "SCORE_STORE": str(scores)}
+        command = [
+            sys.executable,
+            str(ROOT / "solution" / "process.py"),
+            "--recipe",
+            str(path),
+            "--output",
+            str(output),
+        ]
+        stub.delay = 0.3 if kills else 0
+        for number in range(kills):
+            stub.seen.clear()
+            run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wanted = (number + 1) * ROWS // (kills + 2)
+            while answered(scores) < wanted and run.poll() is None:
+                time.sleep(0.02)
+            run.send_signal(signal.SIGKILL)
+            assert run.wait() == -signal.SIGKILL
+        finished = answered(scores)
+        stub.seen.clear()
+        stub.delay = 0
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        fresh = {seen.image for seen in stub.seen}
+        assert len(fresh) == ROWS - finished
+        outputs[name] = digest_of(output)
+    assert finished >= ROWS // 2
+    assert outputs["whole"] == outputs["killed"]
