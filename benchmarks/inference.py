@@ -140,8 +140,6 @@ def main() -> None:
             answerer.decoder.use_graphs = device.type == "cuda"
         answered("reference, warm-up", alone[:1], 1, reference=True)
         plain = answered("reference", alone, 1, reference=True)
-        if args.profile:
-            print(kernels(lambda: answered("profiled", questions, (args.batch or [None])[-1]), device))
         parts = Parts(device)
         parts.watch(model, "encode_images", "towers")
         parts.watch(answerer.decoder, "prefixes", "prefixes")
@@ -159,15 +157,21 @@ def main() -> None:
         started = time.perf_counter()
         for question in questions:
             answerer._prompt(question)
-        print(f"the prompts' tokens: {time.perf_counter() - started:.2f} s")
+        print(f"the prompts' tokens: {time.perf_counter() - started:.2f} s", flush=True)
 
-    first = next(iter(rates))
-    print(f"the first pass is {rates[first] / rates['reference']:.2f} times as fast as one question at a time")
-    for name, found in passes.items():
-        agreeing = sum(plain[index] == found[index] for index in plain)
-        print(f"{name}: {agreeing} of {len(plain)} answers are the same text ({model.dtype})")
-        if model.dtype == torch.float32 and agreeing < len(plain):
-            raise SystemExit("error: in float32 every answer must be the same")
+        first = next(iter(rates))
+        print(f"the first pass is {rates[first] / rates['reference']:.2f} times as fast as one question at a time")
+        for name, found in passes.items():
+            agreeing = sum(plain[index] == found[index] for index in plain)
+            print(f"{name}: {agreeing} of {len(plain)} answers are the same text ({model.dtype})")
+            if model.dtype == torch.float32 and agreeing < len(plain):
+                raise SystemExit("error: in float32 every answer must be the same")
+        if args.profile:
+            print(
+                kernels(
+                    lambda: list(answerer.answers(questions, args.batch and args.batch[-1], args.new_tokens)), device
+                )
+            )
 
 
 if __name__ == "__main__":
