@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.dataset.kept_rows import RECORD_SUFFIX, ROWS_SUFFIX
-from toolkit.errors import UserError, positive
+from toolkit.errors import OnError, UserError, positive
 from toolkit.files import REPOSITORY, read_json, sha256_of
 from toolkit.fixed_part import read_fixed_part, script_change
 from toolkit.presets import Preset, load_preset
@@ -17,6 +17,8 @@ from toolkit.training.memory import MGM_2B
 from toolkit.training.plan import ANOTHER_RUN, RECORD, StageRequest, has_begun
 from toolkit.training.preflight import check_run
 from toolkit.training.run import require_same_run
+
+SHOWN_FAULTS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-total-limit", type=positive, default=1, help="checkpoints kept (default: 1)")
     parser.add_argument("--script", type=Path, help="training script of the run: its fixed lines are compared")
     parser.add_argument("--inputs", action="store_true", help="also look at all that is read later, once per change")
+    parser.add_argument(
+        "--on-error", choices=("stop", "skip"), default="stop", help="policy for rows of the finetuning set"
+    )
     parser.add_argument(
         "--runs",
         type=Path,
@@ -67,24 +72,30 @@ def run(args: argparse.Namespace) -> None:
             require_space(request.out, MGM_2B, request.stage, preset.precision, args.save_total_limit)
     print(*lines, sep="\n", flush=True)
     if args.inputs:
-        _look(preset, fixed_part.sha256)
+        _look(preset, fixed_part.sha256, args.on_error)
 
 
-def _look(preset: Preset, code: str) -> None:
+def _look(preset: Preset, code: str, on_error: OnError) -> None:
     """Look at everything that both stages and both benchmarks will read; once, as long as no file changes."""
     from toolkit.eval.inputs import benchmark_files, look_at_benchmarks
     from toolkit.training.inputs import is_known, look_at_stages, remember, signature_of, stage_files
 
-    signature = signature_of([*stage_files(preset), *benchmark_files(preset)], code)
+    signature = signature_of([*stage_files(preset), *benchmark_files(preset)], f"{code} {on_error}")
     known = REPOSITORY / "output" / f".inputs-{preset.name}.json"
     if is_known(known, signature):
         print("models, finetuning set, benchmarks: unchanged since they were looked at")
         return
     print("models, finetuning set, benchmarks: reading all rows and images once ...", flush=True)
     started = time.monotonic()
-    rows = look_at_stages(preset)
+    rows, faults = look_at_stages(preset, on_error)
     look_at_benchmarks(preset)
-    remember(known, signature)
+    if not faults:  # they are named at every start
+        remember(known, signature)
+    for fault in faults[:SHOWN_FAULTS]:
+        what = f"({fault.file or 'no image'}): {fault.reason}: {fault.detail}"
+        print(f"warning: finetuning leaves out row {fault.id} {what}")
+    if faults:
+        print(f"warning: finetuning leaves out {len(faults):,} of {rows:,} rows: this run is for experiments only")
     print(f"models, finetuning set ({rows:,} rows), benchmarks: in order, {time.monotonic() - started:.0f} s")
 
 
@@ -110,8 +121,7 @@ def _requests(args: argparse.Namespace, preset: Preset) -> Iterator[StageRequest
         )
     for finetune in runs[-1:]:
         adapter = pretrain[-1] / "mm_projector.bin" if pretrain else None
-        images = preset.finetune_images
-        batch, accumulation = args.stage_batches[2:]
+        data, images, (batch, accumulation) = preset.finetune_data, preset.finetune_images, args.stage_batches[2:]
         yield StageRequest(
-            "finetune", preset.finetune_data, images, images, adapter, finetune, batch, accumulation, True, "stop"
+            "finetune", data, images, images, adapter, finetune, batch, accumulation, True, args.on_error
         )

@@ -36,7 +36,7 @@ done
 STAGES=("$FINETUNE_RUN")
 [[ $PRETRAIN == none ]] || STAGES=("$PRETRAIN_RUN" "$FINETUNE_RUN")
 "${TOOLKIT[@]}" preflight --preset "$PRESET" --data "$DATA" --images "$IMAGES" --infer-gpus "$INFER_CUDA_IDX" \
-    --inputs --script "$TRAIN_SCRIPT" --save-total-limit "$TOTAL_SAVE_CKPT_LIMIT" --runs "${STAGES[@]}" \
+    --inputs --on-error "$FINETUNE_ON_ERROR" --script "$TRAIN_SCRIPT" --save-total-limit "$TOTAL_SAVE_CKPT_LIMIT" --runs "${STAGES[@]}" \
     --stage-batches "$PRETRAIN_BATCH_SIZE_PER_GPU" "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
     "$FINETUNE_BATCH_SIZE_PER_GPU" "$FINETUNE_GRADIENT_ACCUMULATION_STEPS"
 if [[ $PRETRAIN != none ]]; then
@@ -60,7 +60,7 @@ if [[ $PRETRAIN != none ]]; then
     ADAPTER=(--adapter "$PRETRAIN_RUN/mm_projector.bin")
 fi
 "${TOOLKIT[@]}" train finetune "${COMMON[@]}" --out "$FINETUNE_RUN" "${ADAPTER[@]}" \
-    --data "$(setting finetune_data)" --images "$(setting finetune_images)" \
+    --data "$(setting finetune_data)" --images "$(setting finetune_images)" --on-error "$FINETUNE_ON_ERROR" \
     --batch "$FINETUNE_BATCH_SIZE_PER_GPU" --accumulation "$FINETUNE_GRADIENT_ACCUMULATION_STEPS" \
     --workers "$FINETUNE_DATALOADER_NUM_WORKERS" 2>&1 | tee -a "$(log "$FINETUNE_RUN" finetune.log)"
 

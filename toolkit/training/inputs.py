@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import UserError
+from toolkit.errors import OnError, SkippedRow, UserError
 from toolkit.files import read_json, write_json
 from toolkit.presets import Preset
 from toolkit.training.data import SampleReader, image_tokens_of, read_rows, scan
@@ -26,11 +26,14 @@ def stage_files(preset: Preset) -> list[Path]:
     return [*files, preset.finetune_data, *(preset.finetune_images / name for name in names)]
 
 
-def look_at_stages(preset: Preset) -> int:
+def look_at_stages(preset: Preset, on_error: OnError) -> tuple[int, list[SkippedRow]]:
     """Read the models' configurations, tokenizer and headers, and every row and image of the finetuning set.
 
+    Args:
+        on_error: policy for rows of the finetuning set that cannot be trained.
+
     Returns:
-        rows of the finetuning set.
+        how many rows the finetuning set has, and those that finetuning would leave out.
 
     Raises:
         UserError: the first file or row that could not be used.
@@ -46,13 +49,15 @@ def look_at_stages(preset: Preset) -> int:
     aspect = preset.finetune.image_aspect_ratio
     reader = SampleReader(roots, tokenizer, preset.image_size_aux, aspect, preset.max_length, image_tokens)
     rows = read_rows(preset.finetune_data)
-    if faults := scan(rows, reader).faults:
-        first = next(iter(faults.values()))
+    faults = list(scan(rows, reader).faults.values())
+    if faults and (on_error == "stop" or len(faults) == len(rows)):
+        first = faults[0]
         raise UserError(
             f"{preset.finetune_data}: {len(faults)} of {len(rows)} rows cannot be trained; the first is row {first.id} "
-            f"({first.file or 'no image'}): {first.reason}: {first.detail}; bring the files again: {preset.download}"
+            f"({first.file or 'no image'}): {first.reason}: {first.detail}; bring the files again: {preset.download}; "
+            "or, for an experiment, leave these rows out: FINETUNE_ON_ERROR=skip"
         )
-    return len(rows)
+    return len(rows), faults
 
 
 def signature_of(files: Iterable[Path], code: str) -> str:

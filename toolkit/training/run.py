@@ -331,7 +331,7 @@ def _train(
         **plan,
         "outputs": _outputs(request.out),
         "counts": counts,
-        "experiment_only": _experiment_only(request),
+        "experiment_only": _experiment_only(request, plan["counts"]["skipped"]),
         "warnings": outcome.warnings,
         "versions": package_versions(),
         "loss_history": "trainer_state.json",
@@ -378,11 +378,13 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _experiment_only(request: StageRequest) -> list[str]:
+def _experiment_only(request: StageRequest, skipped: int) -> list[str]:
     """What sets this run apart from the fixed training; `pack` refuses a run with any."""
     used = [f"TRAIN_SEED={os.environ['TRAIN_SEED']}"] if os.environ.get("TRAIN_SEED", "0") != "0" else []
     if request.stage == "finetune" and not request.adapter:
         used.append("PRETRAIN=none")
+    if request.stage == "finetune" and skipped:
+        used.append(f"FINETUNE_ON_ERROR=skip, {skipped} rows")
     if not request.stochastic_depth:
         used.append("--no-stochastic-depth")
     return used

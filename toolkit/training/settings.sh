@@ -24,5 +24,8 @@ INFER_CUDA_IDX=${INFER_CUDA_IDX// /}
 require INFER_CUDA_IDX 'cpu|[0-9]{1,3}(,[0-9]{1,3})*' "GPU numbers with commas between them, such as 0,1"
 TRAIN_SEED=${TRAIN_SEED:-0}
 require TRAIN_SEED '[0-9]{1,9}' "a whole number from 0 (the fixed seeds) to 999999999"
+# Rows of the finetuning set that cannot be trained, as where an image of it is no longer to be had.
+FINETUNE_ON_ERROR=${FINETUNE_ON_ERROR:-stop}
+require FINETUNE_ON_ERROR 'stop|skip' "stop, or skip (such a run is for experiments)"
 PRETRAIN=${PRETRAIN:-yes}
 require PRETRAIN 'yes|none' "none, or no such variable"

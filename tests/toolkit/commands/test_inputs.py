@@ -112,3 +112,18 @@ def test_a_faulty_input_is_named_before_anything_is_trained(
     assert message in error
     assert error.count("\n") == 1
     assert not own.file("output").exists()
+
+
+def test_rows_of_the_finetuning_set_can_be_left_out_and_are_named(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
+    """At every start; unless none is left."""
+    own.file("images/1.png").unlink()
+    assert main(own.words) == 1
+    assert "or, for an experiment, leave these rows out: FINETUNE_ON_ERROR=skip" in capsys.readouterr().err
+    for _ in range(2):
+        assert main([*own.words, "--on-error", "skip"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: finetuning")]
+        assert len(lines) == 5
+        assert "leaves out row row1 (1.png): missing_image: " in lines[0]
+        assert lines[-1] == "warning: finetuning leaves out 4 of 22 rows: this run is for experiments only"
+    own.file("finetune.json").write_text("[{}]")
+    assert main([*own.words, "--on-error", "skip"]) == 1

@@ -70,6 +70,13 @@ def test_every_step_is_called_in_order(kit: Kit, script: str) -> None:
     ), "score"]  # fmt: skip
 
 
+def test_rows_of_the_finetuning_set_are_left_out_on_request(kit: Kit) -> None:
+    assert kit.run(FINETUNE_ON_ERROR="skip").returncode == 0
+    asked = [call.split()[2:4] for call in kit.calls if "--on-error skip" in call]
+    assert [words[0] for words in asked] == ["preflight", "train"]
+    assert asked[1] == ["train", "finetune"]
+
+
 @pytest.mark.parametrize(
     "fails", ["preflight", "check", "prepare", "pretrain", "finetune", "textvqa", "mmbench", "score"]
 )
@@ -87,6 +94,7 @@ def test_a_failing_step_ends_the_script(kit: Kit, fails: str) -> None:
         ("EXP_NAME", "..", "first a letter"),
         ("EXP_NAME", "x" * 101, "expected at most 100"),
         ("PRETRAIN_BATCH_SIZE_PER_GPU", "many", "auto, or a whole number from 1"),
+        ("FINETUNE_ON_ERROR", "ignore", "expected stop, or skip"),
         ("FINETUNE_BATCH_SIZE_PER_GPU", "0", "auto, or a whole number from 1"),
         ("PRETRAIN_GRADIENT_ACCUMULATION_STEPS", "1.5", "a whole number from 1"),
         ("FINETUNE_GRADIENT_ACCUMULATION_STEPS", "-1", "a whole number from 1"),

@@ -257,6 +257,18 @@ def test_train_seed_moves_both_seeds_and_is_recorded(small_world: SmallWorld, tm
 
 
 @pytest.mark.slow
+def test_a_finetuning_that_left_rows_out_is_marked(small_world: SmallWorld, tmp_path: Path) -> None:
+    rows = small_world.rows()
+    rows[1]["image"] = "missing.png"
+    data = small_world.write_data("one_missing.json", rows)
+    done = small_world.train("finetune", tmp_path / "out", "--on-error", "skip", data=data)
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "out" / "run.json")["experiment_only"] == [
+        "PRETRAIN=none", "FINETUNE_ON_ERROR=skip, 1 rows"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_reference_mode_trains_the_same(small_world: SmallWorld, tmp_path: Path) -> None:
     """Every fast path at once against none, over a whole stage."""
     for stage in ("pretrain", "finetune"):
