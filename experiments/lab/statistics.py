@@ -1,10 +1,440 @@
-"""Which arms differ: means, intervals and verdicts of a lab's trainings. The values it makes are in `results.py`.
+"""Which arms differ: means, intervals and verdicts of a lab's trainings, as `results.py` describes them.
 
-Input is one table of scores, and one of single answers where the records hold them; nothing here knows a file.
+Input is a table of scores, and one of single answers where the records hold them; nothing here knows a file. The noise
+of trainings and of questions is measured in `noise.py`; docs/lab.md says why so, and how well the intervals hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special
+
+from experiments.lab.noise import BORROWED_FREEDOM, Noise, Variance, moderated, of_questions
+from experiments.lab.results import BOTH, Analysis, ArmResult, Comparison, Estimate, NoiseSource
+from toolkit.errors import UserError
+
 # Columns of the two tables, both long, one row per value.
-SCORES = ("arm", "draw", "seed", "benchmark", "score")  # score: 0 to 1
-ANSWERS = ("arm", "draw", "seed", "benchmark", "question", "correct")  # correct: 0 to 1; further columns are ignored
+CELL = ["arm", "draw", "seed"]
+SCORES = (*CELL, "benchmark", "score")  # score: 0 to 1
+# correct: 0 to 1. A column `image` makes the questions about one image count as one draw; others are ignored.
+ANSWERS = (*CELL, "benchmark", "question", "correct")
+
+LEVEL = 0.05
+POWER = 0.8
+MOST_SEEDS = 50  # of each arm; nobody trains more
+TIE = 2.0  # points; arms that are surely closer than this are a tie
+
+Cell = tuple[Any, Any]  # draw and seed
+Cells = dict[str, dict[Cell, float]]  # points by arm
+
+
+@dataclass(frozen=True)
+class EarlierNoise:
+    """The noise of trainings as earlier labs of the preset showed it.
+
+    Args:
+        by_measure: of each benchmark and of both together.
+        source: for the note under the table: which labs.
+    """
+
+    by_measure: dict[str, Noise]
+    source: str
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Answers to one benchmark.
+
+    Args:
+        rows: of `correct`, by arm and cell.
+        correct: points [trainings, questions]; NaN where a training has no answer.
+        images: of the questions, as numbers; None where none are given [questions].
+    """
+
+    rows: dict[tuple[str, Cell], int]
+    correct: np.ndarray
+    images: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """One benchmark, or both together.
+
+    Args:
+        name: as results call it.
+        cells: points of all trainings.
+        answers: to each benchmark that it is the mean of; empty where there are no single answers.
+        noise: of trainings; None where it is not known.
+        source: where it comes from.
+    """
+
+    name: str
+    cells: Cells
+    answers: list[_Answers]
+    noise: Noise | None
+    source: NoiseSource
+
+
+def analyse(
+    scores: pd.DataFrame,
+    baseline: str,
+    answers: pd.DataFrame | None = None,
+    earlier: EarlierNoise | None = None,
+    warnings: Sequence[str] = (),
+) -> Analysis:
+    """Compare every arm of a lab with one of them.
+
+    Args:
+        scores: columns SCORES, a row for each benchmark of each training.
+        baseline: name of the arm to compare with.
+        answers: columns ANSWERS, for all trainings or some; None where the records have none.
+        earlier: for labs whose arms have one seed each.
+        warnings: what is odd about the cells, to be handed on.
+
+    Raises:
+        UserError: there is no such arm, or a training occurs twice.
+    """
+    arms = list(dict.fromkeys(scores["arm"]))
+    if baseline not in arms:
+        raise UserError(f"baseline {baseline}: no training of that name; expected one of {', '.join(map(str, arms))}")
+    measures = _measures(scores, answers, earlier)
+    comparisons: list[Comparison] = []
+    for measure in measures:
+        others = [arm for arm in measure.cells if arm != baseline and baseline in measure.cells]
+        comparisons += _with_verdicts(measure, [_compare(measure, arm, baseline) for arm in others])
+    return Analysis(
+        baseline,
+        tuple(measure.name for measure in measures),
+        [_arm_result(measures, arm) for arm in arms],
+        comparisons,
+        _notes(measures, comparisons, earlier),
+        list(warnings),
+    )
+
+
+def measured_noise(scores: pd.DataFrame, source: str) -> EarlierNoise | None:
+    """The noise of a lab's trainings, for later labs that have one seed an arm; None where nothing is repeated."""
+    found = {name: _noise(cells) for name, cells in _cells(scores).items()}
+    by_measure = {name: noise for name, noise in found.items() if noise}
+    return EarlierNoise(by_measure, source) if by_measure else None
+
+
+def scores_of(answers: pd.DataFrame) -> pd.DataFrame:
+    """The table SCORES of a table ANSWERS: means over all questions."""
+    means = answers.groupby([*CELL, "benchmark"], sort=False)["correct"].mean()
+    return means.rename("score").reset_index()
+
+
+def scores_of_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table SCORES of records of finished trainings (`arm, draw, seed, scores` with `all` by benchmark)."""
+    rows = [
+        (record["arm"], record.get("draw", 0), record["seed"], benchmark, scores["all"])
+        for record in records
+        for benchmark, scores in record["scores"].items()
+    ]
+    return pd.DataFrame(rows, columns=list(SCORES))
+
+
+def _cells(scores: pd.DataFrame) -> dict[str, Cells]:
+    """Points of every training by measure."""
+    found: dict[str, Cells] = {}
+    for row in scores[list(SCORES)].itertuples(index=False):
+        cells = found.setdefault(str(row.benchmark), {}).setdefault(str(row.arm), {})
+        if (row.draw, row.seed) in cells:
+            raise UserError(f"arm {row.arm}, draw {row.draw}, seed {row.seed}: two scores of {row.benchmark}")
+        cells[row.draw, row.seed] = 100 * float(row.score)
+    if len(found) > 1:
+        first, *others = found.values()
+        together: Cells = {}
+        for arm, cells in first.items():
+            shared = [cell for cell in cells if all(cell in other.get(arm, ()) for other in others)]
+            if shared:
+                means = {cell: (cells[cell] + sum(other[arm][cell] for other in others)) for cell in shared}
+                together[arm] = {cell: total / len(found) for cell, total in means.items()}
+        found[BOTH] = together
+    return found
+
+
+def _measures(scores: pd.DataFrame, answers: pd.DataFrame | None, earlier: EarlierNoise | None) -> list[_Measure]:
+    by_measure = _cells(scores)
+    single = {} if answers is None else {str(name): _table(rows) for name, rows in answers.groupby("benchmark")}
+    found = []
+    for name, cells in by_measure.items():
+        noise = _noise(cells)
+        source: NoiseSource = "this lab"
+        if noise is None:
+            noise = earlier.by_measure.get(name) if earlier else None
+            source = "earlier labs" if noise else "unknown"
+        parts = [part for part in by_measure if part != BOTH and name in (part, BOTH)]
+        given = [single[part] for part in parts] if all(part in single for part in parts) else []
+        found.append(_Measure(name, cells, given, noise, source))
+    return found
+
+
+def _table(answers: pd.DataFrame) -> _Answers:
+    """Answers to one benchmark, from rows of ANSWERS."""
+    table = answers.pivot(index=CELL, columns="question", values="correct")
+    images = None
+    if "image" in answers:
+        of_question = answers.drop_duplicates("question").set_index("question")["image"]
+        images = pd.factorize(of_question.loc[table.columns])[0]
+    rows = {(str(arm), (draw, seed)): number for number, (arm, draw, seed) in enumerate(table.index)}
+    return _Answers(rows, 100 * table.to_numpy(float), images)
+
+
+def _noise(cells: Cells) -> Noise | None:
+    """Of the largest complete table arm x draw x seed among a measure's trainings."""
+    best = _largest_table(cells)
+    if len(best) == 1:  # no two arms share a seed, so which of them stand side by side does not matter
+        return Noise.of(_largest_table({arm: _renumbered(found) for arm, found in cells.items()}), crossed=False)
+    return Noise.of(best)
+
+
+def _renumbered(cells: dict[Cell, float]) -> dict[Cell, float]:
+    """The cells of one arm with its seeds counted from 0 in each draw."""
+    counts: dict[Any, int] = {}
+    found = {}
+    for (draw, _), points in sorted(cells.items()):
+        found[draw, counts.get(draw, 0)] = points
+        counts[draw] = counts.get(draw, 0) + 1
+    return found
+
+
+def _largest_table(cells: Cells) -> np.ndarray:
+    """Points [arms, draws, seeds] of the arms and grid of draws and seeds that repeat most."""
+    grids = set()
+    for done in cells.values():
+        draws = frozenset(draw for draw, _ in done)
+        seeds = {draw: frozenset(seed for other, seed in done if other == draw) for draw in draws}
+        grids |= {(frozenset([draw]), seeds[draw]) for draw in draws}
+        grids.add((draws, frozenset.intersection(*seeds.values())))
+    size, best = -1, np.zeros((1, 1, 1))
+    for draws, seeds in sorted(grids, key=lambda grid: (sorted(grid[0]), sorted(grid[1]))):
+        wanted = [(draw, seed) for draw in sorted(draws) for seed in sorted(seeds)]
+        found = [[done[cell] for cell in wanted] for done in cells.values() if done.keys() >= set(wanted)]
+        if wanted and len(found) * (len(wanted) - 1) > size:
+            size = len(found) * (len(wanted) - 1)
+            # The same trainings under two names say no more of the noise than under one.
+            best = np.unique(np.array(found), axis=0).reshape(-1, len(draws), len(seeds))
+    return best
+
+
+def _sizes(cells: Iterable[Cell]) -> tuple[int, int, int]:
+    """How many different draws and seeds, and how many cells."""
+    cells = list(cells)
+    return len({draw for draw, _ in cells}), len({seed for _, seed in cells}), len(cells)
+
+
+def _scatter(points: Iterable[float]) -> float:
+    """The variance among values; 0 for one."""
+    points = list(points)
+    return float(np.var(points, ddof=1)) if len(points) > 1 else 0.0
+
+
+def _mean(cells: Mapping[Cell, float]) -> float:
+    return sum(cells.values()) / len(cells)
+
+
+def _arm_result(measures: Sequence[_Measure], arm: str) -> ArmResult:
+    scores, deviation = {}, {}
+    for measure in measures:
+        if cells := measure.cells.get(arm):
+            scores[measure.name] = _estimate(_mean(cells), _variance_of_mean(measure, arm))
+            deviation[measure.name] = _scatter(cells.values()) ** 0.5 if len(cells) > 1 else None
+    draws, seeds, trainings = max(
+        (_sizes(measure.cells.get(arm, ())) for measure in measures), key=lambda size: size[2]
+    )
+    return ArmResult(arm, trainings, seeds, draws, scores, deviation)
+
+
+def _estimate(value: float, variance: Variance | None) -> Estimate:
+    if variance is None:
+        return Estimate(value)
+    error = variance.value**0.5
+    half = _bound(variance.freedom) * error
+    return Estimate(value, value - half, value + half, error, variance.freedom)
+
+
+def _bound(freedom: float, level: float = LEVEL) -> float:
+    """Of Student's t, two-sided."""
+    return float(special.stdtrit(min(freedom, 1e9), 1 - level / 2))
+
+
+def _variance_of_mean(measure: _Measure, arm: str) -> Variance | None:
+    cells = measure.cells[arm]
+    trainings = None
+    if measure.noise:
+        size = _sizes(cells)
+        expected, scatter = measure.noise.scatter_of_scores(*size), _scatter(cells.values())
+        trainings = moderated(measure.noise.of_mean(*size), expected, scatter, len(cells) - 1)
+    return _sum(trainings, _variance_of_questions(measure, {arm: list(cells)}, False, trainings))
+
+
+def _sum(*parts: Variance | None) -> Variance | None:
+    known = [part for part in parts if part is not None]
+    return sum(known[1:], known[0]) if known else None
+
+
+def _variance_of_questions(
+    measure: _Measure, trained: dict[str, list[Cell]], paired: bool, trainings: Variance | None
+) -> Variance | None:
+    """Of the mean of one arm, or the difference of two; None without the answers of these trainings."""
+    parts = []
+    known = trainings.value if trainings else np.inf
+    for answers in measure.answers:
+        wanted = [[(arm, cell) for cell in cells] for arm, cells in trained.items()]
+        if not all(key in answers.rows for keys in wanted for key in keys):
+            return None
+        tables = [answers.correct[[answers.rows[key] for key in keys]] for keys in wanted]
+        asked = ~np.isnan(np.concatenate(tables)).any(0)
+        tables = [sign * table[:, asked] for sign, table in zip((1, -1), tables, strict=False)]
+        groups = None if answers.images is None else np.unique(answers.images[asked], return_inverse=True)[1]
+        parts.append(of_questions([tables[0] + tables[1]] if paired else tables, groups, len(measure.answers) * known))
+    return _sum(*(Variance(part.value / len(parts) ** 2, part.freedom) for part in parts))
+
+
+def _compare(measure: _Measure, arm: str, baseline: str) -> tuple[Comparison, Variance | None, bool]:
+    """Compare two arms, without verdict.
+
+    Returns:
+        the comparison; the questions' part of its variance; whether both have the very same scores.
+    """
+    ours, theirs = measure.cells[arm], measure.cells[baseline]
+    shared = [cell for cell in ours if cell in theirs]
+    paired = 2 * len(shared) >= min(len(ours), len(theirs)) and (measure.noise is None or measure.noise.arms > 1)
+    if paired:
+        ours, theirs = ({cell: cells[cell] for cell in shared} for cells in (ours, theirs))
+    trainings = _variance_of_trainings(measure.noise, ours, theirs, paired) if measure.noise else None
+    questions = _variance_of_questions(measure, {arm: list(ours), baseline: list(theirs)}, paired, trainings)
+    difference = _estimate(_mean(ours) - _mean(theirs), _sum(trainings, questions))
+    p = detectable = None
+    if trainings and difference.error:
+        p = float(2 * special.stdtr(difference.freedom, -abs(difference.value) / difference.error))
+        detectable = smallest_gain(difference.error, difference.freedom or 0.0)
+    elif trainings:  # not a trace of noise, as where a training is repeated
+        p, detectable = float(difference.value == 0), 0.0
+    found = Comparison(
+        arm, baseline, measure.name, len(shared) if paired else 0, difference, p, None, "undecided", "",
+        detectable, None, measure.source,
+    )  # fmt: skip
+    return found, questions, paired and ours == theirs
+
+
+def _variance_of_trainings(noise: Noise, ours: dict[Cell, float], theirs: dict[Cell, float], paired: bool) -> Variance:
+    if paired:
+        size, scatter = _sizes(ours), _scatter(ours[cell] - theirs[cell] for cell in ours)
+        return moderated(noise.of_difference(*size), noise.scatter_of_difference(*size), scatter, len(ours) - 1)
+    value, expected, scatter = 0.0, 0.0, 0.0
+    for cells in (ours, theirs):
+        size = _sizes(cells)
+        usual = noise.scatter_of_scores(*size)
+        value += noise.of_mean(*size).value
+        expected += usual / len(cells)
+        scatter += (_scatter(cells.values()) if len(cells) > 1 else usual) / len(cells)
+    # Both parts come from the same mean squares, so their degrees of freedom do not add up.
+    freedom = noise.of_mean(*_sizes(ours)).freedom
+    return moderated(Variance(value, freedom), expected, scatter, len(ours) + len(theirs) - 2)
+
+
+def power(gain: float, error: float, freedom: float, level: float = LEVEL) -> float:
+    """How often a two-sided t test finds a true gain."""
+    # The square of a non-central t is a non-central F, whose function in scipy knows no arguments that give NaN.
+    return float(1 - special.ncfdtr(1, freedom, (gain / error) ** 2, _bound(freedom, level) ** 2))
+
+
+def smallest_gain(error: float, freedom: float) -> float:
+    """The true gain that a two-sided t test at 5 % finds four times in five.
+
+    Args:
+        error: standard error as the square root of a measured variance, which is too small on average (by 11 % for two
+            degrees of freedom): the gain is for the error without this bias.
+        freedom: of the error.
+    """
+    half = min(freedom, 1e6) / 2
+    error /= float(np.exp(special.gammaln(half + 0.5) - special.gammaln(half)) / half**0.5)
+    most = (2 * _bound(freedom) + 3) * error
+    return float(optimize.brentq(lambda gain: power(gain, error, freedom) - POWER, 0, most))
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979); None stays and does not count."""
+    known = sorted((p, index) for index, p in enumerate(values) if p is not None)
+    corrected: list[float | None] = [None] * len(values)
+    least = 0.0
+    for rank, (p, index) in enumerate(known):
+        least = max(least, min(1.0, p * (len(known) - rank)))
+        corrected[index] = least
+    return corrected
+
+
+def _with_verdicts(measure: _Measure, found: Sequence[tuple[Comparison, Variance | None, bool]]) -> list[Comparison]:
+    corrected = holm([comparison.p for comparison, _, _ in found])
+    return [
+        _with_verdict(replace(comparison, holm=p), questions, same, measure, len(found))
+        for (comparison, questions, same), p in zip(found, corrected, strict=True)
+    ]
+
+
+def _with_verdict(
+    found: Comparison, questions: Variance | None, same: bool, measure: _Measure, compared: int
+) -> Comparison:
+    difference = found.difference
+    if same:
+        return replace(found, verdict="tie", words="tie: the very same scores")
+    if found.holm is None or difference.low is None or difference.high is None:
+        return replace(found, words="not decided: how much trainings differ by luck is unknown; train 3 seeds of each")
+    if found.holm <= LEVEL:
+        verdict = "better" if difference.value > 0 else "worse"
+        return replace(found, verdict=verdict, words=verdict)
+    if difference.low >= -TIE and difference.high <= TIE:
+        return replace(found, verdict="tie", words=f"tie: less than {TIE:.0f} points apart")
+    seeds = _seeds_needed(found, questions, measure, LEVEL / compared)
+    if seeds:
+        return replace(found, seeds_needed=seeds, words=f"not decided: about {seeds} seeds each would settle it")
+    return replace(found, words=f"not decided: more than {MOST_SEEDS} seeds each to settle it")
+
+
+def _seeds_needed(found: Comparison, questions: Variance | None, measure: _Measure, level: float) -> int | None:
+    """Seeds of each arm that find a gain as large as the one seen; None if more than MOST_SEEDS."""
+    draws, seeds, _ = (
+        min(sizes) for sizes in zip(*(_sizes(measure.cells[arm]) for arm in (found.arm, found.baseline)), strict=True)
+    )
+    if measure.noise is None:
+        return None
+    fixed = questions.value if questions else 0.0
+    trainings = max(0.0, (found.difference.error or 0.0) ** 2 - fixed)
+    variance = measure.noise.of_difference if found.pairs else measure.noise.of_mean
+    now = variance(draws, seeds, draws * seeds).value
+    for count in range(seeds + 1, MOST_SEEDS + 1):
+        share = variance(draws, count, draws * count).value / now if now else 0.0
+        error = (trainings * share + fixed) ** 0.5
+        freedom = count * draws - 1 + BORROWED_FREEDOM
+        if not error or power(abs(found.difference.value), error, freedom, level) >= POWER:
+            return count
+    return None
+
+
+def _notes(measures: Sequence[_Measure], comparisons: Sequence[Comparison], earlier: EarlierNoise | None) -> list[str]:
+    notes = []
+    sources = {measure.source for measure in measures}
+    if "earlier labs" in sources and earlier:
+        notes.append(
+            "One seed an arm: how much trainings differ by luck is unknown in this lab; intervals use what earlier "
+            f"labs showed ({earlier.source})."
+        )
+    if "unknown" in sources:
+        notes.append(
+            "One seed an arm: how much trainings differ by luck is unknown and in no interval here, so nothing is "
+            "decided."
+        )
+    if not all(measure.answers for measure in measures):
+        notes.append("The records hold no single answers: intervals are for these very questions.")
+    compared = len({comparison.arm for comparison in comparisons})
+    if compared > 1:
+        notes.append(f"Verdicts: Holm's correction over the {compared} arms compared, in each column.")
+    return notes
