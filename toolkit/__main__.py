@@ -28,7 +28,6 @@ COMMANDS = {
     "score": "score an experiment's answers, beside a baseline's if named",
     "pack": "pack an experiment into a submission zip",
     "verify": "verify a submission zip's layout",
-    "lab": "show what a lab or a finished run found, as a page",
     "mini": "build and check the embedded mini world",
     "lab": "compare recipes and data sets: train on each with several seeds, say which differences are real",
 }
