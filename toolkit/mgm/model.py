@@ -6,6 +6,7 @@ Shapes are given for MGM-2B: 576 tokens per image, hidden size 2048.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -140,6 +141,7 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         self.model = MGMModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.decoder: Callable[..., torch.Tensor] | None = None  # of training: packing.PackedDecoder
         self.post_init()
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -198,19 +200,24 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         Raises:
             ValueError: there are more or fewer images than rows with a placeholder.
         """
+        rows = self._table(input_ids, image_features, expansion)
+        source = expansion["source"].to(rows.device)
+        return rows.index_select(0, source.flatten()).view(*source.shape, -1), source != len(rows) - 1
+
+    def _table(
+        self, input_ids: torch.Tensor, image_features: torch.Tensor | None, expansion: dict[str, Any]
+    ) -> torch.Tensor:
+        """All words, then all images' tokens, then a row of zeros: what `expansion["source"]` points into."""
         words = self.model.embed_tokens(input_ids.masked_fill(input_ids == IMAGE_TOKEN_INDEX, 0))  # [B, L, 2048]
-        width = words.shape[-1]
         given = 0 if image_features is None else len(image_features)
         if given != expansion["images"]:
             raise ValueError(f"{given} images for {expansion['images']} rows with an image's placeholder")
-        table = [words.view(-1, width)]
+        table = [words.flatten(0, 1)]
         if image_features is not None:
             # transformers 5 scales inside the token embedding, 4 scales everything later; features are scaled in both.
             scaled = image_features * getattr(self.model.embed_tokens, "embed_scale", 1.0)
             table.append(scaled.to(words.dtype).flatten(0, 1))
-        table.append(words.new_zeros(1, width))
-        rows, source = torch.cat(table), expansion["source"].to(words.device)
-        return rows.index_select(0, source.flatten()).view(*source.shape, width), source != len(rows) - 1
+        return torch.cat([*table, words.new_zeros(1, words.shape[-1])])
 
     def forward(
         self,
@@ -238,7 +245,7 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         Returns:
             loss = mean cross-entropy over all supervised tokens of the batch; logits [B, M, vocabulary] after
             expansion to M tokens. In training only the S supervised positions go through the vocabulary (256,000 words,
-            a third of the language model's forward): logits are then [S, vocabulary], fp32.
+            a third of the language model's forward): logits are then [S, vocabulary], fp32; a `decoder` gives none.
         """
         # While generating, Gemma's own forward sees embeddings first, then one new token at a time with the cache of
         # those before: `past_key_values` up to transformers 5.23, `cache` from 5.24 on.
@@ -250,8 +257,11 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         nothing = self.model.encode_nothing() if image_features is None and self.training else 0.0
         if expansion is None:
             expansion = self.expand(input_ids, attention_mask, labels, "right")
-        inputs_embeds, mask = self.embed(input_ids, image_features, expansion)
         fast = self.training and not self.model.reference_mode
+        if fast and self.decoder and "packed" in expansion:
+            table = self._table(input_ids, image_features, expansion) + nothing
+            return CausalLMOutputWithPast(loss=self.decoder(self, table, expansion))
+        inputs_embeds, mask = self.embed(input_ids, image_features, expansion)
         # With padding on the right no real token looks at padding: causal attention needs no mask.
         hidden = self.model(
             inputs_embeds=inputs_embeds + nothing, attention_mask=None if fast else mask, use_cache=False, **kwargs

@@ -63,12 +63,18 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, stochastic_depth: bool) -> torch.Tensor:
         """[B, C, H, W] -> [B, C, H, W]; whole residual branches are dropped a sample at a time when asked."""
-        y = self.norm(self.conv_dw(x).permute(0, 2, 3, 1))  # [B, H, W, C]
+        return self.finish(x, self.conv_dw(x), self.draw(x) if stochastic_depth else None)
+
+    def draw(self, x: torch.Tensor) -> torch.Tensor | None:
+        """[B, 1, 1, 1]: what each sample's branch is multiplied by; None where none is ever dropped."""
+        keep = 1 - self.drop_path_rate
+        return x.new_empty(len(x), 1, 1, 1).bernoulli_(keep) / keep if self.drop_path_rate else None
+
+    def finish(self, x: torch.Tensor, y: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+        """The block's output from its input x and its convolution y."""
+        y = self.norm(y.permute(0, 2, 3, 1))  # [B, H, W, C]
         y = self.gamma * self.mlp["fc2"](F.gelu(self.mlp["fc1"](y)))
-        if stochastic_depth and self.drop_path_rate:
-            keep = 1 - self.drop_path_rate
-            y = y * (y.new_empty(len(y), 1, 1, 1).bernoulli_(keep) / keep)
-        return x + y.permute(0, 3, 1, 2)
+        return x + (y if kept is None else y * kept).permute(0, 3, 1, 2)
 
 
 class ConvNeXtStage(nn.Module):

@@ -27,6 +27,7 @@ from toolkit.mgm.conversation import (
     require_trainable,
 )
 from toolkit.mgm.images import expand, open_image, scale_image
+from toolkit.training.packing import pack
 from toolkit.weights import read_clip_config
 
 
@@ -111,11 +112,13 @@ class Collator:
         pad_token_id: of the tokenizer.
         image_tokens: how many tokens an image takes.
         max_length: longer rows are cut.
+        packed: say where the real tokens are, for `PackedDecoder`.
     """
 
     pad_token_id: int
     image_tokens: int
     max_length: int
+    packed: bool = False
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """See `MGMGemmaForCausalLM.forward` for the tensors; `{"fault": text}` if a sample could not be read."""
@@ -130,12 +133,11 @@ class Collator:
             input_ids[number, :length] = torch.tensor(sample["input_ids"])
             labels[number, :length] = torch.tensor(sample["labels"])
         mask = input_ids != self.pad_token_id
-        batch = {
-            "input_ids": input_ids,
-            "labels": labels,
-            "attention_mask": mask,
-            "expansion": expand(input_ids, mask, labels, self.image_tokens, self.max_length, "right"),
-        }
+        expansion = expand(input_ids, mask, labels, self.image_tokens, self.max_length, "right")
+        if self.packed:
+            padding = input_ids.numel() + expansion["images"] * self.image_tokens
+            expansion |= pack(expansion["source"], expansion["labels"], expansion["supervised"], padding)
+        batch = {"input_ids": input_ids, "labels": labels, "attention_mask": mask, "expansion": expansion}
         images = [sample["pixels"] for sample in samples if "pixels" in sample]
         if images:
             batch["pixels"] = torch.stack(images)  # [N, 3, A, A]

@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from toolkit.mgm.model import MGMGemmaForCausalLM
 
 GIB = 1 << 30
-# bf16 weights and gradients; fp32 master, AdamW's two moments, and the fp32 gradient that exists while it steps.
-WEIGHT_BYTES, GRADIENT_BYTES, OPTIMIZER_BYTES = 2, 2, 16
+# bf16 weights and gradients; fp32 master and AdamW's two moments; the fp32 gradient that exists while it steps, when no
+# sample's activations do. ZeRO keeps that too.
+WEIGHT_BYTES, GRADIENT_BYTES, OPTIMIZER_BYTES, STEPPING_BYTES = 2, 2, 12, 4
 # A logit lives as bf16, as fp32 and as its gradient.
 LOGIT_BYTES = 2 + 4 + 4
 # The stacked aux map: kept in patches for the backward pass, and copied a few times on the way there.
 AUX_KEPT_BYTES, AUX_PASSING_BYTES = 2, 6
 # CUDA context, communication buffers, fragmentation.
 OTHER_BYTES = 4 * GIB
-# Words a sample brings besides its image, generously.
-WORDS = {"pretrain": 64, "finetune": 512}
+# Words of a micro-batch's mean sample besides its image, generously. Micro-batches of finetuning are of like length in
+# total (order.py), and padding takes no memory.
+WORDS = {"pretrain": 64, "finetune": 320}
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def stage_bytes(sizes: Sizes, stage: Literal["pretrain", "finetune"], fit: Fit, 
     learns = sizes.adapter if stage == "pretrain" else sizes.parameters - sizes.towers
     gradients = GRADIENT_BYTES * learns // processes + (GIB if processes > 1 else 0)
     optimizer = 0 if fit.offload else OPTIMIZER_BYTES * learns // processes
+    stepping = 0 if fit.offload else STEPPING_BYTES * learns // processes
     words = WORDS[stage]
     # Kept of a layer for each token: its norms, attention and residuals, and the MLP's wide maps; a frozen weight does
     # not need its input kept.
@@ -111,7 +114,8 @@ def stage_bytes(sizes: Sizes, stage: Literal["pretrain", "finetune"], fit: Fit, 
     kept_layers = layer + sizes.layers * 2 * sizes.hidden if fit.checkpointing else sizes.layers * layer
     language = kept_layers * (sizes.image_tokens + words) + LOGIT_BYTES * words * sizes.vocabulary
     sample = AUX_KEPT_BYTES * sizes.aux_values + max(AUX_PASSING_BYTES * sizes.aux_values, language)
-    return WEIGHT_BYTES * sizes.parameters + gradients + optimizer + fit.batch * sample + OTHER_BYTES
+    passing = fit.batch * sample + (stepping if processes > 1 else 0)
+    return WEIGHT_BYTES * sizes.parameters + gradients + optimizer + max(stepping, passing) + OTHER_BYTES
 
 
 def best_fit(

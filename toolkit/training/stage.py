@@ -29,6 +29,7 @@ from toolkit.training.memory import Fit, best_fit, sizes_of
 from toolkit.training.order import micro_batches, modality_grouped_order, shuffled_order, word_lengths
 from toolkit.training.plan import RunOptions, Settings
 from toolkit.training.progress import Progress
+from toolkit.training.regions import speed_up
 from toolkit.training.trainer import FixedTrainer
 from toolkit.training.zero import disable_compiled_operators, set_single_process_environment, zero_config
 
@@ -90,6 +91,13 @@ def fit(
     model.set_trainable(settings.stage)
     model.set_stochastic_depth(settings.stochastic_depth)
     model.set_reference_mode(options.reference_mode)
+    gpu = torch.cuda.is_available()
+    if gpu:
+        # Not by the Trainer's `tf32`: from transformers 5 on that sets the new names, of which torch.compile knows
+        # nothing before torch 2.12 and stops (pytorch/pytorch#166387).
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if gpu and not options.reference_mode:
+        speed_up(model, torch.device("cuda"), say=lambda line: print(f"warning: {line}", flush=True))
     batches = _global_batches(rows, settings)
     per_process = len(batches) // settings.processes
     steps = per_process // settings.accumulation
@@ -103,7 +111,9 @@ def fit(
         model=model,
         args=arguments,
         train_dataset=TrainingSet(rows, reader),
-        data_collator=Collator(reader.tokenizer.pad_token_id, reader.image_tokens, reader.max_length),
+        data_collator=Collator(
+            reader.tokenizer.pad_token_id, reader.image_tokens, reader.max_length, packed=model.decoder is not None
+        ),
         callbacks=[progress],
     )
     with arguments.main_process_first(local=False):
@@ -176,7 +186,6 @@ def _arguments(
         max_grad_norm=0.0,  # off: the fixed training does not clip
         seed=settings.order_seed,
         bf16=bf16 and deepspeed is not None,  # else it would mean autocast
-        tf32=True if gpu else None,
         use_cpu=not gpu,
         ddp_backend="gloo" if "RANK" in os.environ and not gpu else None,
         ddp_timeout=WAIT_SECONDS,
