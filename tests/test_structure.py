@@ -113,7 +113,8 @@ DIRECTIONS = {
     "toolkit.entry": "",
     "toolkit.processes": "",
     "experiments.mini_world": f"experiments.lab toolkit.mini {BASE}",
-    "experiments.lab": f"toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset {BASE}",
+    "experiments.lab": "toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset toolkit.fixed_part "
+    f"{BASE}",
 }
 
 

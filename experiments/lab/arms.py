@@ -1,177 +1,246 @@
-"""The arms of the mini world's experiment: the rows each one pre-trains on, all from the same draw of the seed.
+"""The rows that each arm of a lab pre-trains on.
 
-| arm | pre-training rows |
+| control | pre-training rows |
 |---|---|
 | `none` | no pre-training: finetuning starts from an untrained projector |
-| `raw` | the seed as it is; as in the challenge, the cap draws half of it |
-| `random` | as many random pairs as the recipe keeps, others for every training seed, repeated up to the cap |
-| `reversed` | as many pairs as the recipe keeps, those of the lowest CLIP similarity, repeated up to the cap |
-| `recipe` | the output of a recipe |
-| `clean` | raw's rows with every defect undone, near-duplicates replaced by other repaired pairs |
-| `no_DEFECT` | raw's rows, those of one defect replaced by rows of the seed that raw did not draw and that lack it |
+| `raw` | the seed as it is; as in the challenge, the cap draws from it |
+| `random` | as many random pairs as another arm keeps, others for every training seed, repeated up to the cap |
+| `reversed` | as many pairs as another arm keeps, those of the lowest CLIP similarity, repeated up to the cap |
+
+`worlds.py` adds the mini world's own. Another arm is a recipe, which runs as a participant's does, or a finished file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import random
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.dataset.llava import load_originals
-from toolkit.dataset.rows import ImageRoots
+import yaml
+
+from experiments.lab.cells import hash_of
+from experiments.lab.labfile import Arm
+from toolkit.dataset.llava import Original, load_originals
+from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row, read_rows
 from toolkit.dataset.training_file import convert_rows, draw_rows
-from toolkit.errors import UserError
-from toolkit.files import REPOSITORY, read_json, read_jsonl, write_json
-from toolkit.mini.seed import DEFECTS, build_seed
+from toolkit.errors import RowFault, UserError
+from toolkit.files import REPOSITORY, read_json, require_file, write_json
 from toolkit.presets import Preset
+from toolkit.processes import InUseError, end_with_parent, owner_of
 
-MAIN_ARMS = ("none", "raw", "random", "reversed", "recipe", "clean")
-DEFECT_ARMS = tuple(f"no_{defect}" for defect in DEFECTS)
-SEED_FILE, TRUTH_FILE = "mgm_pretrain_mini.jsonl", "seed_truth.jsonl"
 PROCESS = REPOSITORY / "solution" / "process.py"
+RESULT = "processed_data.jsonl"
 CLIP_BATCH = 32
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
-@dataclass(frozen=True)
-class Draw:
-    """One draw of the seed set and the arms' rows from it; each part is built when it is first needed.
+class SeedSet:
+    """A seed and the arms' rows from it; each part is built when it is first needed.
 
     Args:
-        folder: gets `seed/`, `repaired/`, `recipe/` and `similarity.json`.
-        number: of the draw; 0 is the committed seed.
-        rows: pairs of the seed.
+        dataset: the seed's jsonl.
+        images: folder that its image paths start from.
+        questions: LLaVA-format original of the seed.
+        work: gets `recipes/` and `similarity.json`.
+        number: of the draw, for random choices.
         preset: gives the cap, the seed of its draw, and CLIP.
-        recipe: of the arm `recipe`, a YAML file.
-        shares: of the seed's rows, by defect.
     """
 
-    folder: Path
-    number: int
-    rows: int
-    preset: Preset
-    recipe: Path
-    shares: Mapping[str, float] = field(default_factory=lambda: DEFECTS)
+    def __init__(self, dataset: Path, images: Path, questions: Path, work: Path, number: int, preset: Preset):
+        self.dataset, self.images, self.questions = dataset, images, questions
+        self.work, self.number, self.preset = work, number, preset
+        self._failed: dict[str, str] = {}
+        self._finished: set[Path] = set()
+        self._start = True
 
-    def training_rows(self, arm: str, seed: int = 0) -> tuple[list[dict[str, Any]], ImageRoots]:
+    @property
+    def is_built(self) -> bool:
+        """Whether the seed is there."""
+        return self.dataset.is_file()
+
+    def rows(
+        self, arm: Arm, arms: Mapping[str, Arm], seed: int, start: bool = True
+    ) -> tuple[list[dict[str, Any]], ImageRoots]:
         """LLaVA-format rows of an arm, and the folders of their images.
 
         Args:
-            arm: see above.
+            arm: any but `none`.
+            arms: all of the lab by name, for the size of another.
             seed: TRAIN_SEED. `random` depends on it: the chance of one sample must not look like an effect.
+            start: a recipe; else its last result is taken as it is.
 
         Raises:
             UserError: the recipe failed; a row cannot be trained.
         """
-        folder = self._seed(repaired=False)
-        lines = [line for _, line in read_jsonl(folder / SEED_FILE)]
-        cap = self.preset.sample_cap
-        roots = ImageRoots(seed=folder, processed=folder)
-        if arm == "raw":
-            chosen = self._drawn(lines)
-        elif arm == "recipe":
-            result = self._recipe_result
-            chosen = self._drawn([line for _, line in read_jsonl(result)])
-            roots = ImageRoots(seed=folder, processed=result.parent)
-        elif arm == "random":
-            rng = random.Random(f"random {self.number} {seed}")
-            chosen = repeat(rng.sample(lines, self._recipe_size()), cap)
-        elif arm == "reversed":
-            scores = self._similarities(lines)
-            worst = sorted(lines, key=lambda line: scores[line["id"]])[: self._recipe_size()]
-            chosen = repeat(worst, cap)
-        elif arm == "clean":
-            repaired = self._seed(repaired=True)
-            clean = {line["id"]: line for _, line in read_jsonl(repaired / SEED_FILE)}
-            chosen = [clean[line["id"]] for line in replaced(lines, self._drawn(lines), set(clean))]
-            roots = ImageRoots(seed=repaired, processed=repaired)
-        else:
-            defect = arm.removeprefix("no_")
-            allowed = {truth["id"] for _, truth in read_jsonl(folder / TRUTH_FILE) if truth["defect"] != defect}
-            chosen = replaced(lines, self._drawn(lines), allowed)
-        originals = load_originals(folder / "stage_1.json")
-        return convert_rows(list(enumerate(chosen, 1)), originals, roots, self.folder / arm, "stop")[0], roots
-
-    def _drawn(self, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return draw_rows(lines, self.preset.sample_cap, self.preset.sample_seed)
-
-    def _seed(self, repaired: bool) -> Path:
-        folder = self.folder / ("repaired" if repaired else "seed")
-        if not (folder / TRUTH_FILE).is_file():  # it is written last
-            build_seed(folder, folder / TRUTH_FILE, self.number, self.rows, repaired, self.shares)
-        return folder
+        self._start = start
+        chosen, roots, file = self._chosen(arm, arms, seed)
+        samples, skipped = convert_rows(list(enumerate(chosen, 1)), self._originals, roots, file, "skip")
+        if skipped:
+            first = skipped[0]
+            raise UserError(
+                f"{file}: {len(skipped)} of the {len(chosen)} rows of arm {arm.name} cannot be trained; the first has "
+                f"id {first.id} ({first.reason}: {first.detail}); `python -m toolkit check` lists every fault"
+            )
+        return samples, roots
 
     @cached_property
-    def _recipe_result(self) -> Path:
-        """Run the recipe as a participant does; `process.py` itself skips a finished run."""
-        output = self.folder / "recipe" / "processed_data"
-        seed = self._seed(repaired=False)
-        command = [sys.executable, str(PROCESS), "--recipe", str(self.recipe), "--dataset", str(seed / SEED_FILE)]
-        completed = subprocess.run([*command, "--output", str(output)], cwd=REPOSITORY, capture_output=True, text=True)
+    def _originals(self) -> dict[str, Original]:
+        return load_originals(self.questions)
+
+    def _chosen(self, arm: Arm, arms: Mapping[str, Arm], seed: int) -> tuple[list[Line], ImageRoots, Path]:
+        """Rows in the seed's format, the folders of their images, and where they are from, for messages."""
+        roots = ImageRoots(seed=self.images, processed=self.images)
+        if arm.kind != "control":
+            file = self.finished_file(arm)
+            roots = ImageRoots(seed=self.images, processed=file.parent)
+            return self._drawn([line for _, line in read_rows(file, roots)]), roots, file
+        if arm.source == "raw":
+            return self._drawn(self.lines), roots, self.dataset
+        size = self._distinct(arms[arm.size_of])
+        if arm.source == "random":
+            rng = random.Random(f"random {self.number} {seed}")
+            chosen = rng.sample(self.lines, min(size, len(self.lines)))
+        else:
+            scores = self._similarities
+            judged = [line for line in self.lines if id_of(line) in scores]
+            chosen = sorted(judged, key=lambda line: scores[id_of(line)])[:size]
+        return repeat(chosen, self.preset.sample_cap), roots, self.dataset
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """The seed's rows."""
+        return [line for _, line in read_rows(self.dataset, ImageRoots(seed=self.images, processed=self.images))]
+
+    def _drawn(self, lines: list[Line]) -> list[Line]:
+        return draw_rows(lines, self.preset.sample_cap, self.preset.sample_seed)
+
+    def finished_file(self, arm: Arm) -> Path:
+        """The file of a recipe's arm, which is run unless it has been, or of a file's arm.
+
+        Raises:
+            UserError: the recipe failed; the file is missing.
+        """
+        if arm.kind == "file":
+            require_file(REPOSITORY / arm.source)
+            return REPOSITORY / arm.source
+        if arm.source in self._failed:
+            raise UserError(self._failed[arm.source])
+        try:
+            return self._run_recipe(REPOSITORY / arm.source)
+        except UserError as error:
+            self._failed[arm.source] = str(error)
+            raise
+
+    def recipe_folder(self, recipe: Path) -> Path:
+        """Where a recipe's result goes; comments and the order of keys do not matter.
+
+        Raises:
+            UserError: it is no YAML.
+        """
+        try:
+            content = yaml.safe_load(recipe.read_text(encoding="utf-8-sig"))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            raise UserError(f"{recipe}: not a YAML document ({' '.join(str(error).split())[:200]})") from None
+        folder = self.work / "recipes" / f"{recipe.stem}-{hash_of(repr(content))}"
+        return folder / "processed_data"
+
+    def is_ready(self, arm: Arm, arms: Mapping[str, Arm]) -> bool:
+        """Whether the arm's rows can be read without running a recipe or a model."""
+        if arm.source == "reversed" and arm.kind == "control" and not (self.work / "similarity.json").is_file():
+            return False
+        other = arms[arm.size_of] if arm.size_of else arm
+        return other.kind != "recipe" or (self.recipe_folder(REPOSITORY / other.source) / "run.json").is_file()
+
+    def _run_recipe(self, recipe: Path) -> Path:
+        """Run a recipe as a participant does; `process.py` itself skips a finished run and resumes a killed one."""
+        output = self.recipe_folder(recipe)
+        if not self._start or recipe in self._finished:
+            return output / RESULT
+        command = [sys.executable, str(PROCESS), "--recipe", str(recipe), "--dataset", str(self.dataset)]
+        command += ["--images", str(self.images), "--output", str(output)]
+        with in_turn(output.parent):
+            completed = subprocess.run(
+                command, cwd=REPOSITORY, capture_output=True, text=True,
+                env=os.environ | {"SCORE_STORE": str(self.work / "scores")},
+                preexec_fn=lambda: end_with_parent(signal.SIGKILL),
+            )  # fmt: skip
         if completed.returncode:
-            *_, last = completed.stderr.strip().splitlines() or [""]
-            raise UserError(f"recipe {self.recipe} failed on {seed / SEED_FILE}: {last}")
-        return output / "processed_data.jsonl"
+            *_, last = completed.stderr.strip().splitlines() or [f"exit status {completed.returncode}"]
+            raise UserError(f"recipe {recipe} failed on {self.dataset}: {last.removeprefix('error: ')}")
+        self._finished.add(recipe)
+        return output / RESULT
 
-    def _recipe_size(self) -> int:
-        """Distinct pairs in the recipe's output: its size before it was filled up with copies."""
-        return len({line["id"] for _, line in read_jsonl(self._recipe_result)})
+    def _distinct(self, arm: Arm) -> int:
+        """Distinct pairs of another arm: its size before it was filled up with copies."""
+        return len({id_of(line) for _, line in read_rows(self.finished_file(arm))})
 
-    def _similarities(self, lines: list[dict[str, Any]]) -> dict[str, float]:
+    @cached_property
+    def _similarities(self) -> dict[str, float]:
         """CLIP similarity of every pair of the seed, by id."""
-        file = self.folder / "similarity.json"
+        file = self.work / "similarity.json"
         if not file.is_file():
-            write_json(file, clip_similarities(lines, self._seed(repaired=False), self.preset.vision_tower))
+            write_json(file, clip_similarities(self.lines, self.images, self.preset.vision_tower))
         return read_json(file)
 
 
-def repeat(rows: list[dict[str, Any]], cap: int) -> list[dict[str, Any]]:
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Own a folder while the block runs; where another process owns it, wait."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(owner_of(folder, "lab"))
+                break
+            except InUseError:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        yield
+
+
+def repeat(rows: list[Line], cap: int) -> list[Line]:
     """Cycle through the rows until there are `cap`."""
     return list(itertools.islice(itertools.cycle(rows), cap))
 
 
-def replaced(rows: list[dict[str, Any]], drawn: list[dict[str, Any]], allowed: set[str]) -> list[dict[str, Any]]:
-    """The drawn rows, those whose id is not allowed replaced by allowed rows that were not drawn, in their order.
-
-    Where these do not suffice, the result is shorter.
-    """
-    taken = {row["id"] for row in drawn}
-    spare = (row for row in rows if row["id"] in allowed and row["id"] not in taken)
-    result = (row if row["id"] in allowed else next(spare, None) for row in drawn)
-    return [row for row in result if row]
-
-
-def clip_similarities(lines: list[dict[str, Any]], images: Path, clip: Path) -> dict[str, float]:
-    """Cosine of image and caption under a CLIPModel, by row id.
+def clip_similarities(lines: list[Line], images: Path, clip: Path) -> dict[str, float]:
+    """Cosine of image and caption under a CLIPModel, by row id; rows without image or faulty ones have none.
 
     Args:
-        lines: rows of the seed, each with one image.
+        lines: rows of the seed.
         images: folder that their paths are relative to.
         clip: folder of the model.
     """
     import torch
     from transformers import CLIPModel, CLIPProcessor
 
-    from toolkit.dataset.rows import caption_of
     from toolkit.mgm.images import open_image
 
-    model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPProcessor.from_pretrained(clip, use_fast=False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, processor = CLIPModel.from_pretrained(clip), CLIPProcessor.from_pretrained(clip, use_fast=False)
+    model = model.eval().to(device)
     longest = model.config.text_config.max_position_embeddings
+    pairs = []
+    for line in lines:
+        with contextlib.suppress(RowFault):
+            row = parse_row(line)
+            if row.image:
+                pairs.append((row.id, row.caption, images / row.image))
     scores: dict[str, float] = {}
-    for start in range(0, len(lines), CLIP_BATCH):
-        batch = lines[start : start + CLIP_BATCH]
+    for start in range(0, len(pairs), CLIP_BATCH):
+        ids, captions, files = zip(*pairs[start : start + CLIP_BATCH], strict=True)
         inputs = processor(
-            text=[caption_of(line["text"]) for line in batch],
-            images=[open_image(images / line["images"][0]) for line in batch],
+            text=list(captions), images=[open_image(file) for file in files],
             return_tensors="pt", padding=True, truncation=True, max_length=longest,
-        )  # fmt: skip
+        ).to(device)  # fmt: skip
         with torch.inference_mode():
             outputs = model(**inputs)
-        cosines = (outputs.image_embeds * outputs.text_embeds).sum(dim=1).tolist()
-        scores |= {line["id"]: cosine for line, cosine in zip(batch, cosines, strict=True)}
+        scores |= zip(ids, (outputs.image_embeds * outputs.text_embeds).sum(dim=1).tolist(), strict=True)
     return scores

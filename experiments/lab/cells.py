@@ -118,38 +118,55 @@ class Store:
     cells: Path = CELLS
 
     def find(self, cell: Cell, key: str) -> Record | None:
-        """The cell's record, taken from wherever a cell with this key is kept; the lab's folder then has it too."""
-        own = self.records / f"{cell.name}.json"
-        if own.is_file() and (record := read_record(own))["key"] == key:
-            return record
-        if (self.cells / f"{key}.json").is_file():
-            self._take(self.cells / key, cell)
-            return read_record(own)
-        for other in record_files(self.records):
-            if other != own and (record := read_record(other))["key"] == key:
-                self._take(other.with_suffix(""), cell)
-                return read_record(own)
-        return None
+        """The cell's record, from wherever a cell with this key is kept; the lab's folder then has it by its name."""
+        base = self._base(cell, key)
+        if base is None:
+            return None
+        own = self.records / cell.name
+        if base != own:
+            self._take(base, cell)
+        return read_record(_with(own, ".json"))
+
+    def knows(self, cell: Cell, key: str) -> bool:
+        """Whether a cell with this key is kept anywhere."""
+        return self._base(cell, key) is not None
+
+    def _base(self, cell: Cell, key: str) -> Path | None:
+        """Path, without ending, of the files of a cell with this key."""
+        own = self.records / cell.name
+        if _with(own, ".json").is_file() and read_record(_with(own, ".json"))["key"] == key:
+            return own
+        if _with(self.cells / key, ".json").is_file():
+            return self.cells / key
+        others = (file for file in record_files(self.records) if read_record(file)["key"] == key)
+        return next((file.with_name(file.name.removesuffix(".json")) for file in others), None)
 
     def add(self, cell: Cell, record: Record, answers: pandas.DataFrame, questions: pandas.DataFrame) -> None:
         """Keep a finished cell for all labs, then in the lab's folder; the record comes last."""
         base = self.cells / record["key"]
         write_table(self.cells / f"questions-{record['inputs']['evaluation']}.parquet", questions)
-        write_table(base.with_suffix(".parquet"), answers)
-        write_record(base.with_suffix(".json"), record)
+        write_table(_with(base, ".parquet"), answers)
+        write_record(_with(base, ".json"), record)
         self._take(base, cell)
 
     def _take(self, base: Path, cell: Cell) -> None:
         """Copy a cell's files into the lab's folder under the cell's name; `base` is their path without ending."""
-        record = read_json(base.with_name(f"{base.name}.json"))
+        record = read_record(_with(base, ".json"))
         questions = f"questions-{record['inputs']['evaluation']}.parquet"
         if (base.parent / questions).is_file() and not (self.records / questions).is_file():
             copy_file(base.parent / questions, self.records / questions)
         own = self.records / cell.name
-        if (answers := base.with_name(f"{base.name}.parquet")).is_file():
-            copy_file(answers, own.with_name(f"{own.name}.parquet"))
-        own_names = {"arm": cell.arm.name, "draw": cell.draw, "seed": cell.seed}
-        write_record(own.with_name(f"{own.name}.json"), record | own_names)
+        if _with(base, ".parquet").is_file():
+            copy_file(_with(base, ".parquet"), _with(own, ".parquet"))
+        else:
+            _with(own, ".parquet").unlink(missing_ok=True)  # of other data under the same name
+        names = {"arm": cell.arm.name, "draw": cell.draw, "seed": cell.seed}
+        write_record(_with(own, ".json"), record | names)
+
+
+def _with(base: Path, ending: str) -> Path:
+    """A path with an ending added; names of arms may have a full stop, so none is replaced."""
+    return base.with_name(base.name + ending)
 
 
 def write_record(file: Path, record: Record) -> None:
@@ -177,6 +194,8 @@ def read_lab_records(folder: Path, arms: Iterable[str] | None = None) -> dict[st
     found: dict[str, list[Record]] = {name: [] for name in (summary.get("arms", {}) if arms is None else arms)}
     for file in record_files(folder):
         record = read_record(file)
+        if "cells" in summary and summary["cells"].get(file.name.removesuffix(".json")) != record["key"]:
+            continue  # of data that have changed since
         if arms is None or record["arm"] in found:
             found.setdefault(record["arm"], []).append(record)
     return {

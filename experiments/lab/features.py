@@ -1,11 +1,12 @@
 """Features of both frozen towers, computed once per image for many trainings.
 
-Only for the mini world's experiments: training on cached features excludes stochastic depth, so `train` never does.
+Only for small models and the lab: training on cached features excludes stochastic depth, so `train` never does.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,48 +22,69 @@ from toolkit.mgm.vision import stack_maps
 from toolkit.mini.convnext import stage_maps
 from toolkit.training.data import SampleReader
 
+Aspect = Literal["square", "pad"]
+# 4 GB; the seed, finetuning set and questions of one draw are about 5,000.
+MOST_IMAGES = 8000
+
 
 class FeatureCache:
-    """Both towers' features by image index; indices follow the order of first use.
+    """Both towers' features by image index; the features of the images used longest ago are dropped, and made again.
 
     Args:
         model: its towers are copied, without stochastic depth.
+        images: features held at most, of so many images; a training needs all of its own to be quick.
     """
 
-    def __init__(self, model: MGMGemmaForCausalLM):
+    def __init__(self, model: MGMGemmaForCausalLM, images: int = MOST_IMAGES):
         self.clip = copy.deepcopy(model.model.vision_tower).eval()
         self.convnext = copy.deepcopy(model.model.vision_tower_aux).eval()
         self.image_size = model.config.vision_config["image_size"]
         self.image_size_aux = model.config.image_size_aux
-        self.indices: dict[tuple[Path | bytes, str], int] = {}
-        self.tokens: list[torch.Tensor] = []  # [36, 128] each
-        # Before they are scaled to one grid the maps take a quarter of the memory: 0.5 MB per image.
-        self.maps: list[list[torch.Tensor]] = []
+        self.images = images
+        self.keys: list[tuple[Path | bytes, Aspect]] = []
+        self.indices: dict[tuple[Path | bytes, Aspect], int] = {}
+        self.encoded = 0
+        # Tokens [36, 128], and maps before they are scaled to one grid, which take a quarter of the memory then: 0.5 MB
+        # per image.
+        self._features: OrderedDict[int, tuple[torch.Tensor, list[torch.Tensor]]] = OrderedDict()
 
-    def index(self, image: Path | bytes, aspect: Literal["square", "pad"]) -> torch.Tensor:
-        """An image's index, a scalar; encodes a new image.
+    def index(self, image: Path | bytes, aspect: Aspect) -> torch.Tensor:
+        """An image's index, a scalar; indices follow the order of first use. Encodes an image without features.
 
         Raises:
             RowFault: missing_image or unreadable_image.
         """
         key = (image, aspect)
         if key not in self.indices:
-            pixels = scale_image(open_image(image), self.image_size_aux, aspect)[None]
-            # Answering runs in inference mode, whose tensors could not be trained on later.
-            with torch.inference_mode(False), torch.no_grad():
-                small, large = normalise(pixels.clone(), self.image_size)
-                self.tokens.append(self.clip(small)[0])
-                self.maps.append(stage_maps(self.convnext, large.contiguous(memory_format=torch.channels_last)))
-            self.indices[key] = len(self.indices)
+            self.indices[key] = len(self.keys)
+            self.keys.append(key)
+        self.features(self.indices[key])
         return torch.tensor(self.indices[key])
+
+    def features(self, index: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """CLIP's tokens [36, 128] and ConvNeXt's maps of an image."""
+        if index in self._features:
+            self._features.move_to_end(index)
+            return self._features[index]
+        image, aspect = self.keys[index]
+        pixels = scale_image(open_image(image), self.image_size_aux, aspect)[None]
+        # Answering runs in inference mode, whose tensors could not be trained on later.
+        with torch.inference_mode(False), torch.no_grad():
+            small, large = normalise(pixels.clone(), self.image_size)
+            maps = stage_maps(self.convnext, large.contiguous(memory_format=torch.channels_last))
+            self._features[index] = self.clip(small)[0], maps
+        self.encoded += 1
+        if len(self._features) > self.images:
+            self._features.popitem(last=False)
+        return self._features[index]
 
     def attach(self, model: MGMGemmaForCausalLM) -> None:
         """Let a model take indices [N] instead of pixels [N, 3, A, A]; its own towers are no longer used."""
 
         def encode_images(indices: torch.Tensor) -> torch.Tensor:
-            maps = [self.maps[index] for index in indices.tolist()]
+            tokens, maps = zip(*map(self.features, indices.tolist()), strict=True)
             aux = stack_maps([torch.cat(stage) for stage in zip(*maps, strict=True)])
-            return model.model.adapt(torch.stack([self.tokens[index] for index in indices.tolist()]), aux)
+            return model.model.adapt(torch.stack(tokens).to(model.device), aux.to(model.device))
 
         model.model.encode_images = encode_images
 

@@ -17,6 +17,8 @@ from toolkit.files import REPOSITORY, display_path, require_file
 from toolkit.mini.seed import DEFECTS, ROWS
 from toolkit.presets import Preset, build, load_preset
 
+Kind = Literal["control", "recipe", "file"]
+KINDS: tuple[Kind, ...] = ("control", "recipe", "file")
 CONTROLS = ("none", "raw", "random", "reversed")
 WORLD_CONTROLS = ("clean", *(f"no_{defect}" for defect in DEFECTS))
 # Controls that have as many rows as another arm.
@@ -66,7 +68,7 @@ class Arm:
     """
 
     name: str
-    kind: Literal["control", "recipe", "file"]
+    kind: Kind
     source: str
     size_of: str
     seeds: tuple[int, ...]
@@ -266,11 +268,14 @@ def _arms(values: Mapping[Any, Any], seeds: tuple[int, ...], world: World | None
 def _arm(name: str, value: Any, seeds: tuple[int, ...], world: World | None, where: str) -> Arm:
     options = dict(value) if isinstance(value, dict) else {}
     for key in options:
-        _known(key, ("control", "recipe", "file", "size_of", "seeds", "draws"), where, "key")
-    kinds = [kind for kind in ("control", "recipe", "file") if kind in options]
+        _known(key, (*KINDS, "size_of", "seeds", "draws"), where, "key")
+    kinds = [kind for kind in KINDS if kind in options]
+    kind: Kind
+    controls = (*CONTROLS, *WORLD_CONTROLS) if world else CONTROLS
     if isinstance(value, str):
-        kind = "file" if value.endswith(".jsonl") else "recipe" if value.endswith((".yaml", ".yml")) else "control"
-        source = value
+        named = value not in controls and (RECIPES / f"{value}.yaml").is_file()
+        kind = "recipe" if named or value.endswith((".yaml", ".yml")) else "control"
+        kind, source = "file" if value.endswith(".jsonl") else kind, value
     elif len(kinds) == 1:
         kind, source = kinds[0], options[kinds[0]]
     else:
@@ -278,7 +283,15 @@ def _arm(name: str, value: Any, seeds: tuple[int, ...], world: World | None, whe
     if not isinstance(source, str):
         raise UserError(f"{where}: {kind} must be a text, found {source!r:.60}")
     if kind == "control":
-        _known(source, (*CONTROLS, *WORLD_CONTROLS) if world else CONTROLS, where, "control")
+        if source in WORLD_CONTROLS and not world:
+            raise UserError(f"{where}: {source} is a control of the mini world; add the key `world`")
+        recipes = [path.relative_to(RECIPES).with_suffix("").as_posix() for path in sorted(RECIPES.rglob("*.yaml"))]
+        if source not in controls:
+            near = difflib.get_close_matches(source, [*controls, *recipes], n=1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"expected {', '.join(CONTROLS)}, a recipe or a .jsonl file"
+            )
+            raise UserError(f"{where}: no control or recipe {source!r}; {hint}")
     else:
         source = _path(source, kind, where)
     draws = options.get("draws", world.draws if world else 1)

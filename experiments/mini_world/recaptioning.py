@@ -5,7 +5,7 @@
 Four pairs in five of a small seed are defective, so that few clean pairs have to fill a cap of 1,200 rows. Both recipes
 fill up with copies; one first rewrites the captions of all pairs below the CLIP threshold. Every training writes a
 record in `records/recaptioning` and is not repeated; two shells can share the work (`--only`). Prints the means of both
-benchmarks, and their difference over the same draws and seeds with its 95 % interval.
+benchmarks, and their difference over the same draws and seeds with its 95 % interval. The trainings are cells of a lab.
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 import yaml
 
-from experiments.lab.trials import Trial, TrialRunner
-from experiments.mini_world.report import QUESTIONS, RECIPE, RECORDS, WORK, both, estimate, mmbench, paired, textvqa
+from experiments.lab.labfile import OUTPUT, lab_of
+from experiments.lab.run import make, missing_lines
+from experiments.mini_world.report import (
+    QUESTIONS,
+    RECIPE,
+    RECORDS,
+    both,
+    estimate,
+    mmbench,
+    paired,
+    read_records,
+    textvqa,
+)
 from toolkit.errors import UserError, positive
 from toolkit.mini.seed import DEFECTS
-from toolkit.presets import load_preset
 
 SHARES = DEFECTS | {"mismatched": 0.20, "half_wrong": 0.15, "boilerplate": 0.20}
 RECAPTION, FILL = "conditional_recaption_mapper", "fill_to_cap_selector"
@@ -36,23 +45,27 @@ def main() -> None:
     parser.add_argument("--draws", type=positive, default=2, help="draws of the seed (default: 2)")
     parser.add_argument("--only", choices=KINDS, help="train one of the two")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    records = RECORDS / "recaptioning" / f"{arguments.rows}_{arguments.split}"
-    found = {}
-    for kind in [arguments.only] if arguments.only else KINDS:
-        work = WORK / f"recaptioning_{arguments.rows}_{kind}"
-        runner = TrialRunner(
-            load_preset("mini"), work, records / kind, arguments.split,
-            recipe(work / f"{kind}.yaml", kind), arguments.rows, QUESTIONS, shares=SHARES,
-        )  # fmt: skip
-        trials = [Trial("recipe", draw, seed) for draw in range(arguments.draws) for seed in range(arguments.seeds)]
-        found[kind] = [runner.run(trial) for trial in trials]
-        means = (estimate([measure(record) for record in found[kind]]).mean for measure in (textvqa, mmbench, both))
-        distinct = estimate([record["counts"]["distinct_rows"] for record in found[kind]]).mean
+    folder = RECORDS / "recaptioning" / f"{arguments.rows}_{arguments.split}"
+    kinds = [arguments.only] if arguments.only else KINDS
+    values = {
+        "seeds": arguments.seeds, "baseline": kinds[-1], "records": str(folder),
+        "arms": {kind: str(recipe(OUTPUT / "recaptioning" / f"{kind}.yaml", kind)) for kind in kinds},
+        "world": {
+            "draws": arguments.draws, "split": arguments.split, "questions": QUESTIONS, "rows": arguments.rows,
+            "shares": SHARES,
+        },
+    }  # fmt: skip
+    missing = [outcome for outcome in make(lab_of(values, "recaptioning", "recaptioning")) if not outcome.key]
+    if missing:
+        raise UserError("; ".join(missing_lines(missing)))
+    found = read_records(folder, kinds)
+    for kind, records in found.items():
+        means = (estimate([measure(record) for record in records]).mean for measure in (textvqa, mmbench, both))
+        distinct = estimate([record["counts"]["distinct_rows"] for record in records]).mean
         print(
             f"{kind} recaptioning: {distinct:.0f} different rows, "
             + "TextVQA {:.1f}, MMBench {:.1f}, both {:.1f}".format(*means),
-            f"({len(trials)} trainings)",
+            f"({len(records)} trainings)",
         )
     if not arguments.only:
         for name, measure in (("TextVQA", textvqa), ("MMBench", mmbench), ("both", both)):

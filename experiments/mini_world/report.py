@@ -1,29 +1,33 @@
 """The mini world's table: arms against raw, with intervals, from the records of its trials.
 
-Runs the trials without a record, then prints all records. Scores are tolerant for MMBench, soft for TextVQA.
+A trial is a cell of a lab (`experiments/lab/`), which runs those that have no record; then all records are printed.
+Scores are tolerant for MMBench, soft for TextVQA.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scipy.special import stdtrit
 
+from experiments.lab.cells import read_record
+from experiments.lab.labfile import WORLD_CONTROLS, Lab, lab_of
 from toolkit.errors import UserError, positive
-from toolkit.files import REPOSITORY, read_json
+from toolkit.files import REPOSITORY
 
 MAIN_SEEDS, MAIN_DRAWS = 5, 2
 DEFECT_SEEDS, DEFECT_DRAWS = 3, 1
 QUESTIONS = 600
 RECORDS = REPOSITORY / "experiments" / "mini_world" / "records"
-WORK = REPOSITORY / "output" / "mini_world"
 RECIPE = REPOSITORY / "solution" / "recipes" / "mini.yaml"
+MAIN_ARMS = ("none", "raw", "random", "reversed", "recipe", "clean")
+DEFECT_ARMS = tuple(name for name in WORLD_CONTROLS if name.startswith("no_"))
 # Inputs that all trials of one table must share; their own rows differ.
 SHARED = ("models", "finetune", "evaluation", "figures")
 
@@ -102,7 +106,7 @@ def read_records(folder: Path, arms: Sequence[str]) -> dict[str, list[Record]]:
     first: Record | None = None
     for arm in arms:
         for file in sorted(folder.glob(f"{arm}-draw*-seed*.json")):
-            record = read_json(file)
+            record = read_record(file)
             first = first or record
             differing = [key for key in SHARED if record["inputs"][key] != first["inputs"][key]]
             if differing:
@@ -190,58 +194,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run missing trials, print the table.
+    """Run missing trials, print the table; returns 1 where a trial is missing that was asked for.
 
     Raises:
-        UserError: an unknown arm, no record at all, or those of `TrialRunner.run` and `read_records`.
+        UserError: an unknown arm, no record at all, or those of the lab and of `read_records`.
     """
-    from experiments.lab.arms import DEFECT_ARMS, MAIN_ARMS
-
     known = (*MAIN_ARMS, *DEFECT_ARMS)
     for arm in args.arms or ():
         if arm not in known:
             raise UserError(f"--arms {arm}: expected some of {', '.join(known)}")
     folder = args.records or RECORDS / args.split
+    missing = []
     if not args.no_run:
-        _run_trials(args, folder, [arm for arm in known if not args.arms or arm in args.arms], MAIN_ARMS)
+        from experiments.lab.run import make, missing_lines, say
+
+        lab = lab_of_report(args, folder, [arm for arm in known if not args.arms or arm in args.arms])
+        missing = [outcome for outcome in make(lab) if not outcome.key]
+        for line in missing_lines(missing):
+            say(line)
     records = read_records(folder, known)
     if not records:
         raise UserError(f"{folder}: no records; run the report without --no-run")
     print("\n".join(table(records, MAIN_ARMS)))
-    return 0
+    return 1 if missing else 0
 
 
-def _run_trials(args: argparse.Namespace, folder: Path, arms: Sequence[str], main: Sequence[str]) -> None:
-    import torch
+def lab_of_report(args: argparse.Namespace, folder: Path, names: Sequence[str]) -> Lab:
+    """The lab whose cells are the report's trials. Main arms get more seeds and draws than single defects.
 
-    from experiments.lab.trials import Trial, TrialRunner
-    from toolkit.mini.seed import ROWS
-    from toolkit.presets import load_preset
-
-    torch.set_num_threads(1)
-    runner = TrialRunner(
-        load_preset("mini"), WORK, folder, args.split, args.recipe.resolve(), ROWS, QUESTIONS, args.stochastic_depth
-    )
-    for arm, draw, seed in planned(arms, main, args.seeds, args.draws):
-        trial = Trial(arm, draw, seed)
-        record = runner.run(trial)
-        print(
-            f"{trial.name}: TextVQA {textvqa(record):.1f}, MMBench {mmbench(record):.1f}, {record['seconds']:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def planned(
-    arms: Sequence[str], main: Sequence[str], seeds: int | None, draws: int | None
-) -> Iterator[tuple[str, int, int]]:
-    """(arm, draw, seed) of every trial: all arms of one seed before the next seed, so that pairs are complete early.
-
-    Args:
-        main: arms that get the full number of trials where `seeds` or `draws` is None; single defects get fewer.
+    Raises:
+        UserError: the recipe is missing.
     """
-    for draw in range(draws or MAIN_DRAWS):
-        for seed in range(seeds or MAIN_SEEDS):
-            for arm in arms:
-                if arm in main or (seed < (seeds or DEFECT_SEEDS) and draw < (draws or DEFECT_DRAWS)):
-                    yield arm, draw, seed
+    sized = not {"random", "reversed"}.isdisjoint(names)
+    arms: dict[str, Any] = {}
+    for name in MAIN_ARMS + DEFECT_ARMS:
+        if name in names or (name == "recipe" and sized):
+            few = name in DEFECT_ARMS
+            arms[name] = {"recipe": str(args.recipe.resolve())} if name == "recipe" else {"control": name}
+            arms[name]["seeds"] = args.seeds or (DEFECT_SEEDS if few else MAIN_SEEDS)
+            arms[name]["draws"] = args.draws or (DEFECT_DRAWS if few else MAIN_DRAWS)
+    values = {
+        "preset": "mini", "seeds": 1, "arms": arms, "records": str(folder.resolve()),
+        "features": "none" if args.stochastic_depth else "cached",
+        "world": {"draws": args.draws or MAIN_DRAWS, "split": args.split, "questions": QUESTIONS},
+    }  # fmt: skip
+    lab = lab_of(values, "mini_world", "mini report")
+    if "recipe" in arms and "recipe" not in names:  # it only gives others their size
+        lab.arms["recipe"] = dataclasses.replace(lab.arms["recipe"], seeds=())
+    return lab

@@ -1,13 +1,17 @@
 """The report's figures against numbers calculated by hand, and its table against the committed one."""
 
+from argparse import Namespace
+
 import pytest
 
+from experiments.lab.cells import cells_of, read_record
+from experiments.mini_world.report import RECIPE as RECIPE_FILE
 from experiments.mini_world.report import (
     RECORDS,
     both,
     estimate,
+    lab_of_report,
     paired,
-    planned,
     pooled_deviation,
     read_records,
     table,
@@ -82,7 +86,7 @@ def test_table_without_raw_or_without_gain():
 def test_records_of_two_worlds_are_not_mixed(tmp_path):
     write_json(tmp_path / "raw-draw0-seed0.json", RAW[0])
     write_json(tmp_path / "recipe-draw0-seed0.json", record("recipe", 0, 0, 0.6, 0.5, models="other"))
-    assert read_records(tmp_path, ["raw"]) == {"raw": [RAW[0]]}
+    assert read_records(tmp_path, ["raw"]) == {"raw": [read_record(tmp_path / "raw-draw0-seed0.json")]}
     with pytest.raises(UserError, match=r"recipe-draw0-seed0\.json: its models differ"):
         read_records(tmp_path, ["raw", "recipe"])
 
@@ -99,8 +103,13 @@ def test_committed_records_give_the_documented_table(capsys):
 
 
 def test_plan_completes_pairs_first_and_gives_defects_three_seeds_of_one_draw():
-    trials = list(planned(["raw", "recipe", "no_blur"], ("raw", "recipe"), seeds=None, draws=None))
-    assert trials[:3] == [("raw", 0, 0), ("recipe", 0, 0), ("no_blur", 0, 0)]
-    assert len(trials) == 2 * 5 * 2 + 3
-    assert {trial for trial in trials if trial[0] == "no_blur"} == {("no_blur", 0, seed) for seed in range(3)}
-    assert len(list(planned(["no_blur"], ("raw",), seeds=5, draws=2))) == 5 * 2
+    def trials(*names, seeds=None, draws=None):
+        words = Namespace(recipe=RECIPE_FILE, seeds=seeds, draws=draws, split="dev", stochastic_depth=False)
+        return [(cell.arm.name, cell.draw, cell.seed) for cell in cells_of(lab_of_report(words, RECORDS, names))]
+
+    found = trials("raw", "recipe", "no_blur")
+    assert found[:3] == [("raw", 0, 0), ("recipe", 0, 0), ("no_blur", 0, 0)]
+    assert len(found) == 2 * 5 * 2 + 3
+    assert {trial for trial in found if trial[0] == "no_blur"} == {("no_blur", 0, seed) for seed in range(3)}
+    assert len(trials("no_blur", seeds=5, draws=2)) == 5 * 2
+    assert {name for name, *_ in trials("random")} == {"random"}  # its recipe is run for its size only
