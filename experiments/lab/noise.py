@@ -52,6 +52,7 @@ class Noise:
         arms, draws, seeds: the table's size.
         shared: by factor, of the mean over arms: luck that all arms have in common.
         own: by factor, of what is left in each arm. Zero for one arm.
+        tables: how many tables of one draw these are the mean squares of.
     """
 
     arms: int
@@ -59,6 +60,7 @@ class Noise:
     seeds: int
     shared: dict[str, float]
     own: dict[str, float]
+    tables: int = 1
 
     @classmethod
     def of(cls, table: np.ndarray, crossed: bool = True) -> Noise | None:
@@ -83,6 +85,16 @@ class Noise:
     def _within(self) -> dict[str, float]:
         """Mean squares within arms, by factor."""
         return {factor: self.shared[factor] / self.arms + self.own[factor] * (1 - 1 / self.arms) for factor in FACTORS}
+
+    def within_draws(self) -> Noise:
+        """The noise of trainings on one and the same draw."""
+        if self.draws == 1 or self.seeds == 1:
+            return self
+        shared, own = (
+            {"seed": (squares["seed"] + (self.draws - 1) * squares["rest"]) / self.draws, "draw": 0.0, "rest": 0.0}
+            for squares in (self.shared, self.own)
+        )
+        return Noise(self.arms, 1, self.seeds, shared, own, self.draws)
 
     def of_difference(self, draws: int, seeds: int, cells: int) -> Variance:
         """Of the difference of two arms' means over the same cells (draw and seed)."""
@@ -111,7 +123,7 @@ class Noise:
     ) -> list[tuple[float, float]]:
         """The variance of a mean over cells as multiples of mean squares with their degrees of freedom."""
         if self.draws == 1:
-            return [(squares["seed"] / seeds, arms * (self.seeds - 1))]
+            return [(squares["seed"] / seeds, self.tables * arms * (self.seeds - 1))]
         if self.seeds == 1:
             return [(squares["draw"] / draws, arms * (self.draws - 1))]
         by_seed, by_draw = 1 / (self.draws * seeds), 1 / (self.seeds * draws)

@@ -169,6 +169,8 @@ def _measures(scores: pd.DataFrame, answers: pd.DataFrame | None, earlier: Earli
         source: NoiseSource = "this lab"
         if noise is None:
             noise = earlier.by_measure.get(name) if earlier else None
+            if noise and len({draw for done in cells.values() for draw, _ in done}) == 1:
+                noise = noise.within_draws()
             source = "earlier labs" if noise else "unknown"
         parts = [part for part in by_measure if part != BOTH and name in (part, BOTH)]
         given = [single[part] for part in parts] if all(part in single for part in parts) else []
@@ -244,7 +246,10 @@ def _arm_result(measures: Sequence[_Measure], arm: str) -> ArmResult:
     scores, deviation = {}, {}
     for measure in measures:
         if cells := measure.cells.get(arm):
-            scores[measure.name] = _estimate(_mean(cells), _variance_of_mean(measure, arm))
+            found = _estimate(_mean(cells), _variance_of_mean(measure, arm))
+            if found.low is not None and found.high is not None:  # no score lies outside 0 to 100
+                found = replace(found, low=max(0.0, found.low), high=min(100.0, found.high))
+            scores[measure.name] = found
             deviation[measure.name] = _scatter(cells.values()) ** 0.5 if len(cells) > 1 else None
     draws, seeds, trainings = max(
         (_sizes(measure.cells.get(arm, ())) for measure in measures), key=lambda size: size[2]

@@ -87,15 +87,21 @@ def test_intervals_and_detectable_gain_hold_in_simulated_labs(single: bool, coun
     assert 0.75 <= gain.found <= 0.85
 
 
-def one_against_one(trainings: list[pd.DataFrame]) -> list[tuple[list[pd.DataFrame], list[pd.DataFrame]]]:
-    """Every pair."""
-    return [([first], [second]) for first, second in itertools.combinations(trainings, 2)]
+Sides = tuple[list[pd.DataFrame], list[pd.DataFrame]]
 
 
-def five_against_five(trainings: list[pd.DataFrame]) -> list[tuple[list[pd.DataFrame], list[pd.DataFrame]]]:
-    """Ten random halves."""
+def one_against_one(ours: pd.DataFrame) -> list[Sides]:
+    """Every pair of trainings on one draw."""
+    by_draw = [[rows for _, rows in draw.groupby("seed")] for _, draw in ours.groupby("draw")]
+    return [([first], [second]) for draw in by_draw for first, second in itertools.combinations(draw, 2)]
+
+
+def five_against_five(ours: pd.DataFrame) -> list[Sides]:
+    """Ten random halves of trainings, each of its own seed: which draw it saw is part of its luck."""
+    trainings = [rows for _, rows in ours.groupby(["draw", "seed"])]
+    trainings = [rows.assign(draw=0, seed=number) for number, rows in enumerate(trainings)]
     orders = [np.random.default_rng(number).permutation(10) for number in range(10)]
-    return [tuple([trainings[index] for index in half] for half in (order[:5], order[5:])) for order in orders]
+    return [([trainings[n] for n in order[:5]], [trainings[n] for n in order[5:]]) for order in orders]
 
 
 @pytest.mark.parametrize("split", [one_against_one, five_against_five], ids=["1 v 1", "5 v 5"])
@@ -104,10 +110,8 @@ def test_trainings_of_one_arm_are_not_called_different(records: pd.DataFrame, sp
     for arm in ARMS:
         # One training a side knows its noise from the other arms only.
         earlier = measured_noise(records[(records["arm"] != arm) & records["arm"].isin(ARMS)], "the other arms")
-        trainings = [rows for _, rows in records[records["arm"] == arm].groupby(["draw", "seed"])]
-        # Each of its own seed: which draw it saw is part of its luck.
-        trainings = [rows.assign(draw=0, seed=number) for number, rows in enumerate(trainings)]
-        for sides in split(trainings):
+        ours = records[records["arm"] == arm]
+        for sides in split(ours):
             scores = pd.concat([rows.assign(arm=name) for name, side in zip("ab", sides, strict=True) for rows in side])
             for comparison in analyse(scores, "a", earlier=earlier).comparisons:
                 assert comparison.pairs == 0
