@@ -125,7 +125,7 @@ def _question(entry: Entry, place: int | None) -> dict[str, Any]:
         "a": [
             [
                 [_short(given.text), _short(given.read), _short(given.wanted), round(given.credit, 3), count]
-                for given, count in Counter(answers).items()
+                for given, count in Counter(answers).most_common()
             ]
             for answers in entry.given
         ],

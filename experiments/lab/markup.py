@@ -9,20 +9,40 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toolkit.files import atomic_write, sha256_of
+from toolkit.files import REPOSITORY, atomic_write, sha256_of
 
+PAGES = REPOSITORY / "output" / "pages"
+STAGE_NAMES = {"pretrain": "pre-training", "finetune": "finetuning"}
+BENCHMARK_NAMES = {"textvqa": "TextVQA", "mmbench": "MMBench"}
 TEMPLATES = Path(__file__).parent / "templates"
 MARK = re.compile(r'<meta name="inputs" content="([0-9a-f]{64})">')
 HEAD = 4096  # bytes of a page that hold its mark
 # Characters that move a cursor, colour a terminal or turn the reading direction, and halves of characters.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of a table; `texts` are the columns that are aligned to the left."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: Sequence[int] = (0,)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def visible(text: str) -> str:

@@ -29,5 +29,12 @@ def write(subject: str, baseline: str | None, preset: str | None, target: Path |
         if target.suffix.lower() not in PAGE_SUFFIXES:
             raise UserError(f"--out {target}: expected a name that ends in .html")
         require_output(target)
-    path, written = write_run_page(subject, baseline, preset, target)
+    if not subject.lower().endswith((".yaml", ".yml")):
+        path, written = write_run_page(subject, baseline, preset, target)
+    elif baseline or preset:
+        raise UserError(f"{subject}: a lab names its own baseline and preset; --baseline and --preset are for a run")
+    else:
+        from experiments.lab.page import write_lab_page
+
+        path, written = write_lab_page(Path(subject), target)
     return display_path(path), written

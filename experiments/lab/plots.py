@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from experiments.lab.markup import visible
 from toolkit.processes import unfinished
@@ -51,7 +51,10 @@ STYLE: Any = {
 }
 WIDTH = 7.6  # inches
 DPI = 200  # of the PNG
+APART = 0.075  # inches between points of equal cost
 LONGEST = 28  # characters of a name
+LEGEND = 105  # characters in a line of the legend
+SHOWN = 200  # points of a faint curve
 # Fonts with Chinese characters, which matplotlib's own lacks; the first that this machine has draws them.
 CHINESE = (
     "Noto Sans CJK SC",
@@ -109,12 +112,14 @@ class Line:
         panel: its title.
         series: lines of one series share a colour and one entry of the legend.
         x, y: of equal length.
+        training: which of the series.
     """
 
     panel: str
     series: str
     x: Sequence[float]
     y: Sequence[float]
+    training: str = ""
 
 
 @contextlib.contextmanager
@@ -139,7 +144,8 @@ def dots(name: str, caption: str, panels: dict[str, list[Dot]], unit: str, zero:
     rows = list(dict.fromkeys(dot.row for values in panels.values() for dot in values))
     series = list(dict.fromkeys(dot.series for values in panels.values() for dot in values))
     with _style():
-        inches = 0.9 + len(rows) * max(0.28, 0.17 * len(series)) + 0.3 * (len(series) > 1)
+        of_series = 0.17 if any(dot.low is not None for values in panels.values() for dot in values) else 0.06
+        inches = 0.9 + len(rows) * max(0.28, of_series * len(series)) + 0.3 * (len(series) > 1)
         figure = Figure(figsize=(WIDTH, inches), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (title, values) in zip(axes, panels.items(), strict=True):
@@ -189,31 +195,45 @@ def curves(name: str, caption: str, lines: Sequence[Line], x: str, y: str) -> Pl
         figure = Figure(figsize=(WIDTH, 2.7 + 0.3 * (len(series) > 1)), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):
-            for line in (line for line in lines if line.panel == panel):
-                number = series.index(line.series)
+            for number, one in enumerate(series):
+                mine = [line for line in lines if (line.panel, line.series) == (panel, one)]
                 colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
-                axis.plot(line.x, line.y, color=colour, linewidth=0.6, alpha=0.3)
-                axis.plot(line.x, _smooth(line.y), dash, color=colour, linewidth=1.5, label=_name(line.series))
+                _curves(axis, mine, {"color": colour, "linestyle": dash, "label": _name(one)})
             axis.grid(axis="y")
             axis.set(title=panel, xlabel=x, ylabel=y if axis is axes[0] else "")
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(figure, axes[0], len(series))
         cells = [
-            [line.panel, line.series, step, value] for line in lines for step, value in zip(line.x, line.y, strict=True)
+            [line.panel, line.series, line.training, step, value]
+            for line in lines
+            for step, value in zip(line.x, line.y, strict=True)
         ]
-        return _plot(figure, name, caption, ["stage", "series", x, y], cells)
+        return _plot(figure, name, caption, ["stage", "series", "training", x, y], cells)
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
+def _curves(axis: Axes, lines: Sequence[Line], look: dict[str, Any]) -> None:
+    """One series: a single curve as logged and its moving mean; of several, each one's moving mean and their mean."""
+    smooth = [_smooth(line.y) for line in lines]
+    for line, values in zip(lines, smooth, strict=True):
+        every = 1 if len(lines) == 1 else len(values) // SHOWN + 1
+        faint = line.y if len(lines) == 1 else values[::every]
+        axis.plot(line.x[::every], faint, color=look["color"], linewidth=0.6, alpha=0.3)
+    if smooth:
+        shortest = min(map(len, smooth))
+        mean = np.mean([values[:shortest] for values in smooth], axis=0)
+        axis.plot(lines[0].x[:shortest], mean, linewidth=1.5, **look)
+
+
+def _smooth(values: Sequence[float]) -> np.ndarray:
     """Moving mean over a fifteenth of the curve; what is not finite stays a hole."""
     half = max(1, len(values) // 30)
     array = np.asarray(values, dtype=float)
-    array[~np.isfinite(array)] = np.nan
-    smooth = []
-    for place, value in enumerate(array):
-        near = array[max(0, place - half) : place + half + 1]
-        smooth.append(math.nan if np.isnan(value) else float(np.nanmean(near)))
-    return smooth
+    finite = np.isfinite(array)
+    window = np.ones(2 * half + 1)
+    sums, counts = (
+        np.convolve(part, window)[half : half + len(array)] for part in (np.where(finite, array, 0), finite)
+    )
+    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
 def scatter(
@@ -233,14 +253,22 @@ def scatter(
         for axis, (label, points) in zip(axes, panels.items(), strict=True):
             for point, place, value, low, high in points:
                 number = names.index(point)
-                colour = COLOURS[number % len(COLOURS)]
+                # Arms often cost the same: side by side, their intervals stay visible.
+                level = [name for name, other, *_ in points if other == place]
+                aside = ScaledTranslation(
+                    (level.index(point) - (len(level) - 1) / 2) * APART, 0, figure.dpi_scale_trans
+                )
+                look: Any = {"color": COLOURS[number % len(COLOURS)], "transform": axis.transData + aside}
                 if low is not None and high is not None:
-                    axis.plot([place, place], [low, high], color=colour, linewidth=1.4)
-                marker = MARKERS[number % len(MARKERS)]
-                axis.plot([place], [value], marker, color=colour, markersize=6, label=_name(point))
+                    axis.plot([place, place], [low, high], linewidth=1.4, **look)
+                axis.plot([place], [value], MARKERS[number % len(MARKERS)], markersize=5, label=_name(point), **look)
+                axis.update_datalim(
+                    [(place, low if low is not None else value), (place, high if high is not None else value)]
+                )
             axis.grid()
             axis.set(xlabel=label, ylabel=y if axis is axes[0] else "")
             axis.margins(0.12)
+            axis.autoscale_view()
             axis.xaxis.set_major_locator(MaxNLocator(5))
         _legend(figure, axes[0], len(names))
         cells = [[label, *point] for label, points in panels.items() for point in points]
@@ -256,7 +284,10 @@ def _legend(figure: Figure, axis: Axes, series: int) -> None:
                 if label not in labels:
                     handles.append(handle)
                     labels.append(label)
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(5, series), fontsize=8)
+        columns = max(1, LEGEND // (max(map(len, labels)) + 8))
+        figure.legend(
+            handles, labels, loc="outside upper left", ncols=min(columns, series), fontsize=8, handlelength=1.5
+        )
 
 
 def _name(text: str) -> str:

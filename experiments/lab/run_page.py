@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,26 @@ import numpy as np
 from experiments.lab.answers import Outcome
 from experiments.lab.browser import Entry, browser
 from experiments.lab.finished import DRAWS, STAGES, FinishedRun, Row, bootstrap, interval
-from experiments.lab.markup import hash_of, is_current, render, write_page
+from experiments.lab.markup import (
+    BENCHMARK_NAMES,
+    PAGES,
+    STAGE_NAMES,
+    Table,
+    duration,
+    hash_of,
+    is_current,
+    render,
+    write_page,
+)
 from toolkit.errors import UserError
-from toolkit.files import REPOSITORY, display_path
+from toolkit.files import display_path
 
-PAGES = REPOSITORY / "output" / "pages"
-STAGE_NAMES = {"pretrain": "pre-training", "finetune": "finetuning"}
-BENCHMARK_NAMES = {"textvqa": "TextVQA", "mmbench": "MMBench"}
 NO_DIFFERENCE = (
     "95 % over questions alone: Jeffreys's interval where an answer is right or wrong, a bootstrap of "
     f"{DRAWS:,} draws where it can be partly right and for differences. The luck of a training is not in them: it "
-    "alone moves a score by points, so a difference counts only when it holds over several seeds."
+    "alone moves a score by points, so a difference counts only when it holds over several seeds. Of many categories "
+    "some differ by chance: the intervals are not corrected for their number."
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells of a table; `texts` are the columns that are aligned to the left."""
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    texts: Sequence[int] = (0,)
 
 
 def write_run_page(experiment: str, baseline: str | None, preset: str | None, target: Path | None) -> tuple[Path, bool]:
@@ -179,13 +177,6 @@ def _tiles(run: FinishedRun, rows: dict[Row, str]) -> list[tuple[str, str]]:
     if seconds:
         tiles.append((duration(sum(seconds)), "training"))
     return tiles
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _warnings(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[str]:

@@ -56,11 +56,14 @@
       const mean = question.m[arm];
       box.append(make("small", data.arms[arm] + (mean === null ? ": not asked" : `: ${Math.round(100 * mean)} %`)));
     }
+    const first = question.a.flat()[0][2];
     for (const [text, read, wanted, credit, times] of question.a[arm]) {
       const line = make("div");
       line.append(badge(credit), make("span", text === "" ? "(no answer)" : text));
       if (times > 1) line.append(make("span", ` ×${times}`));
-      line.append(make("small", question.a[arm].length > 1 && question.b === "mmbench" ? `${read}; wanted ${wanted}` : read));
+      // A rotated question's answers have right letters of their own.
+      const remark = [read, wanted === first ? "" : `right: ${wanted}`].filter(Boolean).join("; ");
+      if (remark) line.append(make("small", remark));
       box.append(line);
     }
     return box;
@@ -78,7 +81,7 @@
     const caption = make("figcaption");
     caption.append(make("span", question.q, "question"));
     if (question.o.length) caption.append(make("span", question.o.join("   "), "options"));
-    const wanted = question.a.flat().map((answer) => answer[2])[0];
+    const wanted = question.a.flat()[0]?.[2];
     if (wanted) caption.append(make("span", `right: ${wanted}`, "wanted"));
     for (const arm of chosen()) caption.append(answers(question, arm));
     const place = [NAMES[question.b] || question.b, question.c, question.n].filter(Boolean).join(" · ");
@@ -120,7 +123,8 @@
   offer(field("order"), [["", "as asked"], ["worst", "worst first"], ...(two ? [["change", "largest change first"]] : [])]);
   for (const [place, name] of data.arms.entries()) for (const side of ["left", "right"]) offer(field(side), [[place, name]]);
   if (two) {
-    field("right").value = "1";
+    field("left").value = String(data.left ?? 0);
+    field("right").value = String(data.right ?? 1);
     field("state").value = "changed";
     field("order").value = "change";
   }

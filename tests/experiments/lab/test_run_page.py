@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.lab import run_page
+from experiments.lab import plots, run_page
 from experiments.lab.answers import Given, outcomes
 from experiments.lab.browser import Entry, browser
 from experiments.lab.finished import bootstrap, interval
@@ -33,6 +33,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for output/eval_results; pages go beside it."""
     monkeypatch.setattr(score, "EVAL_RESULTS", tmp_path / "eval_results")
     monkeypatch.setattr(run_page, "PAGES", tmp_path / "pages")
+    monkeypatch.setattr(plots, "DPI", 20)
     return tmp_path / "eval_results"
 
 

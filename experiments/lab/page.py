@@ -1,0 +1,136 @@
+"""The page of a lab: which arm is better, by how much, at what cost, and on which questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.lab.browser import browser
+from experiments.lab.cells import cells_of
+from experiments.lab.findings import NAMES, Found, entries_of, findings, recipes_of
+from experiments.lab.labfile import read_lab
+from experiments.lab.markup import PAGES, duration, hash_of, is_current, render, write_page
+from experiments.lab.page_tables import categories, cost, differences, interval_text, leaderboard
+from experiments.lab.results import BOTH
+from toolkit.files import display_path
+
+if TYPE_CHECKING:
+    from experiments.lab.plots import Plot
+
+
+def write_lab_page(file: Path, target: Path | None) -> tuple[Path, bool]:
+    """Write the page of a lab, and its plots into a folder beside it; nothing is done where both are up to date.
+
+    Args:
+        file: the lab file.
+        target: of the page; None for its place in output/pages.
+
+    Returns:
+        the page's path, and whether it was written now.
+
+    Raises:
+        UserError: the lab file is wrong, or none of its cells is there yet.
+    """
+    lab = read_lab(file)
+    path = target or PAGES / f"lab-{lab.name}.html"
+    made_from = sorted(lab.records.glob("*.json")) + sorted(lab.records.glob("*.parquet"))
+    inputs = hash_of([file, *made_from], str(path), str(lab.records))
+    if is_current(path, inputs) and path.with_suffix("").is_dir():
+        return path, False
+    found = findings(lab, file)
+    from experiments.lab.page_plots import plots_of
+
+    drawn = list(plots_of(found))
+    for plot in drawn:
+        plot.write(path.with_suffix(""))
+    write_page(path, _page(found, drawn, path.stem, inputs, file))
+    return path, True
+
+
+def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path) -> str:
+    shown = browser(list(found.records), list(entries_of(found)))
+    ranked = found.ranked
+    arms = list(found.records)
+    shown.data["left"] = arms.index(ranked[0] if ranked[0] != found.analysis.baseline else ranked[-1])
+    shown.data["right"] = arms.index(found.analysis.baseline)
+    return render(
+        "lab.html.j2",
+        inputs,
+        title=f"Lab {found.lab.name}",
+        lead=_lead(found),
+        tiles=_tiles(found),
+        missing=list(_missing(found)),
+        warnings=list(_warnings(found)),
+        leaderboard=leaderboard(found),
+        differences=differences(found),
+        notes=found.analysis.notes,
+        plots={plot.name: plot for plot in drawn},
+        folder=folder,
+        categories=categories(found),
+        cost=cost(found),
+        recipes=list(recipes_of(found)),
+        browser=shown,
+        answers_note="Every question with what each arm answered in its trainings: how often, and whether it is right. "
+        "A percentage is the mean of an arm's trainings.",
+        about=f"Made by python -m toolkit lab page {display_path(file)} from the records in "
+        f"{display_path(found.lab.records)}.",
+    )
+
+
+def _lead(found: Found) -> str:
+    """The first sentence: what the lab says."""
+    baseline = found.analysis.baseline
+    compared = [one for arm in found.ranked if (one := found.comparison(arm))]
+    told = []
+    for verdict in ("better", "worse"):
+        each = [f"{one.arm} ({interval_text(one.difference, '+')})" for one in compared if one.verdict == verdict]
+        if each:
+            told.append(f"{verdict} than {baseline}: {', '.join(each)}")
+    if rest := [one.arm for one in compared if one.verdict not in ("better", "worse")]:
+        told.append(f"not told apart from {baseline}: {', '.join(rest)}")
+    what = "mean of both benchmarks" if found.deciding == BOTH else NAMES.get(found.deciding, found.deciding)
+    return f"In points of the {what}, {'; '.join(told) or 'one arm alone: there is nothing to compare'}."
+
+
+def _tiles(found: Found) -> list[tuple[str, str]]:
+    every = [record for records in found.records.values() for record in records]
+    wanted = len(cells_of(found.lab))
+    tiles = [(f"{len(found.records)}", "arms"), (f"{len(every)} of {wanted}", "cells are there")]
+    draws, seeds = (len({record[key] for record in every}) for key in ("draw", "seed"))
+    tiles.append((f"{draws} x {seeds}", "draws x seeds") if draws > 1 else (f"{seeds}", "seeds"))
+    hours = sum(record.get("gpu_hours", 0) for record in every)
+    seconds = sum(record["seconds"] for record in every)
+    tiles.append((f"{hours:.1f}", "GPU hours") if hours else (duration(seconds), "of training, all cells"))
+    return [*tiles, (found.lab.preset.name, f"preset, {found.lab.split} questions" if found.lab.world else "preset")]
+
+
+def _missing(found: Found) -> Iterator[str]:
+    """Every cell without a record, with the reason if one is known."""
+    reasons = {(cell["arm"], cell["draw"], cell["seed"]): cell["reason"] for cell in found.summary.get("missing", [])}
+    there = {(arm, record["draw"], record["seed"]) for arm, records in found.records.items() for record in records}
+    by_reason: dict[str, list[str]] = {}
+    for cell in cells_of(found.lab):
+        place = cell.arm.name, cell.draw, cell.seed
+        if place not in there:
+            by_reason.setdefault(reasons.get(place, "not run yet"), []).append(cell.name)
+    for reason, names in by_reason.items():
+        yield f"Missing: {', '.join(names)}: {reason}"
+
+
+def _warnings(found: Found) -> Iterator[str]:
+    """What is odd about cells and comparisons."""
+    yield from found.analysis.warnings
+    if found.lab.baseline != found.analysis.baseline:
+        yield f"The baseline {found.lab.baseline} has no cell yet; arms are compared with {found.analysis.baseline}."
+    by_warning: dict[str, list[str]] = {}
+    for arm, records in found.records.items():
+        for record in records:
+            for warning in record.get("warnings", []):
+                by_warning.setdefault(warning, []).append(f"{arm} draw {record['draw']} seed {record['seed']}")
+    for warning, cells in by_warning.items():
+        yield f"{', '.join(cells)}: {warning}"
+    for key, words in (("device", "devices"), ("fixed_part", "versions of the toolkit"), ("versions", "packages")):
+        values = {str(record.get(key)) for records in found.records.values() for record in records}
+        if len(values) > 1:
+            yield f"Cells were trained on different {words}, which may move scores."
