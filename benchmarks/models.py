@@ -77,7 +77,7 @@ def rows_of(stage: Literal["pretrain", "finetune"], count: int) -> list[dict[str
     rows = []
     for number in range(count):
         if stage == "pretrain":
-            (words,) = chance.choices(list(SEED_WORDS), SEED_WORDS.values())
+            (words,) = chance.choices(list(SEED_WORDS), list(SEED_WORDS.values()))
             asked, learnt = ASKED, round(PER_WORD * words) + END
         else:
             mean = math.log(FINETUNE_LEARNT) - FINETUNE_SPREAD**2 / 2

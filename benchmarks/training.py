@@ -47,8 +47,8 @@ from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.presets import INITIALISATION_SEED, SAMPLE_ORDER_SEED, Preset, load_preset
 from toolkit.training import stage as training
 from toolkit.training.memory import MGM_2B, best_fit
-from toolkit.training.packing import PackedDecoder
 from toolkit.training.plan import RunOptions, Settings
+from toolkit.training.speed.packing import PackedDecoder
 
 TOLERANCE = {"bf16": 2e-2, "fp32": 1e-4}
 # The public code on A800-class GPUs, samples/s on each.

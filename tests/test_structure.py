@@ -99,7 +99,8 @@ DIRECTIONS = {
     "toolkit.commands": "toolkit.submission toolkit.training toolkit.eval toolkit.download toolkit.mini "
     f"toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.submission": f"toolkit.dataset toolkit.fixed_part {BASE}",
-    "toolkit.training": f"toolkit.mgm toolkit.dataset toolkit.fixed_part {BASE}",
+    "toolkit.training": f"toolkit.training.speed toolkit.mgm toolkit.dataset toolkit.fixed_part {BASE}",
+    "toolkit.training.speed": "toolkit.mgm",
     "toolkit.eval": f"toolkit.mgm toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.download": f"toolkit.dataset {BASE}",
     "toolkit.mini": f"toolkit.mgm toolkit.dataset {BASE}",

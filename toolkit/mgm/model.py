@@ -204,18 +204,16 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         source = expansion["source"].to(rows.device)
         return rows.index_select(0, source.flatten()).view(*source.shape, -1), source != len(rows) - 1
 
-    def _table(
-        self, input_ids: torch.Tensor, image_features: torch.Tensor | None, expansion: dict[str, Any]
-    ) -> torch.Tensor:
+    def _table(self, ids: torch.Tensor, features: torch.Tensor | None, expansion: dict[str, Any]) -> torch.Tensor:
         """All words, then all images' tokens, then a row of zeros: what `expansion["source"]` points into."""
-        words = self.model.embed_tokens(input_ids.masked_fill(input_ids == IMAGE_TOKEN_INDEX, 0))  # [B, L, 2048]
-        given = 0 if image_features is None else len(image_features)
+        words = self.model.embed_tokens(ids.masked_fill(ids == IMAGE_TOKEN_INDEX, 0))  # [B, L, 2048]
+        given = 0 if features is None else len(features)
         if given != expansion["images"]:
             raise ValueError(f"{given} images for {expansion['images']} rows with an image's placeholder")
         table = [words.flatten(0, 1)]
-        if image_features is not None:
+        if features is not None:
             # transformers 5 scales inside the token embedding, 4 scales everything later; features are scaled in both.
-            scaled = image_features * getattr(self.model.embed_tokens, "embed_scale", 1.0)
+            scaled = features * getattr(self.model.embed_tokens, "embed_scale", 1.0)
             table.append(scaled.to(words.dtype).flatten(0, 1))
         return torch.cat([*table, words.new_zeros(1, words.shape[-1])])
 
@@ -259,8 +257,8 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
             expansion = self.expand(input_ids, attention_mask, labels, "right")
         fast = self.training and not self.model.reference_mode
         if fast and self.decoder and "packed" in expansion:
-            table = self._table(input_ids, image_features, expansion) + nothing
-            return CausalLMOutputWithPast(loss=self.decoder(self, table, expansion))
+            rows = self._table(input_ids, image_features, expansion) + nothing
+            return CausalLMOutputWithPast(loss=self.decoder(self, rows, expansion))
         inputs_embeds, mask = self.embed(input_ids, image_features, expansion)
         # With padding on the right no real token looks at padding: causal attention needs no mask.
         hidden = self.model(

@@ -33,8 +33,7 @@ class CLIPTower(nn.Module):
         `plainly`: layers after the chosen one run too, as in the reference.
         """
         clip = self.vision_tower["vision_model"]
-        count = len(clip.encoder.layers)
-        used = self.select_layer % (count + 1)  # hidden state 0 is the embedding
+        used = self.select_layer % (len(clip.encoder.layers) + 1)  # hidden state 0 is the embedding
         if plainly:
             return clip(images, output_hidden_states=True).hidden_states[used][:, 1:]
         encoder = copy.copy(clip.encoder)  # the same layers, without those whose outcome nobody reads

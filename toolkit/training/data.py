@@ -27,7 +27,7 @@ from toolkit.mgm.conversation import (
     require_trainable,
 )
 from toolkit.mgm.images import expand, open_image, scale_image
-from toolkit.training.packing import pack
+from toolkit.training.speed.packing import pack
 from toolkit.weights import read_clip_config
 
 

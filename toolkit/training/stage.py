@@ -29,7 +29,7 @@ from toolkit.training.memory import Fit, best_fit, sizes_of
 from toolkit.training.order import micro_batches, modality_grouped_order, shuffled_order, word_lengths
 from toolkit.training.plan import RunOptions, Settings
 from toolkit.training.progress import Progress
-from toolkit.training.regions import speed_up
+from toolkit.training.speed.regions import speed_up
 from toolkit.training.trainer import FixedTrainer
 from toolkit.training.zero import disable_compiled_operators, set_single_process_environment, zero_config
 

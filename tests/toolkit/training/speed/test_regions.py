@@ -13,8 +13,8 @@ from tests.toolkit.mgm.tiny import write_tiny_base_models
 from toolkit.mgm.checkpoint import build_model
 from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMGemmaForCausalLM
-from toolkit.training import regions
 from toolkit.training.data import Collator
+from toolkit.training.speed import regions
 
 QUESTION = [2, 4, 9, IMAGE_TOKEN_INDEX, 30]
 WITHOUT_IMAGE = [2, 4, 17]

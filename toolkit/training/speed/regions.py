@@ -18,7 +18,7 @@ from torch import nn
 from toolkit.mgm.images import normalise
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.mgm.vision import CLIPTower, ConvNeXtBlock, ConvNeXtTower
-from toolkit.training.packing import PackedDecoder
+from toolkit.training.speed.packing import PackedDecoder
 
 # Each shape of a region is a kernel of its own: four stages of ConvNeXt, with and without stochastic depth.
 SHAPES_OF_A_REGION = 64
