@@ -41,8 +41,8 @@ SCRIPTS_TESTED_BY = {
     "download_10k_baseline.sh": "tests/test_readme.py",
     "toolkit/train_mgm_2b_stage_1.sh": "tests/test_structure.py",
     "toolkit/train_mgm_mini_stage_1.sh": "quickstart.sh",
-    "toolkit/eval/textvqa.sh": "toolkit/training/fixed_part.sh",
-    "toolkit/eval/mmbench.sh": "toolkit/training/fixed_part.sh",
+    "toolkit/eval/textvqa.sh": "tests/toolkit/eval/test_scripts.py",
+    "toolkit/eval/mmbench.sh": "tests/toolkit/eval/test_scripts.py",
 }
 
 

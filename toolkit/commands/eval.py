@@ -1,24 +1,28 @@
-"""`python -m toolkit eval`: answer a benchmark with a trained MGM."""
+"""`python -m toolkit eval`: answer a benchmark, or both, with a trained MGM."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from toolkit.errors import positive
+from toolkit.errors import UserError, positive
 from toolkit.eval import mmbench
-from toolkit.eval.answer import BENCHMARKS, answer_benchmark
+from toolkit.eval.answer import BENCHMARKS, TrainedModel, answer, is_finished, read_job
 from toolkit.fixed_part import read_fixed_part
 from toolkit.presets import load_preset
 from toolkit.processes import owner_of
 
+ALL = "all"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m toolkit eval`."""
-    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("benchmark", choices=(*BENCHMARKS, ALL), help="all: both, with the model read once")
     parser.add_argument("--preset", default="full", help="full, 10k, mini or a YAML file: names the benchmark's files")
     parser.add_argument("--model", type=Path, required=True, help="folder of a finetuned or published MGM")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the answers")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the answers; with `all` each benchmark has one in it"
+    )
     parser.add_argument(
         "--batch", type=positive, help="questions answered at a time (default: as many as memory takes)"
     )
@@ -33,18 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Answer the benchmark, or one chunk of it. Raises UserError as `answer_benchmark` does."""
-    # Chunks are answered beside each other.
-    with owner_of(args.out, f"{args.chunk}-of-{args.chunks}" if args.chunks > 1 else ""):
-        answer_benchmark(
-            args.benchmark,
-            load_preset(args.preset),
-            args.model,
-            args.out,
-            read_fixed_part(args.preset),
-            batch=args.batch,
-            chunk=args.chunk,
-            chunks=args.chunks,
-            reference_mode=args.reference_mode,
-            language=args.language,
+    """Answer, or answer one chunk.
+
+    Raises:
+        UserError: there is no such chunk; or as `read_job` and `answer` do.
+    """
+    if not 0 <= args.chunk < args.chunks:
+        raise UserError(f"--chunk {args.chunk}: expected 0 to {args.chunks - 1}, as --chunks is {args.chunks}")
+    preset, fixed_part = load_preset(args.preset), read_fixed_part(args.preset)
+    model = TrainedModel(args.model, preset.precision == "fp32", args.reference_mode)
+    benchmarks = BENCHMARKS if args.benchmark == ALL else (args.benchmark,)
+    jobs = {
+        args.out / benchmark if args.benchmark == ALL else args.out: read_job(
+            benchmark, preset, model, fixed_part, args.language
         )
+        for benchmark in benchmarks
+    }
+    for out, job in jobs.items():
+        is_finished(out, job)  # refuses a folder of other answers before anything is answered
+    for out, job in jobs.items():
+        # Chunks are answered beside each other.
+        with owner_of(out, f"{args.chunk}-of-{args.chunks}" if args.chunks > 1 else ""):
+            answer(job, model, out, batch=args.batch, chunk=args.chunk, chunks=args.chunks)

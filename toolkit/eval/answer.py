@@ -14,15 +14,16 @@ answers what is missing, and writes the rest. Answers of other weights, question
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
@@ -32,6 +33,9 @@ from toolkit.files import display_path, package_versions, parse_object, read_jso
 from toolkit.fixed_part import FixedPart
 from toolkit.presets import Preset
 
+if TYPE_CHECKING:
+    from toolkit.eval.inference import Answerer
+
 BENCHMARKS = ("textvqa", "mmbench")
 UPLOAD = "answers_upload.xlsx"
 SECONDS_BETWEEN_REPORTS = 10
@@ -40,16 +44,63 @@ MODEL_FILES = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer*
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is answered by which weights: equal jobs have equal answers."""
+class TrainedModel:
+    """A model that answers, read once for all benchmarks and only if something is left to answer.
+
+    Args:
+        folder: of a finetuned or published MGM.
+        full_precision: see `Answerer.load`.
+        reference_mode: one question at a time, no fast path.
+    """
+
+    folder: Path
+    full_precision: bool
+    reference_mode: bool
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every file that decides its answers. Raises UserError where there is no model."""
+        if not (self.folder / "config.json").is_file():
+            raise UserError(
+                f"{self.folder}: no config.json; --model expects the folder of a finetuned or published MGM"
+            )
+        files = sorted({path for pattern in MODEL_FILES for path in self.folder.glob(pattern)})
+        return {display_path(path): sha256_of(path) for path in files}
+
+    @functools.cached_property
+    def answerer(self) -> Answerer:
+        """The model in memory. Raises UserError as `Answerer.load` does."""
+        from toolkit.eval.inference import Answerer
+
+        return Answerer.load(self.folder, self.full_precision, self.reference_mode)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is answered by which weights: equal jobs have equal answers.
+
+    Args:
+        questions: of the benchmark, or of no one where a record is all that is known of them.
+        inputs: SHA-256 of each file that decides the answers.
+        configuration: settings that decide them.
+        fixed_part: that answers.
+        table: rows of MMBench, for its upload; empty where none is written.
+    """
 
     questions: list[Question]
-    inputs: dict[str, str]  # file -> sha256
+    inputs: dict[str, str]
     configuration: dict[str, Any]
     fixed_part: FixedPart
+    table: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def benchmark(self) -> str:
+        """Its name."""
+        return self.configuration["benchmark"]
 
     @property
     def fingerprint(self) -> str:
+        """Equal where the answers are."""
         identity = json.dumps([sorted(self.inputs.values()), self.configuration], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
@@ -59,62 +110,63 @@ class _Job:
         return f".answers-{self.fingerprint}-{self.fixed_part.sha256[:8]}-"
 
 
-def answer_benchmark(
+def read_job(
     benchmark: Literal["textvqa", "mmbench"],
     preset: Preset,
-    model: Path,
-    out: Path,
+    model: TrainedModel,
     fixed_part: FixedPart,
-    *,
-    batch: int | None,
-    chunk: int,
-    chunks: int,
-    reference_mode: bool,
     language: Literal["en", "cn"],
-) -> None:
-    """Answer a benchmark, or one chunk of it; resume an earlier run.
+) -> Job:
+    """Read a benchmark's questions and hash everything that decides their answers.
 
     Args:
         benchmark: which one.
         preset: names its files.
-        model: folder of a finetuned or published MGM.
-        out: folder for the answers.
+        model: that will answer.
         fixed_part: for the record.
-        batch: questions answered at a time; None for as many as memory takes.
-        chunk, chunks: answer part `chunk`, from 0, of this many parts of the questions.
-        reference_mode: one question at a time, no fast path.
         language: of MMBench's instruction.
 
     Raises:
-        UserError: there is no such chunk; the model or the benchmark's files are missing or faulty.
+        UserError: the model or the benchmark's files are missing or faulty.
     """
-    if not 0 <= chunk < chunks:
-        raise UserError(f"--chunk {chunk}: expected 0 to {chunks - 1}, as --chunks is {chunks}")
     settings = preset.textvqa if benchmark == "textvqa" else preset.mmbench
     configuration = {
         "benchmark": benchmark,
         "max_new_tokens": settings.max_new_tokens,
-        "full_precision": preset.precision == "fp32",
-        "reference_mode": reference_mode,
+        "full_precision": model.full_precision,
+        "reference_mode": model.reference_mode,
     }
     table: list[dict[str, str]] = []
-    uploads = False
     if benchmark == "textvqa":
         questions = textvqa.read_questions(preset.textvqa.questions, preset.textvqa.images)
     else:
         configuration["language"] = language
         table = mmbench.read_table(settings.questions)
-        lacking = mmbench.columns_missing_for_upload(table)
-        uploads = not lacking
-        if lacking:  # as VLMEvalKit's tables
+        questions = mmbench.questions_of(table, language)
+        if lacking := mmbench.columns_missing_for_upload(table):  # as VLMEvalKit's tables
+            table = []
             print(
                 f"{benchmark}: no {UPLOAD} will be written, as {settings.questions} has no column {', '.join(lacking)}"
             )
-        questions = mmbench.questions_of(table, language)
-    inputs = {display_path(settings.questions): sha256_of(settings.questions), **_model_hashes(model)}
-    job = _Job(questions, inputs, configuration, fixed_part)
+    inputs = {display_path(settings.questions): sha256_of(settings.questions), **model.hashes}
+    return Job(questions, inputs, configuration, fixed_part, table)
 
-    if _is_finished(out, job):
+
+def answer(job: Job, model: TrainedModel, out: Path, *, batch: int | None, chunk: int, chunks: int) -> None:
+    """Answer a benchmark, or one chunk of it; resume an earlier run.
+
+    Args:
+        job: of `read_job`.
+        model: that answers.
+        out: folder for the answers.
+        batch: questions answered at a time; None for as many as memory takes.
+        chunk, chunks: answer part `chunk`, from 0, of this many parts of the questions.
+
+    Raises:
+        UserError: `out` holds other answers; the model is faulty; an image is missing or unreadable.
+    """
+    benchmark, questions, fixed_part = job.benchmark, job.questions, job.fixed_part
+    if is_finished(out, job):
         print(f"{benchmark}: all {len(questions)} questions are answered already, see {out / ANSWERS}")
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -131,16 +183,15 @@ def answer_benchmark(
         print(f"{benchmark}: chunk {chunk} of {chunks} is answered ({len(part)} questions)")
         return
 
-    lines = [answer_line(question, answers[_key(question)], model.resolve().name) for question in questions]
-    if uploads:
-        mmbench.write_upload(table, {line["question_id"]: line["text"] for line in lines}, out / UPLOAD)
+    lines = [answer_line(question, answers[_key(question)], model.folder.resolve().name) for question in questions]
+    written = [ANSWERS, UPLOAD] if job.table else [ANSWERS]
+    if job.table:
+        mmbench.write_upload(job.table, {line["question_id"]: line["text"] for line in lines}, out / UPLOAD)
     write_jsonl(out / ANSWERS, lines)
     record = {
         "command": f"eval {benchmark}",
         "inputs": job.inputs,
-        "outputs": {
-            display_path(out / name): sha256_of(out / name) for name in (ANSWERS, UPLOAD) if uploads or name == ANSWERS
-        },
+        "outputs": {display_path(out / name): sha256_of(out / name) for name in written},
         "configuration": job.configuration,
         "batch": batch or "auto",
         "fixed_part": fixed_part.record(),
@@ -164,14 +215,7 @@ def _key(question: Question) -> str:
     return json.dumps([question.question_id, question.prompt])
 
 
-def _model_hashes(folder: Path) -> dict[str, str]:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json; --model expects the folder of a finetuned or published MGM")
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
-    return {display_path(path): sha256_of(path) for path in files}
-
-
-def _is_finished(out: Path, job: _Job) -> bool:
+def is_finished(out: Path, job: Job) -> bool:
     """Whether a folder holds this job's answers.
 
     Raises:
@@ -183,10 +227,10 @@ def _is_finished(out: Path, job: _Job) -> bool:
     parts = ("inputs", "configuration", "outputs")
     if not isinstance(record, dict) or not all(isinstance(record.get(part, {}), dict) for part in parts):
         raise UserError(f"{out / 'run.json'}: damaged, no record of a run; remove {out} to answer again")
-    configuration, benchmark = record.get("configuration", {}), job.configuration["benchmark"]
+    configuration, benchmark = record.get("configuration", {}), job.benchmark
     if (other := configuration.get("benchmark")) != benchmark:
         raise UserError(f"{out} holds the answers to {other}; choose another --out for {benchmark}")
-    if _Job(job.questions, record.get("inputs", {}), configuration, job.fixed_part).fingerprint != job.fingerprint:
+    if Job(job.questions, record.get("inputs", {}), configuration, job.fixed_part).fingerprint != job.fingerprint:
         return False
     if changed := job.fixed_part.changes(record):
         raise UserError(f"{out} was answered by another fixed part ({changed}); remove it to answer again")
@@ -195,7 +239,7 @@ def _is_finished(out: Path, job: _Job) -> bool:
     return True
 
 
-def _answers_so_far(out: Path, job: _Job) -> dict[str, str]:
+def _answers_so_far(out: Path, job: Job) -> dict[str, str]:
     """Answers that unfinished runs of the same job left, by `_key`."""
     answers: dict[str, str] = {}
     for path in out.glob(f"{job.unfinished}*.jsonl"):
@@ -206,20 +250,16 @@ def _answers_so_far(out: Path, job: _Job) -> dict[str, str]:
 
 
 def _answer(
-    job: _Job, questions: list[Question], model: Path, out: Path, batch: int | None, label: str
+    job: Job, questions: list[Question], model: TrainedModel, out: Path, batch: int | None, label: str
 ) -> dict[str, str]:
     """Answer questions, keeping each batch's answers on disk at once."""
-    from toolkit.eval.inference import Answerer
-
-    reference_mode = job.configuration["reference_mode"]
-    answerer = Answerer.load(model, job.configuration["full_precision"], reference_mode)
-    answer = answerer.answers_one_at_a_time if reference_mode else answerer.answers
+    answers_of = model.answerer.answers_one_at_a_time if model.reference_mode else model.answerer.answers
     found: dict[str, str] = {}
     started = reported = time.monotonic()
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=out, prefix=job.unfinished, suffix=".jsonl", delete=False
     ) as file:
-        for answers in answer(questions, batch, job.configuration["max_new_tokens"]):
+        for answers in answers_of(questions, batch, job.configuration["max_new_tokens"]):
             texts = {_key(questions[index]): text for index, text in answers.items()}
             file.write(json.dumps(texts) + "\n")
             file.flush()

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# answer.sh BENCHMARK MODEL OUT: answer a benchmark with a trained MGM, one process per GPU.
+# answer.sh BENCHMARK MODEL OUT: answer a benchmark with a trained MGM, one process per GPU; `all`: both benchmarks, into
+# OUT/textvqa and OUT/mmbench, with the model read once.
 # From the environment: PRESET, and INFER_CUDA_IDX, the GPUs as in 0,1,2 (`cpu`: one process without a GPU).
 # Run it again to resume an interrupted run, also with other GPUs.
 set -euo pipefail
@@ -32,7 +33,7 @@ if ((${#GPUS[@]} > 1)); then
     done
     trap - EXIT
     if ((${#FAILED[@]})); then
-        echo "error: $BENCHMARK failed on GPU ${FAILED[*]}, see above; run the same command again to resume" >&2
+        echo "error: eval $BENCHMARK failed on GPU ${FAILED[*]}, see above; run the same command again to resume" >&2
         exit 1
     fi
 fi

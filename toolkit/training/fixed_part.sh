@@ -65,7 +65,6 @@ fi
     --workers "$FINETUNE_DATALOADER_NUM_WORKERS" 2>&1 | tee -a "$(log "$FINETUNE_RUN" finetune.log)"
 
 export PRESET INFER_CUDA_IDX
-"${TIED[@]}" bash toolkit/eval/textvqa.sh "$FINETUNE_RUN" "$ANSWERS/textvqa"
-"${TIED[@]}" bash toolkit/eval/mmbench.sh "$FINETUNE_RUN" "$ANSWERS/mmbench"
+"${TIED[@]}" bash toolkit/eval/answer.sh all "$FINETUNE_RUN" "$ANSWERS"
 cp "$FINETUNE_RUN/train.sh" output/train.sh
 "${TOOLKIT[@]}" score "$EXP_NAME" --preset "$PRESET"

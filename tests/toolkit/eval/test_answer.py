@@ -16,6 +16,7 @@ from PIL import Image
 from tests.toolkit.eval.conftest import Benchmarks
 from toolkit.__main__ import main
 from toolkit.eval import inference, textvqa
+from toolkit.eval.answer import BENCHMARKS
 from toolkit.eval.decoding import Decoder
 from toolkit.eval.inference import Answerer
 from toolkit.eval.questions import collapse_warning
@@ -105,6 +106,41 @@ def test_mmbench_answers_and_upload(
     header, *rows = openpyxl.load_workbook(out / "answers_upload.xlsx").active.iter_rows(values_only=True)
     predictions = [row[header.index("prediction")] or "" for row in rows]
     assert predictions == [ILLEGAL_CHARACTERS_RE.sub("", line["text"]) for line in lines]
+
+
+def test_both_benchmarks_by_one_model(
+    tiny_model: Path,
+    benchmarks: Benchmarks,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    for benchmark in BENCHMARKS:
+        evaluate(benchmark, benchmarks, tiny_model, alone / benchmark)
+    loaded = []
+    plain = Answerer.load
+    monkeypatch.setattr(Answerer, "load", lambda *words: loaded.append(words) or plain(*words))
+    for chunk in ("0", "1"):
+        assert evaluate("all", benchmarks, tiny_model, both, "--chunk", chunk, "--chunks", "2") == 0
+    assert len(loaded) == 2
+    assert evaluate("all", benchmarks, tiny_model, both) == 0
+    assert len(loaded) == 2
+    for benchmark in BENCHMARKS:
+        assert (both / benchmark / "answers.jsonl").read_bytes() == (alone / benchmark / "answers.jsonl").read_bytes()
+        assert json.loads((both / benchmark / "run.json").read_text())["command"] == f"eval {benchmark}"
+
+    # What is wrong with the second is said before the first is answered.
+    for folder in ("new", "other"):
+        (tmp_path / folder).mkdir()
+    shutil.copytree(both / "textvqa", tmp_path / "other" / "mmbench")
+    assert evaluate("all", benchmarks, tiny_model, tmp_path / "other") == 1
+    assert "holds the answers to textvqa" in capsys.readouterr().err
+    benchmarks.mmbench.unlink()
+    assert evaluate("all", benchmarks, tiny_model, tmp_path / "new") == 1
+    assert not (tmp_path / "new" / "textvqa").exists()
+    assert not (tmp_path / "other" / "textvqa").exists()
+    assert len(loaded) == 2
 
 
 def test_interrupted_run_goes_on(

@@ -1,4 +1,4 @@
-"""textvqa.sh and mmbench.sh: which process gets which GPU, and what a failed one does. `python` is a stand-in."""
+"""The scripts that answer: which process gets which GPU, and what a failed one does. `python` is a stand-in."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ def run(tmp_path: Path, script: str, gpus: str, broken: str = "none") -> tuple[s
         "PRESET": "mini",
         "INFER_CUDA_IDX": gpus,
     }
-    command = ["bash", str(REPOSITORY / "toolkit" / "eval" / script), "MODEL", "OUT"]
+    name, *words = script.split()
+    command = ["bash", str(REPOSITORY / "toolkit" / "eval" / name), *words, "MODEL", "OUT"]
     outcome = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     return outcome, sorted((tmp_path / "calls").read_text().splitlines())
 
 
-@pytest.mark.parametrize("benchmark", ["textvqa", "mmbench"])
-def test_every_process_has_its_gpu_and_its_chunk(tmp_path: Path, benchmark: str) -> None:
-    outcome, calls = run(tmp_path, f"{benchmark}.sh", "3,5,7")
+@pytest.mark.parametrize(
+    ("script", "benchmark"), [("textvqa.sh", "textvqa"), ("mmbench.sh", "mmbench"), ("answer.sh all", "all")]
+)
+def test_every_process_has_its_gpu_and_its_chunk(tmp_path: Path, script: str, benchmark: str) -> None:
+    outcome, calls = run(tmp_path, script, "3,5,7")
     base = f"-m toolkit eval {benchmark} --preset mini --model MODEL --out OUT"
     chunks = [f"gpu={gpu} {base} --chunk {index} --chunks 3" for index, gpu in enumerate((3, 5, 7))]
     assert outcome.returncode == 0, outcome.stderr
@@ -57,5 +60,5 @@ def test_one_process_where_that_will_do(tmp_path: Path, gpus: str, visible: str)
 def test_a_failed_gpu_stops_the_script(tmp_path: Path) -> None:
     outcome, calls = run(tmp_path, "textvqa.sh", "0,1,2", broken="1")
     assert outcome.returncode == 1
-    assert "failed on GPU 1" in outcome.stderr
+    assert "eval textvqa failed on GPU 1" in outcome.stderr
     assert len(calls) == 3  # nothing is gathered
