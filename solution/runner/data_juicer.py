@@ -20,12 +20,15 @@ from typing import Any
 import data_juicer
 import numpy as np
 from data_juicer.utils.lazy_loader import LazyLoader
+from loguru import logger
 from packaging.requirements import InvalidRequirement, Requirement
 
 from solution.operators.common.faults import loading
 from solution.operators.common.rows import row_seed
 from solution.runner.record import TESTED_DATA_JUICER
 
+logger.remove()
+logger.add(sys.stderr, level="WARNING")  # Data-Juicer's own takes INFO: a line for every plug-in
 _FOLDER = Path(data_juicer.__file__).parent
 _OPERATOR_PACKAGES = tuple(
     f"data_juicer.ops.{kind}"

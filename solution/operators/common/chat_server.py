@@ -32,6 +32,7 @@ from .images import ImageError
 _FIRST_WAIT = 1.0  # s before the second try; doubled for each further one
 _LONGEST_WAIT = 60.0  # s, also where a server asks for more
 _CONNECT = 10.0  # s for a connection
+_IDLE = 60.0  # s that a connection is kept for the next request
 _MOST_BYTES = 1 << 20  # of an answer
 _SECONDS = 0.25  # between two times that answers are handed on
 _UNANSWERED = 20  # rows in succession without an answer: it is not the rows
@@ -235,6 +236,7 @@ class ChatServer:
             client = httpx.AsyncClient(
                 headers=headers,
                 timeout=httpx.Timeout(None, connect=_CONNECT),
+                limits=httpx.Limits(keepalive_expiry=_IDLE),
                 verify=_certificates(),
                 trust_env=not _is_here(self.endpoint),  # no proxy for this machine
             )

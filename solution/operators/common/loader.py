@@ -8,16 +8,17 @@ import torch
 import transformers
 
 from .faults import loading
-
-_ROOT = Path(__file__).resolve().parents[3]  # the repository
+from .places import CHECKOUT
 
 
 def model_folder(name: str) -> str:
-    """A model's folder or hub name; a relative path starts in the working directory, else in the repository.
+    """A model's folder or hub name; a relative path starts in the working directory, else in the checkout.
 
     So that recipes find their models under `dj-process` too, from any folder.
     """
-    return name if Path(name).exists() or not (_ROOT / name).is_dir() else str(_ROOT / name)
+    if CHECKOUT and not Path(name).exists() and (CHECKOUT / name).is_dir():
+        return str(CHECKOUT / name)
+    return name
 
 
 def device_for(on_gpu: bool, rank: int | None) -> str:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from .faults import machine_fault
 from .images import ImageError, stat_image
+from .places import CHECKOUT
 
 _KEY = pa.binary(16)
 _MOST_PARTS = 64  # this many small parts are merged into one
@@ -37,8 +38,15 @@ V = TypeVar("V", float, str)
 
 
 def score_folder() -> Path:
-    """Where scores live: $SCORE_STORE (set by `process.py`: `scores` next to the audit), else `output/scores`."""
-    return Path(os.environ.get("SCORE_STORE") or Path(__file__).resolve().parents[3] / "output" / "scores")
+    """Where scores live: $SCORE_STORE (set by `process.py`: `scores` next to the audit), else `output/scores`.
+
+    Without a checkout: in Data-Juicer's cache.
+    """
+    if given := os.environ.get("SCORE_STORE"):
+        return Path(given)
+    if CHECKOUT:
+        return CHECKOUT / "output" / "scores"
+    return Path(os.environ.get("DATA_JUICER_CACHE_HOME") or "~/.cache/data_juicer").expanduser() / "better_synth_scores"
 
 
 def revision_of(model: str) -> str:
