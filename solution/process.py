@@ -1,11 +1,13 @@
 """Run a Data-Juicer recipe on the seed and write `processed_data.jsonl`.
 
     python solution/process.py --recipe solution/recipes/mini.yaml
+    python solution/process.py analyze mini
     python solution/process.py report mini
     python solution/process.py operators
 
-The second form makes a page about the last run of a recipe, the third lists Data-Juicer's operators. Does not judge
-whether rows can be trained on: `python -m toolkit check` does, on the file written here.
+The second form scores all rows and drops none, for a page on which to choose thresholds; the third makes a page about
+the last run of a recipe, the fourth lists Data-Juicer's operators. Does not judge whether rows can be trained on:
+`python -m toolkit check` does, on the file written here.
 """
 
 import sys
@@ -25,6 +27,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -52,9 +55,16 @@ def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     """The command line."""
     parser = argparse.ArgumentParser(
         description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.",
-        epilog="`process.py report [RECIPE]` makes a page about a finished run; `process.py report --help` says more.",
+        epilog="`process.py analyze [RECIPE]` scores all rows and drops none, for a page on which to choose "
+        "thresholds; `process.py report [RECIPE]` makes a page about a finished run; each has its own --help.",
     )
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe: a YAML file, or a name such as mini")
+    _add_options(parser)
+    return parser.parse_args()
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that a run and an analysis share."""
     parser.add_argument(
         "--dataset",
         type=Path,
@@ -80,7 +90,21 @@ def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     parser.add_argument("--limit", type=int, metavar="N", help="a trial of the first N rows, which is no submission")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster (default: start one here)")
     parser.add_argument("--overwrite", action="store_true", help="run again even where the result is already there")
-    return parser.parse_args()
+
+
+def parse_analyze_arguments(words: list[str]) -> argparse.Namespace:
+    """The command line after `analyze`."""
+    parser = argparse.ArgumentParser(
+        prog="process.py analyze",
+        description="Score all rows by every filter of a recipe, drop none, and make a page on which to choose "
+        "thresholds. It lies in the folder analysis beside that of the result, which is not touched.",
+    )
+    parser.add_argument(
+        "recipe", type=Path, nargs="?", default=Path("first_look"),
+        help="the recipe's file or name (default: first_look, which needs no model)",
+    )  # fmt: skip
+    _add_options(parser)
+    return parser.parse_args(words)
 
 
 def _share(text: str) -> float:
@@ -114,11 +138,13 @@ def main() -> None:
     try:
         if sys.argv[1:2] == ["report"]:
             report(parse_report_arguments(sys.argv[2:]))
+        elif sys.argv[1:2] == ["analyze"]:
+            process(parse_analyze_arguments(sys.argv[2:]), is_analysis=True)
         elif sys.argv[1:2] == ["operators"]:
             list_operators(parse_operators_arguments(sys.argv[2:]))
         elif sys.argv[1:] and not sys.argv[1].startswith("-"):
             word = clipped(sys.argv[1])
-            near = nearest(word, ["report", "operators"])
+            near = nearest(word, ["analyze", "report", "operators"])
             advice = f"unknown command{near}" if near.endswith("?") else f"a recipe is given as --recipe {word}"
             raise UserError(f"process.py {word}: {advice}")
         else:
@@ -128,8 +154,11 @@ def main() -> None:
         sys.exit("\n".join(line if line.startswith("  ") else f"error: {line}" for line in lines))
 
 
-def process(arguments: argparse.Namespace) -> None:
-    """Check the recipe, run it unless its result is already there, print the funnel. Raises UserError."""
+def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
+    """Check the recipe, run it unless its result is already there, print the funnel. Raises UserError.
+
+    An analysis goes the same way and ends with a page.
+    """
     started = time.monotonic()
     recipe = load_recipe(arguments.recipe, arguments.dataset)
     if recipe.faults:
@@ -147,15 +176,15 @@ def process(arguments: argparse.Namespace) -> None:
     root = None if arguments.images else shared
     data = DataSet(recipe.datasets, root, recipe.text_key, recipe.image_key, recipe.ratio, arguments.limit)
     images = (arguments.images or shared).absolute()
-    result, audit = places_of(recipe, arguments.output, data.is_trial)
-    output = result.parent
+    result, audit = places_of(recipe, arguments.output, data.is_trial, is_analysis)
     on_error = arguments.on_error or recipe.on_error
     settings = {"on_error": on_error, **recipe.settings(), **({"limit": data.limit} if data.limit else {})}
     inputs = describe_inputs(recipe, images, settings | ({"trial": True} if data.is_trial else {}))
-    about = "trial, no submission; " if data.is_trial else ""
+    about = "" if not data.is_trial else "trial; " if is_analysis else "trial, no submission; "
     if not arguments.overwrite and is_done(result, audit, images, inputs):
         print(
-            f"{about}already done: {shown(result)} is this recipe's result on these inputs; --overwrite runs it again"
+            f"{about}already done: {shown(result)} is this recipe's {'page' if is_analysis else 'result'} on these "
+            "inputs; --overwrite runs it again"
         )
         return
     warn_of_untested_version()
@@ -166,7 +195,7 @@ def process(arguments: argparse.Namespace) -> None:
     from solution.runner.run import Run, expect_images, log_to
 
     with ExitStack() as stack:
-        stack.enter_context(owner_of(output))
+        stack.enter_context(owner_of(result.parent))
         send_to_the_run(unfinished_folder(audit))
         expect_images(images)
         log_to(audit.with_suffix(".log"))
@@ -177,26 +206,26 @@ def process(arguments: argparse.Namespace) -> None:
             from solution.runner.ray_executor import RayExecutor
 
             address = arguments.ray_address or recipe.ray_address
-            executor = stack.enter_context(RayExecutor(recipe, str(output), address))
-        run = Run(
-            recipe,
-            data,
-            images,
-            result,
-            audit,
-            inputs,
-            on_error,
-            arguments.overwrite,
-            recipe.max_failed if arguments.max_failed is None else arguments.max_failed,
-            executor,
-        )
+            executor = stack.enter_context(RayExecutor(recipe, str(result.parent), address))
+        max_failed = recipe.max_failed if arguments.max_failed is None else arguments.max_failed
+        places = (recipe, data, images, result, audit, inputs, on_error, arguments.overwrite, max_failed, executor)
+        if is_analysis:
+            from solution.analysis.page import write_page
+            from solution.analysis.scoring import Analysis
+
+            run: Run = Analysis(*places, present=partial(write_page, recipe, audit, result))
+        else:
+            run = Run(*places)
 
         def record(counts: dict[str, Any]) -> None:
             seconds = round(time.monotonic() - started, 1)
             write_record(result, inputs, counts | {"executor": executor_name, "seconds": seconds})
 
         run.execute(record)
-    print(f"{about}rows: {shown(result)}; audit of every row: {shown(audit)}; record: {shown(record_of(result))}")
+    if is_analysis:
+        print(f"{about}page: {shown(result)}; scores of every row: {shown(audit)}; record: {shown(record_of(result))}")
+    else:
+        print(f"{about}rows: {shown(result)}; audit of every row: {shown(audit)}; record: {shown(record_of(result))}")
 
 
 def common_folder(files: Sequence[Path]) -> Path:
@@ -204,14 +233,19 @@ def common_folder(files: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([file.absolute().parent for file in files]))
 
 
-def places_of(recipe: Recipe, output: Path | None, is_trial: bool) -> tuple[Path, Path]:
+def places_of(recipe: Recipe, output: Path | None, is_trial: bool, is_analysis: bool) -> tuple[Path, Path]:
     """The files of result and audit. Raises UserError where the result would take the place of the data set.
 
-    A trial has a folder and names of its own, so that it is never taken for a submission.
+    A trial has a folder and names of its own, so that it is never taken for a submission. Of an analysis they are its
+    page and its scores, in a folder beside the audits.
     """
     result = output.absolute() / RESULT if output else recipe.export_path or ROOT / "output" / "processed_data" / RESULT
     folder, name = audit_folder(recipe, result), recipe.name
-    if is_trial:
+    if is_analysis:
+        folder = folder.with_name("analysis")
+        name += ".trial" if is_trial else ""
+        result = folder / f"{name}.html"
+    elif is_trial:
         result = result.parent.with_name(f"{result.parent.name}.trial") / f"{result.stem}.trial.jsonl"
         name += ".trial"
     if result.exists() and any(file.exists() and result.samefile(file) for file in recipe.datasets):

@@ -24,7 +24,7 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def test_it_lists_every_command() -> None:
     result = run(["bash", "better-synth"], REPOSITORY)
     assert result.returncode == 0
-    assert all(f"\n  {name} " in result.stdout for name in [*COMMANDS, "process", "report"])
+    assert all(f"\n  {name} " in result.stdout for name in [*COMMANDS, "process", "analyze", "report"])
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,7 @@ def test_it_lists_every_command() -> None:
     [
         (["process", "--help"], "usage: process.py [-h] --recipe"),
         (["report", "--help"], "usage: process.py report [-h]"),
+        (["analyze", "--help"], "usage: process.py analyze [-h]"),
         (["check", "--help"], "usage: better-synth check [-h]"),
         (["train", "--help"], "usage: better-synth COMMAND"),
     ],

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from solution.process import parse_operators_arguments, parse_report_arguments
+from solution.process import parse_analyze_arguments, parse_operators_arguments, parse_report_arguments
 from tests.conftest import checkout
 from toolkit.__main__ import COMMANDS
 from toolkit.download.manifest import choose, load_manifest
@@ -103,7 +103,7 @@ def require_arguments(words: list[str]) -> None:
 def require_front(words: list[str]) -> None:
     """Fail where `better-synth WORDS` would refuse its arguments."""
     name, *rest = words
-    if name in ("process", "report"):
+    if name in ("process", "analyze", "report"):
         if rest:
             require_recipe_arguments(rest if name == "process" else words)
     elif (name, *rest) not in [("train", preset) for preset in PRESETS]:
@@ -114,6 +114,9 @@ def require_recipe_arguments(words: list[str]) -> None:
     """Fail where process.py would refuse its arguments, or the recipe is not there."""
     if words[0] == "report":
         parse_report_arguments(words[1:])
+        return
+    if words[0] == "analyze":
+        parse_analyze_arguments(words[1:])
         return
     if words[0] == "operators":
         parse_operators_arguments(words[1:])

@@ -85,11 +85,12 @@ def test_the_tree_is_seen():
 BASE = "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes"
 # Who may import what of ours, by folder or, where a module lies in no folder of its own, by module.
 DIRECTIONS = {
-    "solution.process": "solution.report solution.runner solution.entry solution.processes",
+    "solution.process": "solution.report solution.analysis solution.runner solution.entry solution.processes",
     "solution.entry": "",
     "solution.processes": "",
     "solution.missing": "",
     "solution.report": "solution.runner solution.operators.common",
+    "solution.analysis": "solution.report solution.runner solution.operators.common",
     "solution.runner": "solution.missing solution.entry solution.processes solution.operators "
     "solution.operators.common",
     "solution.operators": "solution.operators.common",

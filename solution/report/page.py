@@ -1,11 +1,16 @@
 """The report's page: what it shows, as data for the template `page.html.j2`, which holds all HTML."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from solution.operators.common.images import open_image
 
 _WIDTH, _HEIGHT = 340, 150  # px of a chart
 _FLOOR = 118  # px from the top to the axis
@@ -47,23 +52,40 @@ def page(
     sections: Sequence[Section],
 ) -> str:
     """The HTML text: totals, funnel and score charts of the ``steps`` (see `Ledger.counts`), then the sections."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            about=about,
+            totals=totals,
+            steps=steps,
+            widest=max(step["rows_in"] + step["created"] for step in steps) or 1,
+            charts=[chart(step["name"], scores) for step in steps for scores in step["scores"]],
+            sections=sections,
+        )
+    )
+
+
+def templates(*folders: Path) -> Environment:
+    """Templates of this folder and others, with every value escaped."""
+    return Environment(
+        loader=FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return templates.get_template("page.html.j2").render(
-        title=title,
-        about=about,
-        totals=totals,
-        steps=steps,
-        widest=max(step["rows_in"] + step["created"] for step in steps) or 1,
-        charts=[chart(step["name"], scores) for step in steps for scores in step["scores"]],
-        sections=sections,
-    )
+
+
+def thumbnail(file: str | Path, side: int, quality: int) -> str:
+    """An image as a small JPEG in a data URI, its longer side ``side`` px. Raises ImageError."""
+    image = open_image(file)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 def chart(operator: str, scores: Mapping[str, Any]) -> dict[str, Any]:

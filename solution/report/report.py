@@ -5,8 +5,6 @@ threshold that dropped them, new captions that gained most, copies next to what 
 the audit and the images of the rows shown.
 """
 
-import base64
-import io
 import json
 import os
 from collections import Counter
@@ -17,12 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from solution.operators.common.captions import caption_of
-from solution.operators.common.images import ImageError, open_image
+from solution.operators.common.images import ImageError
 from solution.operators.common.reasons import REPEATS_CAPTION, REPEATS_IMAGE, kind_of, recaption_gain, repeated_id
-from solution.report.page import Card, Gallery, Section, page
+from solution.report.page import Card, Gallery, Section, page, thumbnail
 from solution.runner.errors import UserError, visible
 from solution.runner.files import replaced, shown
 from solution.runner.record import audits_in
@@ -218,14 +215,10 @@ class _Report:
         # The audit joins the paths of several images with a space, which may also be part of one path.
         name = images if os.path.isfile(root / images) else images.split(" ")[0]
         try:
-            image = open_image(root / name)
+            return thumbnail(root / name, _THUMBNAIL, 72)
         except ImageError:
             self.missing += 1
             return None
-        image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=72)
-        return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _has_reason(rows: pa.Table, kinds: list[str]) -> pa.Array:

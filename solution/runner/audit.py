@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -317,11 +317,15 @@ class Ledger:
         Steps and ``about`` are in the file's metadata, as JSON under the key `run`.
         """
         schema = SCHEMA.with_metadata({"run": json.dumps(about | {"steps": self.counts()})})
-        found = self._rows.execute("SELECT * FROM rows ORDER BY row")
         with replaced(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-            while lines := found.fetchmany(_GROUP):
-                columns = map(pa.array, zip(*lines, strict=True), SCHEMA.types)
-                writer.write_table(pa.table(list(columns), schema=schema))
+            for table in self.tables():
+                writer.write_table(table.cast(schema))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Every row, in the order of row numbers, some thousand at a time."""
+        found = self._rows.execute("SELECT * FROM rows ORDER BY row")
+        while lines := found.fetchmany(_GROUP):
+            yield pa.table(list(map(pa.array, zip(*lines, strict=True), SCHEMA.types)), schema=SCHEMA)
 
 
 def funnel(ledger: Ledger) -> str:
@@ -329,7 +333,7 @@ def funnel(ledger: Ledger) -> str:
     header = ("operator", *(key.replace("_", " ") for key in COUNTS), "seconds")
     body = [(step.name, *(f"{getattr(step, key):,}" for key in COUNTS), f"{step.seconds:.1f}") for step in ledger.steps]
     totals = ledger.totals()
-    lines = _aligned([header, *body])
+    lines = aligned([header, *body])
     lines.append(
         f"{totals['in']:,} in + {totals['created']:,} created = {totals['kept']:,} kept + {totals['dropped']:,} dropped"
         f" + {totals['failed']:,} failed"
@@ -347,7 +351,7 @@ def funnel(ledger: Ledger) -> str:
     return "\n".join(map(visible, lines))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Text rows with the first column to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -7,7 +7,7 @@ import numpy as np
 
 _BINS = 60
 # Thresholds that nobody set (Data-Juicer's default maximum is the largest float) are no lines in a chart.
-_ENDLESS = 1e9
+ENDLESS = 1e9
 
 
 def histogram(
@@ -26,7 +26,7 @@ def histogram(
     if not known.any():
         return None
     low, high = np.quantile(values[known], [0.005, 0.995])
-    lines = {name: threshold for name, threshold in thresholds.items() if abs(threshold) < _ENDLESS}
+    lines = {name: threshold for name, threshold in thresholds.items() if abs(threshold) < ENDLESS}
     spread = high - low
     for threshold in lines.values():
         if not spread or low - spread <= threshold <= high + spread:

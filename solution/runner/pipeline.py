@@ -90,15 +90,15 @@ def build_operators(process: list[dict[str, dict[str, Any]]], processes: int, wo
     return operators
 
 
-Run = Callable[..., NestedDataset]  # a row-wise operator's own `run`, or what another executor has for it
+Runs = Callable[..., NestedDataset]  # a row-wise operator's own `run`, or what another executor has for it
 
 
 def run_operator(
     operator: Any,
     dataset: NestedDataset,
     ledger: Ledger,
-    run: Run | None = None,
-    apply: Callable[[Any, NestedDataset, Ledger, Run], NestedDataset] | None = None,
+    run: Runs | None = None,
+    apply: Callable[[Any, NestedDataset, Ledger, Runs], NestedDataset] | None = None,
 ) -> NestedDataset:
     """Apply one operator and record in the ledger each row that it drops, keeps, changes or creates.
 
@@ -122,7 +122,7 @@ def run_operator(
     return result
 
 
-def apply_operator(operator: Any, dataset: NestedDataset, ledger: Ledger, run: Run) -> NestedDataset:
+def apply_operator(operator: Any, dataset: NestedDataset, ledger: Ledger, run: Runs) -> NestedDataset:
     """What an operator makes of the rows, by its kind. Raises UserError for one of another kind."""
     if isinstance(operator, Filter):
         return _run_filter(operator, dataset, ledger, run)
@@ -144,7 +144,7 @@ def _report_errors(errors: list[str], before: NestedDataset, after: NestedDatase
     step.remark = f"logged {len(errors):,} errors, the first: {errors[0]}"
 
 
-def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Run) -> NestedDataset:
+def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Runs) -> NestedDataset:
     """Scores first, then the decision, so that the scores of dropped rows are known too."""
     scored, kept, is_kept = judged(operator, dataset, ledger, run)
     _record_scores(scored, is_kept, thresholds_of(operator), ledger)
@@ -152,7 +152,7 @@ def _run_filter(operator: Filter, dataset: NestedDataset, ledger: Ledger, run: R
 
 
 def judged(
-    operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Run
+    operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Runs
 ) -> tuple[NestedDataset, NestedDataset, np.ndarray]:
     """(rows with a score, those of them that the filter keeps, for each of the former whether it is kept)."""
     # With old scores there, a filter of the same kind would skip its work, though the caption may have changed.
@@ -229,7 +229,7 @@ def with_earlier_scores(kept: NestedDataset, dataset: NestedDataset) -> NestedDa
         return rows_of_step(tables(_numbers))
 
 
-def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Run) -> NestedDataset:
+def _run_mapper(operator: Mapper, dataset: NestedDataset, ledger: Ledger, run: Runs) -> NestedDataset:
     """Rows may be changed, removed or multiplied; a text that lost its image token is a failed row."""
     result = _number_created(without_failed(isolate(run, dataset, ledger), ledger), ledger)
     for part in parts_of(result, ROW, NOTE):

@@ -18,7 +18,7 @@ from loguru import logger
 from tqdm.auto import tqdm
 
 from solution.operators.common.faults import IMAGE_ROOT
-from solution.runner.audit import Ledger, funnel
+from solution.runner.audit import Ledger, Step, funnel
 from solution.runner.checkpoint import Checkpoint
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.parameters import check_operators
@@ -118,13 +118,11 @@ class Run:
                 _say(f"[{number}/{len(operators)}] {operator._name}: {len(dataset):,} rows in")
                 run = partial(self.executor.run, number - 1, operator) if self.executor else None
                 produced.begin()
-                before, dataset = dataset, run_operator(operator, dataset, ledger, run)
+                before, dataset = dataset, self._apply(number, operator, dataset, ledger, run)
                 if isinstance(operator, Mapper):
                     dataset = produced.settle(before, dataset, ledger)
                 step = ledger.steps[-1]
-                _say(
-                    f"    {step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed in {step.seconds:.1f} s"
-                )
+                _say(f"    {self._said(step)} in {step.seconds:.1f} s")
                 if step.remark:
                     _say(f"    {visible(step.remark)}")
                 if not len(dataset):
@@ -132,13 +130,17 @@ class Run:
                 self._check_failures(ledger)
                 dataset = checkpoint.save(number, tables_of(dataset), ledger)
             checkpoint.check_images(ledger)
-            self._finish(dataset, folders, ledger, write_record)
+            self._finish(operators, dataset, folders, ledger, write_record)
         except BaseException:
             if ledger.steps and ledger.steps[0].rows_in:
                 ledger.write(stopped_audit(self.audit), **self._places())
             checkpoint.leave(ledger, is_resumable=dataset is not None)
             raise
         checkpoint.clear(ledger)
+
+    def _apply(self, number: int, operator: Any, dataset: NestedDataset, ledger: Ledger, run: Any) -> NestedDataset:
+        """What the operator at this place of the recipe leaves of the rows."""
+        return run_operator(operator, dataset, ledger, run)
 
     def _watched(self, tables: Iterable[pa.Table], ledger: Ledger) -> Iterator[pa.Table]:
         """The tables of a step that is not saved where it failed too many rows."""
@@ -151,15 +153,22 @@ class Run:
         if step.failed <= max(_FEW, self.max_failed * step.rows_in):
             return
         reason, count = ledger.failure_reasons(step.name)[0]
+        report = self._report()
+        where = f"Look at the reasons with `{report}`" if report else f"Reasons: {shown(stopped_audit(self.audit))}"
         raise UserError(
             f"{step.name} failed {step.failed:,} of {step.rows_in:,} rows, more than the share of {self.max_failed:g} "
-            f"that is allowed (most often, {count:,}: {reason}); nothing of it was saved. Look at the reasons with "
-            f"`{self._report()}`; where the rows are that bad, give --max-failed "
+            f"that is allowed (most often, {count:,}: {reason}); nothing of it was saved. "
+            f"{where}; where the rows are that bad, give --max-failed "
             f"{min(1.0, math.ceil(100 * step.failed / step.rows_in + 1) / 100):g}"
         )
 
+    def _said(self, step: Step) -> str:
+        """What the user is told of an operator that is done."""
+        return f"{step.kept:,} kept, {step.dropped:,} dropped, {step.failed:,} failed"
+
     def _finish(
         self,
+        operators: list[Any],
         dataset: NestedDataset,
         folders: Folders,
         ledger: Ledger,
@@ -177,7 +186,7 @@ class Run:
         print(text)
 
     def _report(self) -> str:
-        """The command that makes a page about this run."""
+        """The command that makes a page about this run, where there is one."""
         command = f"process.py report {shlex.quote(self.audit.stem)}"
         output = self.audit.parent.parent / self.result.parent.name
         return command if output.parent == ROOT / "output" else f"{command} --output {shlex.quote(shown(output))}"
@@ -197,11 +206,12 @@ class Run:
         why = [f"{count:,} {reason}" for reason, count in step.reasons.most_common(3)]
         why += [f"{count:,} failed: {reason}" for reason, count in ledger.failure_reasons(step.name)[:1]]
         details = f" ({', '.join(why)})" if why else ""
+        page = f"; `{report}` makes a page of it" if (report := self._report()) else ""
         advice = "change its thresholds, every row's score is" if step.dropped else "every row's reason is"
         return (
             f"no rows left: operator {len(ledger.steps) - 1} ({step.name}) dropped {step.dropped:,} and failed "
             f"{step.failed:,} of the last {step.rows_in:,} rows{details}; "
-            f"{advice} in {shown(stopped_audit(self.audit))}; `{self._report()}` makes a page of it"
+            f"{advice} in {shown(stopped_audit(self.audit))}{page}"
         )
 
 

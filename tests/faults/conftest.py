@@ -90,6 +90,13 @@ def _report(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     )
 
 
+def _analyze(request: pytest.FixtureRequest, _tmp_path: Path) -> Command:
+    recipe = request.getfixturevalue("recipe_of")()
+    words = [word if word != "--recipe" else "analyze" for word in recipe.words]
+    # The page says when it was made.
+    return Command(words, recipe.folder, environment=recipe.environment, unequal=(".log", ".html"))
+
+
 def _rows(request: pytest.FixtureRequest) -> tuple[list[str], Path]:
     """The arguments that `check` and `prepare` share, over six rows; and the seed's folder."""
     seed = request.getfixturevalue("small_seed")
@@ -161,6 +168,7 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "recipe": _recipe,
     "recipe, np 2": lambda request, path: _recipe(request, path, np=2),
     "recipe, Ray": _ray,
+    "analyze": _analyze,
     "report": _report,
     "check": _check,
     "convert": _convert,

@@ -70,6 +70,18 @@ def check_operators(recipe: Recipe, registry: dict[str, type]) -> list[dict[str,
     return checked
 
 
+def accepted(operator: type, parameter: str, value: Any) -> bool:
+    """Whether a recipe may give an operator's parameter a value."""
+    known = _parameters(operator)
+    if parameter not in known:
+        return False
+    try:
+        _typed(value, known[parameter][0], parameter)
+    except UserError:
+        return False
+    return True
+
+
 def _parameters(operator: Any) -> dict[str, tuple[Any, Any]]:
     """Parameter -> (type, default) of an operator class and its bases, Data-Juicer's common ones included."""
     known = {
