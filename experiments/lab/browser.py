@@ -63,12 +63,14 @@ class Browser:
         data: for the script, JSON.
         shown, wanted: images embedded, and images there are.
         unreadable: images that cannot be decoded.
+        missing: questions whose image is not on this machine.
     """
 
     data: dict[str, Any]
     shown: int
     wanted: int
     unreadable: int
+    missing: int
 
 
 def browser(arms: Sequence[str], entries: Sequence[Entry], image_bytes: int = IMAGE_BYTES) -> Browser:
@@ -103,7 +105,7 @@ def browser(arms: Sequence[str], entries: Sequence[Entry], image_bytes: int = IM
         "images": images,
         "questions": [_question(entry, places.get(entry.image) if entry.image else None) for entry in entries],
     }
-    return Browser(data, len(images), len(wanted), unreadable)
+    return Browser(data, len(images), len(wanted), unreadable, sum(entry.image is None for entry in entries))
 
 
 def _drawn(entry: Entry) -> str:

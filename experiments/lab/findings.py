@@ -79,6 +79,8 @@ def findings(lab: Lab, file: Path) -> Found:
     Raises:
         UserError: no cell of it is there yet; a record is none.
     """
+    from experiments.lab.earlier import earlier_noise
+    from experiments.lab.oddities import warnings_of
     from experiments.lab.statistics import analyse, scores_of_records
 
     records = read_lab_records(lab.records, lab.arms)
@@ -89,7 +91,9 @@ def findings(lab: Lab, file: Path) -> Found:
     every = [record for arm in records.values() for record in arm]
     answers = read_answers(lab.records, every)
     baseline = lab.baseline if lab.baseline in records else next(iter(records))
-    analysis = analyse(scores_of_records(every), baseline, answers if len(answers) else None)
+    asked = answers if len(answers) else None
+    earlier = earlier_noise(lab.preset.name)
+    analysis = analyse(scores_of_records(every), baseline, asked, earlier, warnings_of(every, asked))
     summary = read_json(lab.records / SUMMARY) if (lab.records / SUMMARY).is_file() else {}
     return Found(lab, summary, records, answers, analysis)
 

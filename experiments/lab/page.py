@@ -123,13 +123,6 @@ def _warnings(found: Found) -> Iterator[str]:
     yield from found.analysis.warnings
     if found.lab.baseline != found.analysis.baseline:
         yield f"The baseline {found.lab.baseline} has no cell yet; arms are compared with {found.analysis.baseline}."
-    by_warning: dict[str, list[str]] = {}
-    for arm, records in found.records.items():
-        for record in records:
-            for warning in record.get("warnings", []):
-                by_warning.setdefault(warning, []).append(f"{arm} draw {record['draw']} seed {record['seed']}")
-    for warning, cells in by_warning.items():
-        yield f"{', '.join(cells)}: {warning}"
     for key, words in (("device", "devices"), ("fixed_part", "versions of the toolkit"), ("versions", "packages")):
         values = {str(record.get(key)) for records in found.records.values() for record in records}
         if len(values) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -73,7 +74,8 @@ def _losses(found: Found) -> Iterator[Line]:
                 history = record.get("loss", {}).get(stage)
                 if isinstance(history, list) and history:
                     training = f"draw {record['draw']} seed {record['seed']}"
-                    yield Line(label, arm, range(1, len(history) + 1), history, training)
+                    losses = [math.nan if loss is None else loss for loss in history]  # JSON has no infinity
+                    yield Line(label, arm, range(1, len(losses) + 1), losses, training)
 
 
 def _kept(found: Found) -> Iterator[Dot]:

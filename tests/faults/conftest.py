@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiments.lab.example import ANSWERS, write_run
 from tests.faults.harness import Command, run_whole
 from tests.solution.conftest import captioner_folder, clip_folder, make_recipe, make_seed  # noqa: F401
 from tests.toolkit.download.conftest import environment_of, server  # noqa: F401
@@ -164,6 +165,14 @@ def _mini(_request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     return Command(toolkit("mini", "eval-set", out / "set", "--questions", 40), out)
 
 
+def _page(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    files = request.getfixturevalue("benchmarks")
+    run, other = (write_run(tmp_path / "results", files, name, 9, ANSWERS) for name in ("recipe", "raw"))
+    out = tmp_path / "out"
+    words = toolkit("lab", "page", run, "--baseline", other, "--preset", files.preset, "--out", out / "page.html")
+    return Command(words, out)
+
+
 COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "recipe": _recipe,
     "recipe, np 2": lambda request, path: _recipe(request, path, np=2),
@@ -181,4 +190,5 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "pack online": lambda request, path: _pack(request, path, "online"),
     "pack offline": lambda request, path: _pack(request, path, "offline"),
     "mini eval-set": _mini,
+    "lab page": _page,
 }

@@ -71,7 +71,7 @@
   const card = (question) => {
     const figure = make("figure");
     const images = make("div", undefined, "images");
-    if (question.i === null) images.append(make("div", "image not embedded", "missing"));
+    if (question.i === null) images.append(make("div", "no image here", "missing"));
     else {
       const image = make("img");
       image.alt = "";

@@ -1,7 +1,8 @@
-"""A finished lab without trainings: records as `lab run` leaves them, answers drawn at random."""
+"""A finished lab and a finished run without trainings: records and answers as they are left, drawn at random."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,3 +107,42 @@ def _write_cell(
         "gpu_hours": 0.0, "inputs": {"evaluation": "e"}, "versions": {"torch": "2"}, "fixed_part": "f", "device": "cpu",
     }  # fmt: skip
     write_record(records / f"{arm}-draw0-seed{seed}.json", record)
+
+
+ANSWERS = ["A", "red", "B", "A", "red", "A"]  # to the six questions of the fixture `benchmarks`: two of three groups
+
+
+def write_run(results: Path, benchmarks: Any, name: str, right: int, mmbench: list[str], text: str = "shut") -> Path:
+    """Write a finished run: its answers, and the records of both stages beside them.
+
+    Args:
+        results: stands for output/eval_results.
+        benchmarks: the fixture of that name.
+        name: of the experiment.
+        right: how many of TextVQA's twelve questions are answered rightly, the first ones; `text` answers the others.
+        mmbench: answers to MMBench's six questions.
+
+    Returns:
+        the folder of the answers.
+    """
+    folder = results / f"MGM-Tiny-Finetune-{name}"
+    questions = [json.loads(line) for line in benchmarks.textvqa.read_text().splitlines()]
+    indices = [int(line.split("\t")[0]) for line in benchmarks.mmbench.read_text().splitlines()[1:]]
+    answers = {
+        "textvqa": [
+            {"question_id": q["question_id"], "prompt": q["text"], "text": "Open." if n < right else text}
+            for n, q in enumerate(questions)
+        ],
+        "mmbench": [{"question_id": index, "text": answer} for index, answer in zip(indices, mmbench, strict=True)],
+    }
+    for benchmark, lines in answers.items():
+        (folder / benchmark).mkdir(parents=True)
+        (folder / benchmark / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for stage, trained in (("Pretrain", 8), ("Finetune", 12)):
+        stage_folder = results.parent / "training_dirs" / f"MGM-Tiny-{stage}-{name}"
+        stage_folder.mkdir(parents=True)
+        record = {"counts": {"samples_trained": trained}, "seconds": 30.0, "configuration": {"processes": 1}}
+        (stage_folder / "run.json").write_text(json.dumps(record))
+        history = [{"step": step, "loss": 2 / step} for step in range(1, 9)] + [{"step": 8, "train_loss": 1}]
+        (stage_folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    return folder

@@ -8,6 +8,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from experiments.lab import plots, run_page
 from experiments.lab.answers import Given, outcomes
 from experiments.lab.browser import Entry, browser
 from experiments.lab.finished import bootstrap, interval
+from tests.experiments.lab import example
+from tests.experiments.lab.example import ANSWERS
 from tests.solution.report.test_report import HOSTILE, console_of, load
 from tests.toolkit.eval.conftest import Benchmarks, benchmarks  # noqa: F401  a fixture
 from toolkit.__main__ import main
 from toolkit.eval import score
 from toolkit.files import REPOSITORY
 from toolkit.presets import load_preset
-
-ANSWERS = ["A", "red", "B", "A", "red", "A"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,35 +40,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def write_run(results: Path, benchmarks: Benchmarks) -> Callable[..., Path]:  # noqa: F811
-    """A finished run: answers, records of both stages, and of its rows."""
-
-    def write(name: str, right: int, mmbench: list[str], text: str = "shut") -> Path:
-        folder = results / f"MGM-Tiny-Finetune-{name}"
-        questions = [json.loads(line) for line in benchmarks.textvqa.read_text().splitlines()]
-        answers = {
-            "textvqa": [
-                {"question_id": q["question_id"], "prompt": q["text"], "text": "Open." if n < right else text}
-                for n, q in enumerate(questions)
-            ],
-            "mmbench": [
-                {"question_id": int(line.split("\t")[0]), "text": answer}
-                for line, answer in zip(benchmarks.mmbench.read_text().splitlines()[1:], mmbench, strict=True)
-            ],
-        }
-        for benchmark, lines in answers.items():
-            (folder / benchmark).mkdir(parents=True)
-            text_of = "".join(json.dumps(line) + "\n" for line in lines)
-            (folder / benchmark / "answers.jsonl").write_text(text_of)
-        for stage, samples in (("Pretrain", 8), ("Finetune", 12)):
-            trained = results.parent / "training_dirs" / f"MGM-Tiny-{stage}-{name}"
-            trained.mkdir(parents=True)
-            record = {"counts": {"samples_trained": samples}, "seconds": 30.0, "configuration": {"processes": 1}}
-            (trained / "run.json").write_text(json.dumps(record))
-            history = [{"step": step, "loss": 2 / step} for step in range(1, 9)] + [{"step": 8, "train_loss": 1}]
-            (trained / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-        return folder
-
-    return write
+    """`example.write_run` in this test's folder."""
+    return partial(example.write_run, results, benchmarks)
 
 
 def page_of(*words: str, preset: Path) -> str:
