@@ -18,6 +18,7 @@ from toolkit.dataset.validation import Report, TrainabilityTest, validate
 from toolkit.errors import UserError
 from toolkit.files import package_versions, require_file, require_output, sha256_of, write_json, write_jsonl
 from toolkit.presets import Preset, load_preset
+from toolkit.training.trainability import trainability_test
 
 SHOWN_FAULTS = 20
 # Times the side of the mini world's images: seed_1k's smallest are 1.75 times as large.
@@ -75,10 +76,6 @@ def _trainability_test(preset: Preset, tokenizer: Path) -> tuple[TrainabilityTes
     for path in (tokenizer, preset.vision_tower / "config.json"):
         if not path.exists():
             return None, [f"trainability: {path} is missing, run `{preset.download}`"]
-
-    # Imported here: it brings torch, which `--help` need not wait for.
-    from toolkit.training.trainability import trainability_test
-
     return trainability_test(preset, tokenizer), []
 
 

@@ -28,7 +28,6 @@ from toolkit.mgm.conversation import (
 )
 from toolkit.mgm.images import expand, open_image, scale_image
 from toolkit.training.speed.packing import pack
-from toolkit.weights import read_clip_config
 
 
 @dataclass(frozen=True)
@@ -171,20 +170,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{path}: no rows to train on")
     return rows
-
-
-def image_tokens_of(vision_tower: Path) -> int:
-    """How many tokens an image takes (576 in MGM-2B), by the `config.json` of the main tower's folder.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    config = read_clip_config(vision_tower)
-    pixels = [config.get(name) for name in ("image_size", "patch_size")]
-    match pixels:
-        case [int(image), int(patch)] if image >= patch > 0:
-            return (image // patch) ** 2
-    raise UserError(f"{vision_tower / 'config.json'}: image_size and patch_size must be whole numbers, found {pixels}")
 
 
 def row_id(row: dict[str, Any], index: int) -> str:

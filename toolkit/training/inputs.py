@@ -10,8 +10,8 @@ from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import OnError, SkippedRow, UserError
 from toolkit.files import read_json, write_json
 from toolkit.presets import Preset
-from toolkit.training.data import SampleReader, image_tokens_of, read_rows, scan
-from toolkit.weights import look_at_weights, read_config, weight_files
+from toolkit.training.data import SampleReader, read_rows, scan
+from toolkit.weights import image_tokens_of, look_at_weights, read_config, weight_files
 
 
 def stage_files(preset: Preset) -> list[Path]:

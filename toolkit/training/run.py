@@ -188,7 +188,8 @@ def _launch(processes: int) -> None:
 
 def _reader(request: StageRequest, preset: Preset, settings: Settings) -> SampleReader:
     from toolkit.mgm.checkpoint import load_tokenizer
-    from toolkit.training.data import SampleReader, image_tokens_of
+    from toolkit.training.data import SampleReader
+    from toolkit.weights import image_tokens_of
 
     return SampleReader(
         roots=ImageRoots(seed=request.images, processed=request.synthetic_images),
