@@ -17,8 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.dataset.images import inspect_images
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import RowFault, SkippedRow, UserError
-from toolkit.files import read_json
+from toolkit.errors import RowFault, SkippedRow
 from toolkit.mgm.conversation import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
@@ -156,20 +155,6 @@ class Scan:
     faults: dict[int, SkippedRow]
     text_only: int = 0
     rotated_images: int = 0
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a LLaVA-format JSON file.
-
-    Raises:
-        UserError: missing, not JSON, no list of objects, or empty.
-    """
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a JSON list of LLaVA-format rows, as `python -m toolkit prepare` writes it")
-    if not rows:
-        raise UserError(f"{path}: no rows to train on")
-    return rows
 
 
 def row_id(row: dict[str, Any], index: int) -> str:
