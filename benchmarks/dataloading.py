@@ -20,7 +20,8 @@ from toolkit.dataset.rows import ImageRoots
 from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.images import normalise
 from toolkit.presets import load_preset
-from toolkit.training.data import Collator, SampleReader, TrainingSet, read_rows
+from toolkit.training.data import Collator, SampleReader, TrainingSet
+from toolkit.training.rows import read_rows
 
 
 class FloatCollator:

@@ -34,6 +34,7 @@ from toolkit.presets import load_preset
 
 QUESTIONS_PER_IMAGE = 4
 KERNELS_LISTED = 40
+REPORTED = 64  # questions answered one at a time
 # Random weights need some vocabulary: the mini world's is part of the repository.
 TOKENIZER_OF = load_preset("mini").llm
 
@@ -59,14 +60,17 @@ def questions_of(count: int, side: int, folder: Path) -> list[Question]:
 
 
 class Parts:
-    """Seconds by part of a pass; the device is waited for after each, so the pass takes a little longer."""
+    """Seconds by part of a pass; the device is waited for after each, which costs the pass next to nothing."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, answerer: Answerer):
+        self.device = answerer.model.device
         self.spent: defaultdict[str, float] = defaultdict(float)
+        self._watch(answerer.model, "encode_images", "towers")
+        self._watch(answerer.decoder, "prefixes", "prefixes")
+        self._watch(answerer.decoder, "_suffixes", "rests of prompts")
+        self._watch(answerer.decoder, "_step", "steps")
 
-    def watch(self, owner: Any, method: str, part: str) -> None:
-        """Count the seconds of an object's method under a name."""
+    def _watch(self, owner: Any, method: str, part: str) -> None:
         plain = getattr(owner, method)
 
         def timed(*arguments: Any, **named: Any) -> Any:
@@ -77,9 +81,45 @@ class Parts:
         setattr(owner, method, timed)
 
     def report(self, total: float) -> str:
-        """One line; what is not watched is the rest."""
-        lines = [f"{part} {spent:.2f}" for part, spent in self.spent.items()]
-        return ", ".join([*lines, f"rest {total - sum(self.spent.values()):.2f} of {total:.2f} s"])
+        """One line on the pass that has ended: what is not watched is the rest, as reading images and tokenising."""
+        parts = [*self.spent.items(), ("rest", total - sum(self.spent.values()))]
+        self.spent.clear()
+        return ", ".join(f"{part} {spent:.2f}" for part, spent in parts)
+
+
+class Passes:
+    """Passes over the same questions: their rates, answers and parts.
+
+    Args:
+        answerer: answers.
+        questions: all of them.
+        new_tokens: longest answer.
+    """
+
+    def __init__(self, answerer: Answerer, questions: list[Question], new_tokens: int):
+        self.answerer, self.questions, self.new_tokens = answerer, questions, new_tokens
+        self.parts = Parts(answerer)
+        self.rates: dict[str, float] = {}
+        self.texts: dict[str, dict[int, str]] = {}
+
+    def run(self, name: str, batch: int | None, count: int | None = None, reference: bool = False) -> None:
+        """Answer the first `count` questions, print rate, peak memory and parts."""
+        asked, device = self.questions[:count], self.answerer.model.device
+        work = self.answerer.answers_one_at_a_time if reference else self.answerer.answers
+        self.answerer.model.set_reference_mode(reference)
+        self.texts[name] = {}
+        started = time.perf_counter()
+        for some in work(asked, batch, self.new_tokens):
+            self.texts[name].update(some)
+            if reference and len(self.texts[name]) % REPORTED == 0:
+                print(f"  {len(self.texts[name])} in {time.perf_counter() - started:.1f} s", flush=True)
+        spent = time.perf_counter() - started
+        self.rates[name] = len(asked) / spent
+        peak = f", peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if device.type == "cuda" else ""
+        print(
+            f"{name:28} {self.rates[name]:8.2f} questions/s, {spent:.2f} s{peak}: {self.parts.report(spent)}",
+            flush=True,
+        )
 
 
 def kernels(work: Callable[[], object], device: torch.device) -> str:
@@ -111,67 +151,32 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         questions = questions_of(args.questions, preset.image_size_aux, Path(folder))
-        alone = questions[: args.alone]
-
-        def answered(name: str, asked: list[Question], batch: int | None, reference: bool = False) -> dict[int, str]:
-            found: dict[int, str] = {}
-            model.set_reference_mode(reference)
-            work = answerer.answers_one_at_a_time if reference else answerer.answers
-
-            def run() -> None:
-                for some in work(asked, batch, args.new_tokens):
-                    found.update(some)
-
-            spent = seconds(run, device)
-            rates[name] = len(asked) / spent
-            peak = f", peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if device.type == "cuda" else ""
-            print(f"{name:28} {rates[name]:8.2f} questions/s, {spent:.2f} s{peak}", flush=True)
-            return found
-
-        rates: dict[str, float] = {}
-        passes = {}
+        passes = Passes(answerer, questions, args.new_tokens)
         for batch in args.batch or [None]:
             for turn in ("first", "next"):
-                name = f"default, batch {batch or 'auto'}, {turn}"
-                passes[name] = answered(name, questions, batch)
+                passes.run(f"default, batch {batch or 'auto'}, {turn}", batch)
+        first = next(iter(passes.rates))
         if args.without_graphs:
             answerer.decoder.use_graphs = False
-            passes["without graphs"] = answered("without graphs", questions, (args.batch or [None])[-1])
+            passes.run("without graphs", batch)
             answerer.decoder.use_graphs = device.type == "cuda"
-        answered("reference, warm-up", alone[:1], 1, reference=True)
-        plain = answered("reference", alone, 1, reference=True)
-        parts = Parts(device)
-        parts.watch(model, "encode_images", "towers")
-        parts.watch(answerer.decoder, "prefixes", "prefixes")
-        parts.watch(answerer.decoder, "_suffixes", "rests of prompts")
-        parts.watch(answerer.decoder, "_step", "steps")
-        parts.watch(answerer, "_texts", "texts")
-        started = time.perf_counter()
-        answered("default, timed by part", questions, (args.batch or [None])[-1])
-        print(parts.report(time.perf_counter() - started))
+        passes.run("reference, warm-up", 1, count=1, reference=True)
+        passes.run("reference", 1, count=args.alone, reference=True)
         started = time.perf_counter()
         for question in {question.image: question for question in questions}.values():
             answerer._pixels(question)
-        spent = time.perf_counter() - started
-        print(f"the images, read by one thread beside nothing: {spent:.2f} s")
-        started = time.perf_counter()
-        for question in questions:
-            answerer._prompt(question)
-        print(f"the prompts' tokens: {time.perf_counter() - started:.2f} s", flush=True)
-
-        first = next(iter(rates))
-        print(f"the first pass is {rates[first] / rates['reference']:.2f} times as fast as one question at a time")
-        for name, found in passes.items():
-            agreeing = sum(plain[index] == found[index] for index in plain)
-            print(f"{name}: {agreeing} of {len(plain)} answers are the same text ({model.dtype})")
-            if model.dtype == torch.float32 and agreeing < len(plain):
+        print(f"the images, read by one thread beside nothing: {time.perf_counter() - started:.2f} s")
+        ratio = passes.rates[first] / passes.rates["reference"]
+        print(f"the first pass is {ratio:.2f} times as fast as one question at a time")
+        plain = passes.texts["reference"]
+        for name, found in passes.texts.items():
+            agreeing = sum(found[index] == plain[index] for index in found if index in plain)
+            compared = len(found.keys() & plain.keys())
+            print(f"{name}: {agreeing} of {compared} answers are the same text ({model.dtype})")
+            if model.dtype == torch.float32 and agreeing < compared:
                 raise SystemExit("error: in float32 every answer must be the same")
         if args.profile:
-            print(
-                kernels(
-                    lambda: list(answerer.answers(questions, args.batch and args.batch[-1], args.new_tokens)), device
-                )
-            )
+            print(kernels(lambda: list(answerer.answers(questions, batch, args.new_tokens)), device))
 
 
 if __name__ == "__main__":

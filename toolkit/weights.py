@@ -1,4 +1,7 @@
-"""Files of weights and configurations as model folders hold them, read so that a damaged one is named in one line."""
+"""Files of weights and configurations as model folders hold them, read so that a damaged one is named in one line.
+
+torch is imported by the functions that read weights: commands that only read configurations start without it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from toolkit.errors import UserError
 from toolkit.files import read_json, require_file
+
+if TYPE_CHECKING:
+    import torch
 
 MESSAGE_LENGTH = 160  # characters of a library's message that are shown
 AGAIN = "bring the file again, or remove the folder if a run made it, and run again"
@@ -42,6 +47,20 @@ def read_clip_config(folder: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise UserError(f"{folder / 'config.json'}: vision_config must be an object, found {fields!r:.80}")
     return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}
+
+
+def image_tokens_of(vision_tower: Path) -> int:
+    """How many tokens an image takes (576 in MGM-2B), by the `config.json` of the main tower's folder.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    config = read_clip_config(vision_tower)
+    pixels = [config.get(name) for name in ("image_size", "patch_size")]
+    match pixels:
+        case [int(image), int(patch)] if image >= patch > 0:
+            return (image // patch) ** 2
+    raise UserError(f"{vision_tower / 'config.json'}: image_size and patch_size must be whole numbers, found {pixels}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -117,6 +136,8 @@ def require_tokenizer_files(folder: Path) -> None:
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: str, meaning: str) -> None:
     """Raises UserError where a tensor holds NaN or infinity: `where` it is and what that means."""
+    import torch
+
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{where}: {name} is not finite: {meaning}")
@@ -148,6 +169,8 @@ def read_pickle(path: Path, lazily: bool = False) -> dict[str, torch.Tensor]:
     Raises:
         UserError: it is missing, damaged or something else.
     """
+    import torch
+
     require_file(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)

@@ -18,8 +18,8 @@ from toolkit.files import REPOSITORY, package_versions, read_json, sha256_of
 from toolkit.fixed_part import read_fixed_part
 from toolkit.presets import Preset, load_preset
 from toolkit.processes import owner_of
-from toolkit.training.data import read_rows
 from toolkit.training.plan import fingerprint
+from toolkit.training.rows import read_rows
 
 
 class Bench:

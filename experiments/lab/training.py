@@ -87,7 +87,7 @@ class CachedTrainer:
 
         from experiments.lab.features import FeatureAnswerer, FeatureCache
         from toolkit.mgm.checkpoint import build_model, load_tokenizer
-        from toolkit.training.data import read_rows
+        from toolkit.training.rows import read_rows
 
         preset, done = job.preset, Trained()
         model = build_model(

@@ -33,7 +33,7 @@ from toolkit.dataset.images import inspect_images
 from toolkit.errors import RowFault
 from toolkit.errors import UserError as ToolkitError
 from toolkit.files import REPOSITORY
-from toolkit.training.data import read_rows as read_samples
+from toolkit.training.rows import read_rows as read_samples
 
 READERS = ("convert", "process", "check", "prepare", "train")
 

@@ -13,15 +13,29 @@ from typing import Any
 from toolkit.dataset.fixes import FIXES, NOTE_FIXES
 from toolkit.dataset.images import NOTES
 from toolkit.dataset.provenance import ORIGINS
-from toolkit.dataset.rows import IMAGE_TOKENS
+from toolkit.dataset.rows import IMAGE_TOKENS, ImageRoots, parse_row, read_rows
 from toolkit.dataset.validation import Report, TrainabilityTest, validate
-from toolkit.errors import UserError
-from toolkit.files import package_versions, require_file, require_output, sha256_of, write_json, write_jsonl
+from toolkit.errors import RowFault, UserError
+from toolkit.files import (
+    REPOSITORY,
+    package_versions,
+    read_json,
+    require_file,
+    require_output,
+    sha256_of,
+    write_json,
+    write_jsonl,
+)
 from toolkit.presets import Preset, load_preset
+from toolkit.training.inputs import signature_of
+from toolkit.training.trainability import trainability_test
 
 SHOWN_FAULTS = 20
 # Times the side of the mini world's images: seed_1k's smallest are 1.75 times as large.
 LARGER = 1.5
+# What decides a report besides the data.
+CODE = ("commands/check.py", "dataset/*.py", "mgm/conversation.py", "training/trainability.py")
+REPORTS_KEPT = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="also write the report, with every fault, as JSON")
     parser.add_argument(
         "--fixes", type=Path, help="also write a JSONL of every faulty line and odd image, and what to do about it"
+    )
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="repeat the report of a file in order while nothing has changed since",
     )
     parser.add_argument("--audit", type=Path, help="the recipe's audit (default: found by the run.json beside FILE)")
 
@@ -51,12 +70,18 @@ def run(args: argparse.Namespace) -> None:
         require_output(path, args.file)
     if not args.images.is_dir():
         raise UserError(f"--images {args.images}: no such folder; expected the seed's folder")
+    known = REPOSITORY / "output" / f".checked-{preset.name}.json"
+    signature = _signature(args, preset) if args.once and not (args.json or args.fixes) else None
+    if signature and (lines := _reports(known).get(signature)):
+        print(f"{args.file}: unchanged since it was checked", *lines, sep="\n")
+        return
     require_trainable, not_checked = _trainability_test(preset, args.tokenizer or preset.llm)
     report = validate(args.file, args.images, preset, require_trainable, args.audit)
     report.remarks = not_checked + report.remarks
     seconds = round(time.monotonic() - start, 1)
     print(f"{args.file}: {report.rows:,} rows checked in {seconds} s")
-    print("\n".join(_lines(report, preset)))
+    lines = _lines(report, preset)
+    print("\n".join(lines))
     if args.json:
         write_json(args.json, _record(report, args, preset, seconds))
     if args.fixes:
@@ -68,6 +93,34 @@ def run(args: argparse.Namespace) -> None:
             f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
             "fix or drop them (--fixes FILE lists how), or pass --on-error skip"
         )
+    if signature and not report.faults and not report.remarks:
+        write_json(known, dict([*_reports(known).items(), (signature, lines)][-REPORTS_KEPT:]))
+
+
+def _signature(args: argparse.Namespace, preset: Preset) -> str | None:
+    """A hash of everything that decides the report, of images by their sizes and times; None for a faulty row."""
+    roots = ImageRoots(seed=args.images, processed=args.file.parent)
+    images: set[Path] = set()
+    try:
+        for _, line in read_rows(args.file, roots):
+            if image := parse_row(line).image:
+                images.add(roots.resolve(image))
+    except RowFault:
+        return None
+    models = [*sorted((args.tokenizer or preset.llm).glob("*.json")), preset.vision_tower / "config.json"]
+    audits = [args.file.parent / "run.json", *sorted(args.file.parent.parent.glob("audit/*.parquet"))]
+    code = [path for pattern in CODE for path in sorted((REPOSITORY / "toolkit").glob(pattern))]
+    files = [args.file, preset.questions, *models, *audits, *filter(None, [args.audit]), *code, *sorted(images)]
+    return signature_of(files, f"{preset} {args.images.resolve()} {sha256_of(args.file)}")
+
+
+def _reports(known: Path) -> dict[str, list[str]]:
+    """Lines of earlier reports by signature; a damaged file knows none."""
+    try:
+        reports = read_json(known) if known.is_file() else {}
+    except UserError:
+        return {}
+    return reports if isinstance(reports, dict) else {}
 
 
 def _trainability_test(preset: Preset, tokenizer: Path) -> tuple[TrainabilityTest | None, list[str]]:
@@ -75,10 +128,6 @@ def _trainability_test(preset: Preset, tokenizer: Path) -> tuple[TrainabilityTes
     for path in (tokenizer, preset.vision_tower / "config.json"):
         if not path.exists():
             return None, [f"trainability: {path} is missing, run `{preset.download}`"]
-
-    # Imported here: it brings torch, which `--help` need not wait for.
-    from toolkit.training.trainability import trainability_test
-
     return trainability_test(preset, tokenizer), []
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMGemmaForCausalLM
@@ -24,6 +25,8 @@ from toolkit.weights import first_line
 
 # On a GPU lengths are rounded up to these: every new one costs a graph, or a search for the quickest kernel.
 SUFFIX_STEP = 32
+# All kinds of attention but cuDNN's, which builds a plan for every new shape.
+PLANLESS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 CACHE_STEP = 256
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -95,6 +98,7 @@ class Decoder:
         return torch.stack(found)
 
     @torch.inference_mode()
+    @sdpa_kernel(PLANLESS)
     def continue_prompts(
         self,
         prefixes: torch.Tensor,

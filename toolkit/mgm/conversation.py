@@ -6,9 +6,12 @@ One round reads `<start_of_turn>user\\nQ<end_of_turn>\\n<start_of_turn>model\\nA
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from toolkit.errors import RowFault
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IMAGE_TOKEN = "<image>"
 IMAGE_TOKEN_INDEX = -200

@@ -17,8 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.dataset.images import inspect_images
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import RowFault, SkippedRow, UserError
-from toolkit.files import read_json
+from toolkit.errors import RowFault, SkippedRow
 from toolkit.mgm.conversation import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
@@ -28,7 +27,6 @@ from toolkit.mgm.conversation import (
 )
 from toolkit.mgm.images import expand, open_image, scale_image
 from toolkit.training.speed.packing import pack
-from toolkit.weights import read_clip_config
 
 
 @dataclass(frozen=True)
@@ -157,34 +155,6 @@ class Scan:
     faults: dict[int, SkippedRow]
     text_only: int = 0
     rotated_images: int = 0
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a LLaVA-format JSON file.
-
-    Raises:
-        UserError: missing, not JSON, no list of objects, or empty.
-    """
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a JSON list of LLaVA-format rows, as `python -m toolkit prepare` writes it")
-    if not rows:
-        raise UserError(f"{path}: no rows to train on")
-    return rows
-
-
-def image_tokens_of(vision_tower: Path) -> int:
-    """How many tokens an image takes (576 in MGM-2B), by the `config.json` of the main tower's folder.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    config = read_clip_config(vision_tower)
-    pixels = [config.get(name) for name in ("image_size", "patch_size")]
-    match pixels:
-        case [int(image), int(patch)] if image >= patch > 0:
-            return (image // patch) ** 2
-    raise UserError(f"{vision_tower / 'config.json'}: image_size and patch_size must be whole numbers, found {pixels}")
 
 
 def row_id(row: dict[str, Any], index: int) -> str:

@@ -40,7 +40,7 @@ STAGES=("$FINETUNE_RUN")
     --stage-batches "$PRETRAIN_BATCH_SIZE_PER_GPU" "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
     "$FINETUNE_BATCH_SIZE_PER_GPU" "$FINETUNE_GRADIENT_ACCUMULATION_STEPS"
 if [[ $PRETRAIN != none ]]; then
-    "${TOOLKIT[@]}" check "$DATA" --images "$IMAGES" --preset "$PRESET"
+    "${TOOLKIT[@]}" check "$DATA" --images "$IMAGES" --preset "$PRESET" --once
     "${TOOLKIT[@]}" prepare "$DATA" --images "$IMAGES" --preset "$PRESET" --out "$PRETRAIN_RUN/pretrain_data.json"
 fi
 

@@ -10,8 +10,8 @@ from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import OnError, SkippedRow, UserError
 from toolkit.files import read_json, write_json
 from toolkit.presets import Preset
-from toolkit.training.data import SampleReader, image_tokens_of, read_rows, scan
-from toolkit.weights import look_at_weights, read_config, weight_files
+from toolkit.training.rows import read_rows
+from toolkit.weights import image_tokens_of, look_at_weights, read_config, weight_files
 
 
 def stage_files(preset: Preset) -> list[Path]:
@@ -38,7 +38,9 @@ def look_at_stages(preset: Preset, on_error: OnError) -> tuple[int, list[Skipped
     Raises:
         UserError: the first file or row that could not be used.
     """
+    # They bring torch, which a look at what is known need not wait for.
     from toolkit.mgm.checkpoint import load_tokenizer
+    from toolkit.training.data import SampleReader, scan
 
     read_config(preset.llm)
     tokenizer, image_tokens = load_tokenizer(preset.llm), image_tokens_of(preset.vision_tower)

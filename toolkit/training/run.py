@@ -37,6 +37,7 @@ from toolkit.training.plan import (
     require_same_fixed_part,
     seeds,
 )
+from toolkit.training.rows import read_rows
 
 if TYPE_CHECKING:
     from toolkit.training.data import SampleReader
@@ -188,7 +189,8 @@ def _launch(processes: int) -> None:
 
 def _reader(request: StageRequest, preset: Preset, settings: Settings) -> SampleReader:
     from toolkit.mgm.checkpoint import load_tokenizer
-    from toolkit.training.data import SampleReader, image_tokens_of
+    from toolkit.training.data import SampleReader
+    from toolkit.weights import image_tokens_of
 
     return SampleReader(
         roots=ImageRoots(seed=request.images, processed=request.synthetic_images),
@@ -210,7 +212,7 @@ def _checked_rows(
     Raises:
         UserError: a row cannot be trained and the policy is `stop`, or no row can.
     """
-    from toolkit.training.data import read_rows, scan
+    from toolkit.training.data import scan
 
     rows = read_rows(request.data)
     reader = _reader(request, preset, settings)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from toolkit.__main__ import main
+from toolkit.commands import check as command
 from toolkit.commands.check import SHOWN_FAULTS
 from toolkit.dataset.fixes import FIXES, NOTE_FIXES
 from toolkit.dataset.images import NOTES
@@ -305,3 +308,46 @@ def test_images_unlike_the_mini_worlds_are_a_warning(small_seed, capsys):
             Image.new("RGB", (length, side)).save(small_seed.folder / small_seed.row(row)["images"][0])
         check(small_seed, *map(small_seed.row, range(3)))
         assert (f"WARNING      half of the images are {2 * side} px" in capsys.readouterr().out) == (number == 2)
+
+
+def test_rows_are_checked_without_torch(small_seed):
+    arguments = small_seed.arguments(small_seed.write(small_seed.row(0), small_seed.row(1)))
+    program = (
+        f"import sys; from toolkit.__main__ import main; main({['check', *arguments]}); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "2 rows checked" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_once_repeats_the_report_of_an_unchanged_file(small_seed, monkeypatch, capsys):
+    monkeypatch.setattr(command, "REPOSITORY", small_seed.folder)
+    file = small_seed.write(*(small_seed.row(number) for number in range(6)))
+    words = ["check", *small_seed.arguments(file), "--once"]
+
+    def said(*more):
+        capsys.readouterr()
+        return main([*words, *more]), capsys.readouterr().out.splitlines()
+
+    first, again = said(), said()
+    assert "6 rows checked" in first[1][0]
+    assert again[1][0] == f"{file}: unchanged since it was checked"
+    assert (again[0], again[1][1:]) == (first[0], first[1][1:])
+    report = small_seed.processed / "report.json"
+    assert "rows checked" in said("--json", str(report))[1][0]
+    assert report.is_file()
+
+    Image.new("L", (24, 24)).save(small_seed.folder / "images" / "1.png")
+    assert "images are greyscale" in "\n".join(said()[1])
+    assert "unchanged" in said()[1][0]
+    (small_seed.folder / "images" / "1.png").write_bytes(b"no image")
+    for _ in range(2):
+        status, lines = said()
+        assert status == 1
+        assert "rows checked" in lines[0]
+    Image.new("RGB", (24, 24)).save(small_seed.folder / "images" / "1.png")
+    small_seed.write(small_seed.row(0))
+    assert "1 rows checked" in said()[1][0]
+    (known,) = (small_seed.folder / "output").iterdir()
+    known.write_text("[")
+    assert "1 rows checked" in said()[1][0]

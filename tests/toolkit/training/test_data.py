@@ -12,7 +12,8 @@ from tests.toolkit.training.conftest import GOLDENS, SmallWorld
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import RowFault, UserError
 from toolkit.mgm.checkpoint import load_tokenizer
-from toolkit.training.data import Collator, SampleReader, TrainingSet, read_rows, scan
+from toolkit.training.data import Collator, SampleReader, TrainingSet, scan
+from toolkit.training.rows import read_rows
 from toolkit.training.trainer import MicroBatches
 
 
