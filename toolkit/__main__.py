@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train one stage of MGM: pretrain or finetune",
     "eval": "answer TextVQA and MMBench with a trained MGM",
     "ask": "ask a trained MGM one question about one image",
+    "judge": "say how much each image helps to predict its caption: what image_value_filter reads",
     "score": "score an experiment's answers, beside a baseline's if named",
     "pack": "pack an experiment into a submission zip",
     "verify": "verify a submission zip's layout",

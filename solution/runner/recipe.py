@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from solution.runner.configuration.dataset_files import files_in
 from solution.runner.configuration.keys import clipped, short
 from solution.runner.configuration.places import candidates, find, missing, nearest
 from solution.runner.errors import UserError
-from solution.runner.files import ROOT, shown
+from solution.runner.files import ROOT, sha256_of, shown
 
 OWN_OPERATORS = ROOT / "solution" / "operators"
 _MOST_BYTES = 1 << 20  # of a recipe
@@ -27,6 +28,10 @@ _RENAMED_PARAMETERS = {
     "image_nsfw_filter": {"score_threshold": "max_score"},
     "video_nsfw_filter": {"score_threshold": "max_score"},
     "optimize_qa_mapper": {"hf_model": "api_or_hf_model"},
+}
+# Parameters that name a file which a command of the kit makes of the data set.
+_MADE_OF_THE_DATASET = {
+    ("image_value_filter", "values"): "python -m toolkit judge {dataset} --preset {preset} --out {file}"
 }
 
 
@@ -69,12 +74,14 @@ class Recipe:
         return self.datasets[0]
 
     def models(self) -> dict[str, Path]:
-        """Model parameter's text -> folder, for every model that is a local folder."""
+        """Model parameter's text -> folder, for every model that is a local folder; and files made of the data set."""
         return {
             shown(Path(value)): Path(value)
-            for _, params in self.process
+            for name, params in self.process
             for key, value in params.items()
-            if key.startswith("hf_") and isinstance(value, str) and Path(value).is_absolute()
+            if (key.startswith("hf_") or (name, key) in _MADE_OF_THE_DATASET)
+            and isinstance(value, str)
+            and Path(value).is_absolute()
         }
 
     def settings(self) -> dict[str, Any]:
@@ -108,10 +115,11 @@ def load_recipe(path: Path, dataset: list[Path] | Path | None) -> Recipe:
     remarks = keys.remarks_on(content)
     reader = _Reader(content, faults, remarks)
     given = [dataset] if isinstance(dataset, Path) else dataset
+    reader.found = list(reader.datasets(given))
     recipe = Recipe(
         path,
         text,
-        tuple(reader.datasets(given)),
+        tuple(reader.found),
         content.get("np") or 1,
         tuple(reader.operator_paths()),
         tuple(reader.process()),
@@ -204,6 +212,7 @@ class _Reader:
         self.content = content
         self.faults = faults
         self.remarks = remarks
+        self.found: list[Path] = []  # the data set's files
 
     def datasets(self, given: list[Path] | None) -> Iterator[Path]:
         """The data set's files."""
@@ -292,7 +301,24 @@ class _Reader:
         for key, value in params.items():
             if isinstance(key, str) and key.startswith("hf_") and isinstance(value, str):
                 params[key] = self._model(value, f"{where}, {key}")
+            elif (name, key) in _MADE_OF_THE_DATASET and isinstance(value, str):
+                params[key] = self._made(value, _MADE_OF_THE_DATASET[name, key], f"{where}, {key}")
         return name, params
+
+    def _made(self, value: str, command: str, where: str) -> str:
+        """The absolute path of a file that a command makes of the data set."""
+        dataset = self.found[0] if self.found else Path("SEED.jsonl")
+        preset = "mini" if "mini" in dataset.parts else "full"
+        words = (shlex.quote(shown(path)) for path in (dataset, candidates(value)[-1]))
+        command = command.format(preset=preset, **dict(zip(("dataset", "file"), words, strict=True)))
+        found = find(value)
+        if found is None:
+            self.faults.append(f"{where}: {shown(candidates(value)[-1])} is missing; `{command}` makes it")
+            return value
+        self.remarks += [
+            f"{where}: {remark}; `{command} --overwrite` makes another" for remark in _made_of_others(found, self.found)
+        ]
+        return str(found.absolute())
 
     def _model(self, value: str, where: str) -> str:
         """A model folder's absolute path, or a hub name as it is."""
@@ -350,6 +376,16 @@ class _Reader:
         if path and path.exists() and not path.is_dir():
             self.faults.append(f"key {key}: {shown(path)} is a file; expected a folder")
         return path
+
+
+def _made_of_others(file: Path, datasets: list[Path]) -> Iterator[str]:
+    """A line where a file of image values was made of other rows than the data set's."""
+    from solution.operators.common.image_values import about_values  # takes a second
+
+    with suppress(ValueError):  # no such file: the operator says so
+        seed = about_values(file)["seed"]
+        if seed["id"] not in map(sha256_of, datasets):
+            yield f"{shown(file)} was made of another file, {seed['path']}: rows that are not in it fail"
 
 
 def _paths_of(text: str) -> list[str]:

@@ -54,7 +54,9 @@ def describe_inputs(recipe: Recipe, images: Path, settings: dict[str, Any]) -> d
             "recipe": {"path": shown(recipe.path), "sha256": sha256_of(recipe.path)},
             "dataset": datasets[0] if len(datasets) == 1 else datasets,
             "images": shown(images),
-            "models": {name: stamp_of(folder) for name, folder in recipe.models().items()},
+            "models": {
+                name: stamp_of(path) if path.is_dir() else sha256_of(path) for name, path in recipe.models().items()
+            },
         },
         "configuration": settings,
         "versions": {

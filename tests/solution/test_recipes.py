@@ -13,12 +13,14 @@ import solution.operators
 import solution.runner.configuration.places
 import solution.runner.recipe
 from solution.operators.common.chat_server import ChatServer
+from solution.operators.common.text_reader import INSTALL
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import OPERATORS
 from solution.runner.pipeline import build_operators
 from solution.runner.recipe import load_recipe
 from tests.solution import model_folders
 from tests.solution.conftest import ROOT
+from tests.solution.image_values import write_values
 
 RECIPES = sorted((ROOT / "solution" / "recipes").rglob("*.yaml"))
 NAMES = [str(path.relative_to(ROOT / "solution" / "recipes")) for path in RECIPES]
@@ -35,6 +37,8 @@ def stand_in(tmp_path, monkeypatch):
         seed = tmp_path / content["dataset_path"]
         seed.parent.mkdir(parents=True, exist_ok=True)
         seed.write_text("{}\n")
+        for values in values_of(content):
+            write_values(tmp_path / values, seed, [])
         for model in models_of(content):
             (tmp_path / model).mkdir(parents=True, exist_ok=True)
             (tmp_path / model / ("model_index.json" if "diffusion" in model else "config.json")).write_text("{}")
@@ -54,6 +58,12 @@ def models_of(content: dict) -> list[str]:
     return [value for parameters in steps for key, value in parameters.items() if key.startswith("hf_")]
 
 
+def values_of(content: dict) -> list[str]:
+    """The files of image values that a recipe names."""
+    steps = [step["image_value_filter"] for step in content["process"] if "image_value_filter" in step]
+    return [parameters["values"] for parameters in steps]
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_recipe_is_valid(path, stand_in, tmp_path, monkeypatch):
     """Keys, operators, parameters and thresholds; our own operators also accept them together."""
@@ -65,6 +75,8 @@ def test_recipe_is_valid(path, stand_in, tmp_path, monkeypatch):
     if any("picture_painter_mapper" in step for step in process):
         pytest.importorskip("diffusers", reason="pip install -r solution/requirements-synthesis.txt -c constraints.txt")
     monkeypatch.setattr(ChatServer, "require", lambda server: None)  # it is not there
+    if any(name.startswith("image_text_reading") for step in process for name in step):
+        pytest.importorskip("rapidocr_onnxruntime", reason=INSTALL)
     ours = [step for step in process if OPERATORS.modules[next(iter(step))].__module__.startswith("solution.operators")]
     assert len(build_operators(ours, 1, str(tmp_path))) == len(ours)
 
@@ -112,9 +124,14 @@ def test_every_row_of_the_table_and_every_finalist_has_a_recipe():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "mini"], ids=lambda path: path.stem)
-def test_mini_recipe_runs_on_the_mini_world(path, run_process, tmp_path_factory):
+def test_mini_recipe_runs_on_the_mini_world(path, run_process, tmp_path, tmp_path_factory):
     """Half a minute each; they share scores and captions, as a participant's recipes do."""
     store = {"SCORE_STORE": str(tmp_path_factory.getbasetemp() / "mini_scores")}
+    content = yaml.safe_load(path.read_text())
+    for values in values_of(content):
+        write_values(tmp_path / values, ROOT / content["dataset_path"], [number % 97 for number in range(2400)])
+    if any("image_text_reading_mapper" in step for step in content["process"]):
+        pytest.importorskip("rapidocr_onnxruntime", reason=INSTALL)
     done = run_process(path, None, environment=store)
     assert done.code == 0, done.err
     assert len(done.rows) == (2400 if path.stem == "baseline" else 1200)
@@ -225,7 +242,8 @@ def test_the_mini_recipe_needs_none_of_the_extras():
     """What a newcomer has: the packages of requirements.txt alone."""
     program = """
     import sys
-    for name in ("nltk", "ray", "diffusers", "selectolax", "opencc", "nlpaug", "fasttext", "kenlm", "sentencepiece"):
+    for name in ("nltk", "ray", "diffusers", "selectolax", "opencc", "nlpaug", "fasttext", "kenlm", "sentencepiece",
+                     "rapidocr_onnxruntime"):
         sys.modules[name] = None
     from pathlib import Path
     from solution.runner.configuration.parameters import check_operators

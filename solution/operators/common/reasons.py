@@ -55,6 +55,16 @@ def recaption_gain(reason: str) -> float | None:
     return float(found[1]) - float(found[2]) if found else None
 
 
+def text_read(text: str) -> str:
+    """The caption got a ``text`` that was read in the image."""
+    return f"text of the image written into the caption: {text}"
+
+
+def no_image_value(why: str) -> str:
+    """The file of image values has none for the row."""
+    return f"no image value: {why}"
+
+
 def outside_threshold(stat: str, side: str, threshold: str, score: float) -> str:
     """A ``score`` above or below (``side``) a threshold, which is given with its name, as `min_score 0.3`."""
     return f"{stat} {side} {threshold}: {score:.6g}"

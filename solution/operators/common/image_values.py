@@ -1,0 +1,105 @@
+"""Image values from the file that `python -m toolkit judge` makes of a seed, by id, caption and image content."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .images import ImageError
+from .loader import model_folder
+from .reasons import no_image_value
+from .score_store import image_digest
+
+_METADATA = b"judge"
+_COLUMNS = ["id", "caption", "image", "value", "fault"]
+
+
+class ImageValues:
+    """Values by row; the file is read when the first row is looked up, in every process that looks one up.
+
+    In memory a row takes 24 bytes. Raises ValueError for a file that is missing or none of a judge's.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = model_folder(file)
+        self.about = about_values(Path(self.file))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process reads the file itself."""
+        return {"file": self.file, "about": self.about}
+
+    def of(self, identifier: str, caption: str, images: Sequence[str] | None) -> tuple[float, float]:
+        """(value, share of the judged rows with a lower one). Raises ImageError where there is none, and says why."""
+        if not images or len(images) != 1:
+            raise ImageError(no_image_value(f"the row has {len(images or ())} images, expected one"))
+        words = hashlib.blake2b(caption.encode(), digest_size=16).digest()
+        key = _key(identifier, words, image_digest(images[0]))
+        keys, values, ranked = self._judged
+        position = int(np.searchsorted(keys, key))
+        if position < len(keys) and keys[position] == key:
+            value = float(values[position])
+            return value, int(np.searchsorted(ranked, value)) / len(ranked)
+        fault = self._faults.get((identifier, words))
+        raise ImageError(no_image_value(fault or self._absent()))
+
+    def _absent(self) -> str:
+        seed = self.about["seed"]["path"]
+        return (
+            f"{self.file} (made of {seed}) lacks this id with this caption and image; operators that change them "
+            f"belong after image_value_filter; for other rows than {seed}, judge those: "
+            f"`python -m toolkit judge ROWS.jsonl --preset {self.about['preset']} --out {self.file} --overwrite`"
+        )
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return pq.read_table(self.file, columns=_COLUMNS)
+
+    @cached_property
+    def _judged(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sorted keys (S16) with their values, and the values in order."""
+        table = self._table.filter(pc.is_valid(self._table["value"]))
+        columns = (table[name].to_pylist() for name in ("id", "caption", "image"))
+        keys, first = np.unique(np.array([_key(*row) for row in zip(*columns, strict=True)], "S16"), return_index=True)
+        values = table["value"].to_numpy()
+        return keys, values[first], np.sort(values)
+
+    @cached_property
+    def _faults(self) -> dict[tuple[str, bytes], str]:
+        """Why a row has no value, by id and caption."""
+        table = self._table.filter(pc.is_null(self._table["value"]))
+        return {(row["id"], row["caption"]): row["fault"] for row in table.to_pylist()}
+
+
+def about_values(file: Path) -> dict[str, Any]:
+    """What the file says of itself: `seed` and `model` (path and id), `preset`, counts.
+
+    Raises:
+        ValueError: it is missing, or no file of `python -m toolkit judge`.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; `python -m toolkit judge SEED.jsonl --preset P --out {file}` makes it")
+    try:
+        about = json.loads((pq.read_schema(file).metadata or {}).get(_METADATA, b"null"))
+    except (pa.ArrowInvalid, ValueError):
+        about = None
+    if not isinstance(about, dict) or about.get("version") != 1:
+        raise ValueError(
+            f"{file} is no file of `python -m toolkit judge`; "
+            f"`python -m toolkit judge SEED.jsonl --preset P --out {file} --overwrite` makes it"
+        )
+    return about
+
+
+def _key(identifier: str, caption: bytes, image: bytes) -> bytes:
+    """16 bytes that name a row; none ends with a zero byte, which numpy would not see."""
+    digest = hashlib.blake2b(identifier.encode(), digest_size=15)
+    digest.update(caption)
+    digest.update(image)
+    return digest.digest() + b"\1"

@@ -1,0 +1,1 @@
+"""How much an image helps a trained MGM to predict its caption."""
