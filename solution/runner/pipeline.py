@@ -116,7 +116,7 @@ def run_operator(
         raise UserError(f"operator {name}: {one_line(error)}") from error
     except SetupFault as fault:
         raise UserError(
-            f"operator {name} cannot work: {fault}; nothing of it was saved, the same command resumes with it"
+            f"operator {name} cannot work: {fault}; the steps before it are saved, the same command resumes with it"
         ) from fault
     ledger.steps[-1].seconds = time.monotonic() - started
     return result

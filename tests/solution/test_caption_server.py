@@ -16,6 +16,7 @@ from tests.solution.chat_stub import MODEL, ChatStub, Seen
 from tests.solution.conftest import ROOT
 
 ROWS = 60
+KILLS = 3
 KEY = "sk-a-very-secret-key"
 PASSING = ("429", "503", "drop", "html", "cut", "ok", "ok", "ok")  # by image, at its first request
 
@@ -93,7 +94,7 @@ def test_a_server_that_is_not_there_ends_the_run_in_one_line(recipe, run_process
 def test_a_run_that_is_killed_asks_for_no_finished_row_again(recipe, stub, tmp_path):
     path = recipe()
     outputs = {}
-    for name, kills in (("whole", 0), ("killed", 3)):
+    for name, kills in (("whole", 0), ("killed", KILLS)):
         output = tmp_path / name / "processed_data"
         scores = output.parent / "scores"
         environment = os.environ | {"CAPTION_KEY": KEY, "SCORE_STORE": str(scores)}

@@ -17,7 +17,10 @@ _REFUSAL = re.compile(
 )
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.S)  # of reasoning models whose server does not take it out
 _TOKEN = re.compile(
-    "|".join(map(re.escape, (*IMAGE_TOKENS, END_TOKEN))) + r"|<\|[\w ]{1,40}\|>|<(?:image|img|vision)[\w-]{0,40}>", re.I
+    "|".join(map(re.escape, (*IMAGE_TOKENS, END_TOKEN)))
+    + r"|<\|[\w ]{1,40}\|>|<(?:image|img|vision)[\w-]{0,40}>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>"
+    + r"|\[/?inst\]|\[img\w*\]",
+    re.I,
 )
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
@@ -28,7 +31,7 @@ class UnreadableError(Exception):
 
 def read_answer(content_type: str, body: bytes) -> str:
     """What the score store keeps of an answer: its text and how it ended, as JSON. Raises UnreadableError."""
-    if "json" not in content_type:
+    if "json" not in content_type.lower():
         raise UnreadableError(f"{visible_text(content_type) or 'no content type'} instead of application/json")
     try:
         content = json.loads(body)

@@ -77,6 +77,7 @@ class ChatServer:
         self.timeout = timeout
         self.retries = retries
         self._without_answer = 0  # rows in succession
+        self._was_reached = False
         if api_key_env is not None:
             _key(api_key_env)
 
@@ -132,12 +133,18 @@ class ChatServer:
             except _RefusedError as error:
                 self._count(str(error))
                 return "", str(error)
+            if last.is_unreached and not self._was_reached:  # it may not be there at all
+                await self._require_reachable(client)
             if number < self.retries:
                 await asyncio.sleep(_pause(number, last.wait))
-        if last.is_unreached and (gone := await self._unreachable(client)):
-            raise SetupFault(f"{gone}; answers are kept: start the server again, and the same command goes on")
+        if last.is_unreached:
+            await self._require_reachable(client)
         self._count(str(last))
         return "", str(last)
+
+    async def _require_reachable(self, client: httpx.AsyncClient) -> None:
+        if gone := await self._unreachable(client):
+            raise SetupFault(f"{gone}; start the server again: answers are kept, and the same command goes on")
 
     def _count(self, failure: str) -> None:
         self._without_answer += 1
@@ -147,6 +154,7 @@ class ChatServer:
     async def _try(self, client: httpx.AsyncClient, request: dict[str, Any]) -> str:
         """Send a request once. Raises _PassingError, _RefusedError and SetupFault."""
         status, headers, body = await _exchange(client, "POST", f"{self.endpoint}/chat/completions", request)
+        self._was_reached = True
         if status == 200:
             try:
                 return read_answer(headers.get("content-type", ""), self._without_key(body))
@@ -240,7 +248,7 @@ class ChatServer:
                 verify=_certificates(),
                 trust_env=not _is_here(self.endpoint),  # no proxy for this machine
             )
-        except ValueError:  # a proxy's address, which may hold a password
+        except (ValueError, httpx.InvalidURL):  # a proxy's address, which may hold a password
             raise SetupFault("HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is no address of a proxy") from None
         async with client:
             yield client
@@ -342,7 +350,7 @@ def _reason(error: BaseException) -> str:
 
 def _pause(number: int, wanted: float | None) -> float:
     """Seconds before the next try: the server's wish, else twice as many each time; a little more, by chance."""
-    wait = min(_FIRST_WAIT * 2**number if wanted is None else wanted, _LONGEST_WAIT)
+    wait = min(_FIRST_WAIT * 2 ** min(number, 9) if wanted is None else wanted, _LONGEST_WAIT)
     return wait * (1 + _JITTER.random() / 4)
 
 
@@ -368,8 +376,8 @@ def _address(endpoint: str) -> str:
         )
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        usable = parts.scheme in ("http", "https") and bool(httpx.URL(text).host) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
         usable = False
     if not usable or not text.isprintable() or " " in text:
         raise ValueError(f"endpoint: expected an address such as http://127.0.0.1:8000/v1, found {endpoint[:100]!r}")

@@ -197,13 +197,15 @@ def test_a_wrong_model_is_told_at_once_with_those_that_there_are(stub):
         writer(stub)
 
 
-def test_a_server_that_stops_ends_the_run_and_one_that_answered_before_is_not_asked_for(stub, data):
+def test_a_server_that_stops_ends_the_run_and_one_that_answered_before_is_not_asked_for(stub, data, monkeypatch):
     rows = data(3)
     write(stub, rows)
     stub.__exit__()
     assert write(stub, rows)["__failure__"] == [""] * 3
-    with pytest.raises(SetupFault, match="answers are kept"):
-        write(stub, rows.select([0, 1]).map(lambda row: row | {"id": f"new {row['id']}"}), retries=0)
+    more = rows.map(lambda row: row | {"id": f"new {row['id']}"})
+    monkeypatch.setattr(chat_server, "_pause", lambda *_: pytest.fail("tried again where nothing was there"))
+    with pytest.raises(SetupFault, match=r"connection refused.*answers are kept"):
+        write(stub, more)
 
 
 def test_twenty_rows_without_an_answer_are_not_the_rows_fault(stub, data):
@@ -266,6 +268,7 @@ def test_the_key_is_sent_and_nowhere_else(stub, data, monkeypatch, tmp_path, cap
         ({"endpoint": f"http://127.0.0.1/v1?key={KEY}"}, "expected no user name, password or query"),
         ({"endpoint": f"me:{KEY}@127.0.0.1/v1"}, "expected no user name, password or query"),
         ({"endpoint": "127.0.0.1:8000/v1"}, "expected an address such as http://127.0.0.1:8000/v1"),
+        ({"endpoint": "http://\u2603.\u0000/v1"}, "expected an address such as"),
         ({"endpoint": "http://127.0.0.1:99999/v1"}, "expected an address such as"),
         ({"api_key_env": KEY}, "expected the name of an environment variable in capitals"),
         ({"api_key_env": "NO_SUCH_KEY"}, "the environment variable NO_SUCH_KEY is not set here"),
@@ -308,6 +311,7 @@ def test_this_machine_is_asked_without_a_proxy(stub, data, monkeypatch):
         ("抱歉，我无法描述这张图片", "refused"),
         ("a <|im_end|> dog", "special token"),
         ("a dog <|__dj__eoc|>", "special token"),
+        ("a dog</s>", "special token"),
         ("1 < 2 and 3 > 2", ""),
         ("a \ud800 dog", "no text"),
         ("a \x00 dog", "no text"),

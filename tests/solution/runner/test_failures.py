@@ -247,8 +247,8 @@ def test_two_processes_fail_the_same_row(name, data, ledger, request):
         ("odd_constructor_filter", "operator 1 (odd_constructor_filter) cannot be set up: Lost: gone"),
         (
             "odd_disk_mapper",
-            "operator odd_disk_mapper cannot work: OSError: [Errno 28] No space left on device; nothing of it was "
-            "saved, the same command resumes with it",
+            "operator odd_disk_mapper cannot work: OSError: [Errno 28] No space left on device; the steps before it "
+            "are saved, the same command resumes with it",
         ),
     ],
 )
@@ -308,7 +308,7 @@ def test_a_vanished_image_folder_fails_no_row(name, data, ledger, tmp_path, monk
     """Ours and Data-Juicer's; a missing file alone is its row's fault."""
     parameters = {"hf_clip": str(clip_folder)} if name.startswith("clip") else {}
     monkeypatch.setenv(IMAGE_ROOT, str(tmp_path / "gone"))
-    with pytest.raises(UserError, match=rf"{name} cannot work: the image folder .*gone is not there; nothing of it"):
+    with pytest.raises(UserError, match=rf"{name} cannot work: the image folder .*gone is not there; the steps before it"):
         run(name, data, ledger, **parameters)
     assert not ledger.failures()
 
