@@ -6,8 +6,8 @@
 Each row has its own id, its own word in the caption and its own pixels; images are 32 px and the CLIP model is tiny,
 so that what is timed is the machinery. Prints seconds, milliseconds per row and the peak memory of the process: its
 own, and with the pages of files it has read, which the system takes back when it needs them (as Linux counts both).
-With --analyze it is `process.py analyze`, and what its page takes: megabytes, seconds until it has counted in a browser,
-milliseconds from a moved slider to the count, and to the picture.
+With --analyze it is `process.py analyze`, and what its page takes: megabytes, seconds until it has counted in a
+browser, milliseconds from a moved slider to the count, and to the picture.
 """
 
 from __future__ import annotations
