@@ -1,10 +1,13 @@
 """Scale: `solution/process.py` over ever more distinct rows; time should grow with the rows, memory hardly at all.
 
     python -m benchmarks.scale 20000 40000 80000
+    python -m benchmarks.scale 400000 --analyze --without-model
 
 Each row has its own id, its own word in the caption and its own pixels; images are 32 px and the CLIP model is tiny,
 so that what is timed is the machinery. Prints seconds, milliseconds per row and the peak memory of the process: its
 own, and with the pages of files it has read, which the system takes back when it needs them (as Linux counts both).
+With --analyze it is `process.py analyze`, and what its page takes: megabytes, seconds until it has counted in a
+browser, milliseconds from a moved slider to the count, and to the picture.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from tests.solution.analysis.browser import Browser
+
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ("red", "blue", "green", "dog", "cat", "car", "tree", "house", "on", "near", "under", "the", "a", "two", "old")
 
@@ -31,12 +36,13 @@ def main() -> None:
     parser.add_argument("rows", type=int, nargs="+", help="row counts to try")
     parser.add_argument("--clip", default="toolkit/training/model_zoo/mini/OpenAI/clip-vit-mini-patch16-96")
     parser.add_argument("--without-model", action="store_true", help="leave the similarity filter out")
+    parser.add_argument("--analyze", action="store_true", help="score all rows and drop none, and use the page")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_seed(Path(folder), max(arguments.rows))
         clip = None if arguments.without_model else str((ROOT / arguments.clip).resolve())
         for count in arguments.rows:
-            measure(Path(folder), count, clip)
+            measure(Path(folder), count, clip, arguments.analyze)
 
 
 def write_seed(folder: Path, count: int) -> None:
@@ -61,7 +67,7 @@ def own_memory(process: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
 
 
-def measure(folder: Path, count: int, clip: str | None) -> None:
+def measure(folder: Path, count: int, clip: str | None, is_analysis: bool) -> None:
     """One whole run over the first rows, in a process of its own."""
     with (folder / "rows.jsonl").open() as source, (folder / "part.jsonl").open("w") as target:
         target.writelines(line for line, _ in zip(source, range(count), strict=False))
@@ -81,7 +87,8 @@ def measure(folder: Path, count: int, clip: str | None) -> None:
         ]
     (folder / "scale.yaml").write_text(yaml.safe_dump({"process": process}))
     output = folder / f"out_{count}" / "processed_data"
-    command = [sys.executable, str(ROOT / "solution" / "process.py"), "--recipe", str(folder / "scale.yaml")]
+    command = [sys.executable, str(ROOT / "solution" / "process.py")]
+    command += ["analyze" if is_analysis else "--recipe", str(folder / "scale.yaml")]
     command += ["--dataset", str(folder / "part.jsonl"), "--images", str(folder), "--output", str(output)]
     started = time.perf_counter()
     with (folder / "log.txt").open("w") as log:
@@ -96,13 +103,50 @@ def measure(folder: Path, count: int, clip: str | None) -> None:
     seconds = time.perf_counter() - started
     if status:
         sys.exit(f"error: {(folder / 'log.txt').read_text().splitlines()[-1]}")
-    steps = json.loads((output / "run.json").read_text())["steps"]
+    page = output.parent / "analysis" / "scale.html"
+    record = page.with_suffix(".run.json") if is_analysis else output / "run.json"
+    steps = json.loads(record.read_text())["steps"]
     print(
         f"{count:,} rows: {seconds:.1f} s, {1000 * seconds / count:.2f} ms per row, "
         f"at most {own / 1024:,.0f} MB of its own, {usage.ru_maxrss / 1024:,.0f} MB with files; "
         + ", ".join(f"{step['name']} {step['seconds']:.1f} s" for step in steps),
         flush=True,
     )
+    if is_analysis:
+        use(page, folder / "profile")
+
+
+def use(page: Path, profile: Path) -> None:
+    """Move each slider of an analysis's page in a browser."""
+    with Browser(profile) as browser:
+        started = time.perf_counter()
+        browser.open(page.as_uri())
+        opened = time.perf_counter() - started
+        times = json.loads(browser.evaluate(_MOVES))
+    counted, drawn = zip(*times, strict=True)
+    print(
+        f"page: {page.stat().st_size / 1e6:.1f} MB, opened in {opened:.1f} s; of {len(times)} moves the median one was "
+        f"counted in {np.median(counted):.0f} ms and drawn in {np.median(drawn):.0f} ms, the slowest one in "
+        f"{max(counted):.0f} and {max(drawn):.0f} ms",
+        flush=True,
+    )
+
+
+# Each slider to twenty places; milliseconds to the count and to the frame that shows it.
+_MOVES = """(async () => {
+  const times = [];
+  for (const slider of document.querySelectorAll("input[type=range]")) {
+    for (let place = 0; place < 1000; place += 50) {
+      const started = performance.now();
+      slider.value = place;
+      slider.dispatchEvent(new Event("input"));
+      const counted = performance.now() - started;
+      await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+      times.push([counted, performance.now() - started]);
+    }
+  }
+  return JSON.stringify(times);
+})()"""
 
 
 if __name__ == "__main__":

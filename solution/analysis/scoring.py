@@ -23,7 +23,7 @@ from solution.runner.configuration.parameters import accepted
 from solution.runner.data_juicer import OPERATORS, Deduplicator, Filter, NestedDataset, Selector
 from solution.runner.errors import visible
 from solution.runner.failures import whole, without
-from solution.runner.files import replaced
+from solution.runner.files import replaced, stamp_of_files
 from solution.runner.histogram import ENDLESS, histogram
 from solution.runner.pipeline import (
     Runs,
@@ -126,7 +126,8 @@ class Analysis(Run):
         if self.present:
             self.present(asked, lambda rows: dataset["images"][positions_of(rows, numbers_of(dataset, ROW))])
         counts = {STATES.get(key, key): count for key, count in counts.items()}
-        write_record({"counts": counts, "steps": ledger.counts(), "failed": ledger.failures()})
+        images = stamp_of_files(self.images, ledger.seed_images())
+        write_record({"counts": counts, "steps": ledger.counts(), "failed": ledger.failures(), "images": images})
         print(summary(self.audit, asked, counts))
 
 

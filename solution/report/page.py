@@ -44,27 +44,37 @@ class Section:
     galleries: Sequence[Gallery]
 
 
+@dataclass(frozen=True)
+class RunShown:
+    """A run: what it is called, its counts, its steps (see `Ledger.counts`), and what there is to know of it."""
+
+    name: str
+    totals: Mapping[str, int]
+    steps: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, str]
+    recipe: str  # its text
+
+    @property
+    def widest(self) -> int:
+        """Rows of the longest bar."""
+        return max(step["rows_in"] + step["created"] for step in self.steps) or 1
+
+    @property
+    def charts(self) -> list[dict[str, Any]]:
+        """A chart for each statistic."""
+        return [chart(step["name"], scores) for step in self.steps for scores in step["scores"]]
+
+
 def page(
     title: str,
     about: str,
-    totals: Mapping[str, int],
-    steps: Sequence[Mapping[str, Any]],
+    runs: Sequence[RunShown],
     sections: Sequence[Section],
+    totals: Mapping[str, int] | None = None,
 ) -> str:
-    """The HTML text: totals, funnel and score charts of the ``steps`` (see `Ledger.counts`), then the sections."""
-    return (
-        templates()
-        .get_template("page.html.j2")
-        .render(
-            title=title,
-            about=about,
-            totals=totals,
-            steps=steps,
-            widest=max(step["rows_in"] + step["created"] for step in steps) or 1,
-            charts=[chart(step["name"], scores) for step in steps for scores in step["scores"]],
-            sections=sections,
-        )
-    )
+    """The HTML text: ``totals`` of a comparison, funnels and score charts, the sections, then the recipes."""
+    template = templates().get_template("page.html.j2")
+    return template.render(title=title, about=about, runs=runs, sections=sections, totals=totals or {})
 
 
 def templates(*folders: Path) -> Environment:

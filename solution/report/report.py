@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from solution.operators.common.captions import caption_of
 from solution.operators.common.images import ImageError
 from solution.operators.common.reasons import REPEATS_CAPTION, REPEATS_IMAGE, kind_of, recaption_gain, repeated_id
-from solution.report.page import Card, Gallery, Section, page, thumbnail
+from solution.report.page import Card, Gallery, RunShown, Section, page, thumbnail
 from solution.runner.errors import UserError, visible
 from solution.runner.files import replaced, shown
 from solution.runner.record import audits_in
@@ -34,57 +34,83 @@ def write_report(audit: Path, recipe: str, images: Path | None, target: Path) ->
     Returns how many images the page should show and cannot. Raises UserError for a missing or foreign audit, and where
     ``images`` is no folder.
     """
+    report = opened(audit, images)
+    sections = [
+        Section("Dropped pairs", report.dropped()),
+        Section("New captions", report.rewritten()),
+        Section("Synthetic images", report.synthetic()),
+        Section("Copies found", report.copies()),
+        Section("Failed rows", report.failed()),
+        Section("Best and worst of what is kept", report.kept()),
+    ]
+    shown_sections = [section for section in sections if section.galleries]
+    about = f"Galleries show at most {_CARDS} rows each; all rows, with scores and reasons, are in {shown(audit)}."
+    text = page(f"Recipe {recipe}", about, [report.as_shown(recipe)], shown_sections)
+    with replaced(target) as temporary:
+        temporary.write_text(visible(text, kept="\n\t"), encoding="utf-8")
+    return report.missing
+
+
+def opened(audit: Path, images: Path | None) -> "Report":
+    """The report on an audit. Raises UserError as `write_report`."""
     if images and not images.is_dir():
         raise UserError(f"--images {images} is no folder: give the one that the rows' image paths start from")
     try:
         file = pq.ParquetFile(audit)
-        about = json.loads((file.schema_arrow.metadata or {})[b"run"])
+        return Report(file, json.loads((file.schema_arrow.metadata or {})[b"run"]), images)
     except FileNotFoundError:
         there = ", ".join(sorted(audits_in(audit.parent))) or "none yet"
         raise UserError(f"audit {shown(audit)} is missing: run the recipe first; audits there: {there}") from None
     except (pa.ArrowInvalid, OSError, ValueError, KeyError):
         raise UserError(f"audit {shown(audit)} was not written by process.py: run the recipe again") from None
-    report = _Report(file, about, images)
-    with replaced(target) as temporary:
-        temporary.write_text(visible(report.page(audit, recipe), kept="\n\t"), encoding="utf-8")
-    return report.missing
 
 
-class _Report:
+class Report:
     """The audit as sections of a page; a row group of it is in memory at a time."""
 
     def __init__(self, file: pq.ParquetFile, about: dict[str, Any], images: Path | None) -> None:
         self.file = file
+        self.about = about
         self.steps: list[dict[str, Any]] = about["steps"]
         self.images = images or Path(about["images"])
         self.output = Path(about["output"])
         self.missing = 0  # images that could not be read
 
-    def page(self, audit: Path, recipe: str) -> str:
-        """The HTML text."""
-        sections = [
-            Section("Dropped pairs", self._dropped()),
-            Section("New captions", self._rewritten()),
-            Section("Synthetic images", self._synthetic()),
-            Section("Copies found", self._copies()),
-            Section("Failed rows", self._failed()),
-            Section("Best and worst of what is kept", self._kept()),
-        ]
-        shown_sections = [section for section in sections if section.galleries]
-        about = f"Galleries show at most {_CARDS} rows each; all rows, with scores and reasons, are in {shown(audit)}."
-        return page(f"Recipe {recipe}", about, self._totals(), self.steps, shown_sections)
+    def as_shown(self, name: str) -> RunShown:
+        """Counts, funnel, and what the audit says of the run."""
+        facts, recipe = {}, self.about.get("recipe")
+        if recipe:
+            versions = self.about["versions"]
+            facts = {
+                "recipe": recipe["path"],
+                "seed": ", ".join(self.about["dataset"]),
+                "images": str(self.images),
+                "finished": self.about["date"].replace("T", " "),
+                "versions": ", ".join(f"{package} {number}" for package, number in versions.items()),
+            }
+            if self.about["limit"]:
+                facts["trial of"] = f"the first {self.about['limit']:,} rows"
+        return RunShown(name, self._totals(), self.steps, facts, recipe["text"] if recipe else "")
 
     def _totals(self) -> dict[str, int]:
-        """Rows in, created, and in each state at the end."""
+        """Rows in, created, and in each state at the end; of the kept ones, how many are different."""
         states: Counter[str] = Counter()
         created = 0
-        for group in self._groups(["state", "parent"]):
+        images, pairs = set(), set()
+        for group in self.groups(["state", "parent", "image", "text_after"]):
             states.update({entry["values"]: entry["counts"] for entry in pc.value_counts(group["state"]).to_pylist()})
             created += group.num_rows - group["parent"].null_count
+            kept = group.filter(pc.equal(group["state"], "kept"))
+            own = list(map(hash, kept["image"].to_pylist()))
+            images.update(own)
+            pairs.update(zip(own, map(hash, kept["text_after"].to_pylist()), strict=True))
         ends = {state: states[state] for state in ("kept", "dropped", "failed")}
-        return {"rows in": states.total() - created, "created": created} | ends
+        totals = {"rows in": states.total() - created, "created": created} | ends
+        if len(pairs) < states["kept"]:
+            totals |= {"copies among the kept": states["kept"] - len(pairs)}
+        return totals | {"different images kept": len(images)}
 
-    def _dropped(self) -> list[Gallery]:
+    def dropped(self) -> list[Gallery]:
         """For each operator, the dropped pairs nearest to its threshold: those a slightly other one would keep."""
         galleries = []
         for step in self.steps:
@@ -102,10 +128,10 @@ class _Report:
             count, first = self._first(is_own, distance) if step["dropped"] else (0, [])
             if count:
                 order = "nearest to the threshold first" if has_threshold else "highest score first"
-                galleries.append(Gallery(step["name"], f"{count:,} pairs; {order}", [self._card(row) for row in first]))
+                galleries.append(Gallery(step["name"], f"{count:,} pairs; {order}", [self.card(row) for row in first]))
         return galleries
 
-    def _rewritten(self) -> list[Gallery]:
+    def rewritten(self) -> list[Gallery]:
         """Captions that an operator replaced or cleaned, the largest gain in score first, then the largest change."""
         galleries = []
         for name, order, about in (
@@ -114,10 +140,10 @@ class _Report:
         ):
             count, first = self._first(_is_rewritten, order)
             if count:
-                galleries.append(Gallery(name, f"{count:,} {about}", [self._card(row) for row in first]))
+                galleries.append(Gallery(name, f"{count:,} {about}", [self.card(row) for row in first]))
         return galleries
 
-    def _synthetic(self) -> list[Gallery]:
+    def synthetic(self) -> list[Gallery]:
         """Images generated from captions, next to the image of the row they came from, the best score first."""
         count, rows = self._first(
             lambda rows: pc.equal(rows["image_state"], "synthetic"),
@@ -126,11 +152,11 @@ class _Report:
         if not count:
             return []
         parents = self._by("row", [row["parent"] for row in rows if row["parent"] is not None])
-        cards = [self._card(row, parents.get(row["parent"])) for row in rows]
+        cards = [self.card(row, parents.get(row["parent"])) for row in rows]
         text = f"{count:,} rows; on the left the image of the row that each came from"
         return [Gallery("Synthetic pairs", text, cards)]
 
-    def _copies(self) -> list[Gallery]:
+    def copies(self) -> list[Gallery]:
         """Rows that repeat another row's image or caption, next to it."""
         galleries = []
         for heading, kind in (("Repeated images", REPEATS_IMAGE), ("Repeated captions", REPEATS_CAPTION)):
@@ -138,18 +164,18 @@ class _Report:
             if count:
                 names = [repeated_id(row["reason"]) for row in rows]
                 twins = self._by("id", [name for name in names if name])
-                cards = [self._card(row, twins.get(name)) for row, name in zip(rows, names, strict=True)]
+                cards = [self.card(row, twins.get(name)) for row, name in zip(rows, names, strict=True)]
                 text = f"{count:,} rows" + ("; on the left the image that is kept" if twins else "")
                 galleries.append(Gallery(heading, text, cards))
         return galleries
 
-    def _failed(self) -> list[Gallery]:
+    def failed(self) -> list[Gallery]:
         """The first rows that failed."""
         count, rows = self._first(lambda rows: pc.equal(rows["state"], "failed"))
         text = f"{count:,} rows that an operator could not judge; the first ones"
-        return [Gallery("Failed", text, [self._card(row) for row in rows])] if count else []
+        return [Gallery("Failed", text, [self.card(row) for row in rows])] if count else []
 
-    def _kept(self) -> list[Gallery]:
+    def kept(self) -> list[Gallery]:
         """The two ends of the last score among the kept rows, each seed row once."""
 
         def is_scored(rows: pa.Table) -> pa.ChunkedArray:
@@ -161,11 +187,20 @@ class _Report:
             return []
         _, best = self._first(is_scored, lambda rows: rows["score"], -(_CARDS // 2))
         return [
-            Gallery("Highest score", "by the last operator that scored", [self._card(row) for row in reversed(best)]),
-            Gallery("Lowest score", "what a stricter threshold would drop first", [self._card(row) for row in worst]),
+            Gallery("Highest score", "by the last operator that scored", self._counted(list(reversed(best)))),
+            Gallery("Lowest score", "what a stricter threshold would drop first", self._counted(worst)),
         ]
 
-    def _groups(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    def _counted(self, rows: list[dict[str, Any]]) -> list[Card]:
+        """Cards of kept rows, with how often each pair is kept."""
+        times: Counter[tuple[str, str]] = Counter()
+        wanted = pa.array([row["image"] for row in rows], pa.string())
+        for group in self.groups(["state", "image", "text_after"]):
+            own = group.filter(pc.and_(pc.equal(group["state"], "kept"), pc.is_in(group["image"], wanted)))
+            times.update(zip(own["image"].to_pylist(), own["text_after"].to_pylist(), strict=True))
+        return [self.card(row, times=times[row["image"], row["text_after"]]) for row in rows]
+
+    def groups(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The audit's lines, part by part."""
         return (self.file.read_row_group(group, columns) for group in range(self.file.num_row_groups))
 
@@ -181,7 +216,7 @@ class _Report:
         lines stay in the audit's order, as lines with equal numbers do.
         """
         count, first = 0, None
-        for group in self._groups():
+        for group in self.groups():
             rows = group.filter(is_wanted(group))
             numbers = pa.array(order(rows).to_pylist() if order else [0.0] * len(rows), pa.float64())
             rows = rows.append_column("order", numbers).filter(pc.is_valid(numbers))
@@ -194,14 +229,18 @@ class _Report:
     def _by(self, column: str, values: list[Any]) -> dict[Any, dict[str, Any]]:
         """The audit's lines of some ids or row numbers, by them."""
         wanted = pa.array(values, self.file.schema_arrow.field(column).type)
-        found = [row for group in self._groups() for row in group.filter(pc.is_in(group[column], wanted)).to_pylist()]
+        found = [row for group in self.groups() for row in group.filter(pc.is_in(group[column], wanted)).to_pylist()]
         return {row[column]: row for row in reversed(found)}
 
-    def _card(self, row: dict[str, Any], twin: dict[str, Any] | None = None) -> Card:
-        """A gallery's card of one audit line; ``twin`` is the line whose image is on the left."""
+    def card(self, row: dict[str, Any], twin: dict[str, Any] | None = None, times: int = 1) -> Card:
+        """A gallery's card of one audit line; ``twin`` is the line whose image is on the left.
+
+        ``times`` says how often the pair is kept.
+        """
         lines = [twin, row] if twin else [row]
         score = f"{row['operator']} {row['score']:.4g}" if row["score"] is not None and not row["reason"] else ""
-        remark = " · ".join(part for part in (f"id {row['id']}", score, row["reason"]) if part)
+        copies = f"kept {times} times" if times > 1 else ""
+        remark = " · ".join(part for part in (f"id {row['id']}", score, row["reason"], copies) if part)
         return Card(
             [self._thumbnail(line["image"], line["image_state"]) for line in lines],
             caption_of(row["text_before"]),

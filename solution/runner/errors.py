@@ -13,6 +13,18 @@ def visible(text: str, kept: str = "") -> str:
     return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else ascii(found[0])[1:-1], text)
 
 
+_SECRET = re.compile(
+    r"""([\w-]*(?:api[_-]?key|secret|password|access[_-]?token|auth[_-]?token|authorization)["']?[ \t]*:[ \t]*)"""
+    r"""("[^"\n]*"|'[^'\n]*'|(?:Bearer[ \t]+)?[^\s,}\]#][^\s,}\]]*)""",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(recipe: str) -> str:
+    """A recipe's text for others to read: values of keys such as `api_key` are left out."""
+    return _SECRET.sub(r"\1(not shown)", recipe)
+
+
 class UserError(Exception):
     """A mistake in what the user gave: a line that names file, row or key, and the next step; a line for each."""
 

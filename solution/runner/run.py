@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from solution.runner.checkpoint import Checkpoint
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
-from solution.runner.errors import UserError, visible
+from solution.runner.errors import UserError, visible, without_secrets
 from solution.runner.files import ROOT, replaced, shown, stamp_of_files
 from solution.runner.pipeline import build_operators, registry, run_operator
 from solution.runner.produced import ProducedImages
@@ -191,9 +192,18 @@ class Run:
         output = self.audit.parent.parent / self.result.parent.name
         return command if output.parent == ROOT / "output" else f"{command} --output {shlex.quote(shown(output))}"
 
-    def _places(self) -> dict[str, str]:
-        """What the audit says of where images lie."""
-        return {"images": str(self.images), "output": str(self.result.parent)}
+    def _places(self) -> dict[str, Any]:
+        """What the audit says of the run: where images lie, and what a reader wants to know of it."""
+        versions = {name: number for name, number in self.inputs["versions"].items() if isinstance(number, str)}
+        return {
+            "images": str(self.images),
+            "output": str(self.result.parent),
+            "recipe": {"path": shown(self.recipe.path), "text": without_secrets(self.recipe.text)},
+            "dataset": [shown(file) for file in self.recipe.datasets],
+            "limit": self.data.limit,
+            "versions": versions,
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
 
     def _identity(self) -> dict[str, Any]:
         """What an unfinished run must share with this one, except the recipe: its operators are compared one by one."""
