@@ -28,6 +28,7 @@ COMMANDS = {
     "judge": "say how much each image helps to predict its caption: what image_value_filter reads",
     "score": "score an experiment's answers, beside a baseline's if named",
     "pack": "pack an experiment into a submission zip",
+    "export": "write processed data as others load them: Parquet, webdataset or LLaVA, with a card; and back",
     "verify": "verify a submission zip's layout",
     "lab": "compare recipes and data sets: train on each with several seeds, say which differences are real",
     "mini": "build and check the embedded mini world",

@@ -160,6 +160,12 @@ def _pack(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> Command:
     return Command(words, out, cwd=root)
 
 
+def _export(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    out = tmp_path / "out"
+    words, _ = _rows(request)
+    return Command(toolkit("export", *words[:3], "--to", "parquet", "--out", out / "export"), out)
+
+
 def _mini(_request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     out = tmp_path / "out"
     return Command(toolkit("mini", "eval-set", out / "set", "--questions", 40), out)
@@ -189,6 +195,7 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "download": _download,
     "pack online": lambda request, path: _pack(request, path, "online"),
     "pack offline": lambda request, path: _pack(request, path, "offline"),
+    "export": _export,
     "mini eval-set": _mini,
     "lab page": _page,
 }
