@@ -356,3 +356,7 @@ def test_answers_without_images_lie_apart_and_say_so(
     encoded.clear()
     assert evaluate(benchmark, benchmarks, tiny_model, apart, "--no-image") == 0
     assert encoded == []
+    # Both benchmarks at once lie there, too.
+    assert evaluate("all", benchmarks, tiny_model, tmp_path / "answers", "--no-image") == 0
+    assert sorted(path.name for path in (tmp_path / "answers" / "blind").iterdir()) == ["mmbench", "textvqa"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == seen
