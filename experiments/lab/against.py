@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from experiments.lab.earlier import earlier_noise
@@ -19,19 +21,30 @@ WITH_TRAINING = "Intervals (95 %) hold the luck of questions and of trainings, t
 
 
 def compare_runs(experiment: str, baseline: str, preset: str) -> Analysis:
+    """`compare` of two runs by their names.
+
+    Args:
+        experiment, baseline: as `find_answers` takes them.
+        preset: name or path.
+
+    Raises:
+        UserError: as `find_answers` and `outcomes` do.
+    """
+    return compare([FinishedRun(name, preset) for name in (experiment, baseline)])
+
+
+def compare(runs: Sequence[FinishedRun]) -> Analysis:
     """The difference of two runs by benchmark and of both together, question by question.
 
     Args:
-        experiment, baseline: as `find_answers` takes them; all questions of both are scored.
-        preset: name or path.
+        runs: the run and its baseline; all questions of both are scored.
 
     Returns:
         of the arms RUN and BASELINE; its one note says which luck the intervals hold.
 
     Raises:
-        UserError: as `find_answers` and `outcomes` do.
+        UserError: as `outcomes` does.
     """
-    runs = [FinishedRun(name, preset) for name in (experiment, baseline)]
     seeds = [run.record("finetune").get("configuration", {}).get("order_seed") for run in runs]
     if None in seeds:  # answers of another kit: whether trainings share a seed is not known, unless they are one
         seeds = [0, 0] if runs[0].outcomes == runs[1].outcomes else [0, 1]
