@@ -12,7 +12,7 @@ from scipy.special import betaincinv
 
 from experiments.lab.answers import Outcome, outcomes
 from toolkit.errors import UserError
-from toolkit.eval.score import answer_files, find_answers, score_answers
+from toolkit.eval.score import answer_files, blind_folder, find_answers, score_answers
 from toolkit.files import REPOSITORY, display_path, read_json, sha256_of
 
 Stage = Literal["pretrain", "finetune"]
@@ -73,7 +73,8 @@ class FinishedRun:
         evaluations = [path.parent / "run.json" for path in answer_files(self.folder).values()]
         right = [self.preset.textvqa.questions, self.preset.textvqa.annotations, self.preset.mmbench.questions]
         rows = [self._rows_file.parent / "run.json"] if self._rows_file else []
-        return [*answer_files(self.folder).values(), *records, prepared, *evaluations, *right, *rows]
+        answers = [*answer_files(self.folder).values(), *answer_files(blind_folder(self.folder)).values()]
+        return [*answers, *records, prepared, *evaluations, *right, *rows]
 
     @cached_property
     def score(self) -> tuple[dict[str, Any], list[str]]:
@@ -84,6 +85,12 @@ class FinishedRun:
     def outcomes(self) -> list[Outcome]:
         """Every question."""
         return outcomes(self.folder, self.preset)
+
+    @cached_property
+    def blind(self) -> list[Outcome]:
+        """Every question as answered without its image (`eval --no-image`); empty where that was not asked."""
+        folder = blind_folder(self.folder)
+        return outcomes(folder, self.preset) if folder.is_dir() else []
 
     def record(self, stage: Stage) -> dict[str, Any]:
         """The record of a stage; empty where there is none."""
@@ -135,18 +142,18 @@ class FinishedRun:
             seconds=made.get("seconds"),
         )
 
-    def credits(self, row: Row) -> dict[tuple[str, str, str], float]:
-        """What each question of a row of the score table is worth, 0 to 1, by the question's key."""
+    def credits(self, row: Row, blind: bool = False) -> dict[tuple[str, str, str], float]:
+        """What each question of a row of the score table is worth, 0 to 1, by its key; `blind`: without its image."""
         benchmark, category, credit = row
         return {
             outcome.key: getattr(outcome, credit)
-            for outcome in self.outcomes
+            for outcome in (self.blind if blind else self.outcomes)
             if outcome.benchmark == benchmark and category in ("", outcome.category)
         }
 
-    def values(self, row: Row) -> np.ndarray:
+    def values(self, row: Row, blind: bool = False) -> np.ndarray:
         """The same without keys."""
-        return np.array(list(self.credits(row).values()))
+        return np.array(list(self.credits(row, blind).values()))
 
 
 def _record(path: Path) -> dict[str, Any]:

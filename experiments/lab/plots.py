@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ STYLE: Any = {
     "text.parse_math": False,  # a "$" in a name is a "$"
     "axes.unicode_minus": True,
 }
-WIDTH = 7.6  # inches
+WIDTH, PANEL = 7.6, 3.2  # inches of a figure, and at least of one of its two panels
 DPI = 200  # of the PNG
 APART = 0.075  # inches between points of equal cost
 LONGEST = 28  # characters of a name
@@ -173,8 +174,7 @@ def _dots(axis: Axes, values: Sequence[Dot], rows: Sequence[str], series: Sequen
         for dot, place in zip(mine, places, strict=True):
             if dot.low is not None and dot.high is not None:
                 axis.plot([dot.low, dot.high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-        marker = MARKERS[number % len(MARKERS)]
-        axis.plot([dot.value for dot in mine], places, marker, color=colour, markersize=5, label=_name(one))
+        axis.plot([dot.value for dot in mine], places, _marker(number), color=colour, markersize=5, label=_name(one))
     axis.grid(axis="x")
     axis.tick_params(axis="y", length=0)
     axis.margins(x=0.08)
@@ -261,18 +261,25 @@ def scatter(
                 look: Any = {"color": COLOURS[number % len(COLOURS)], "transform": axis.transData + aside}
                 if low is not None and high is not None:
                     axis.plot([place, place], [low, high], linewidth=1.4, **look)
-                axis.plot([place], [value], MARKERS[number % len(MARKERS)], markersize=5, label=_name(point), **look)
+                axis.plot([place], [value], _marker(number), markersize=5, label=_name(point), **look)
                 axis.update_datalim(
                     [(place, low if low is not None else value), (place, high if high is not None else value)]
                 )
             axis.grid()
             axis.set(xlabel=label, ylabel=y if axis is axes[0] else "")
-            axis.margins(0.12)
+            most = max(Counter(place for _, place, *_ in points).values(), default=1)
+            aside_inches = 0.1 + (most - 1) / 2 * APART
+            axis.margins(x=max(0.12, aside_inches / (PANEL - 2 * aside_inches)), y=0.12)
             axis.autoscale_view()
             axis.xaxis.set_major_locator(MaxNLocator(5))
         _legend(figure, axes[0], len(names))
         cells = [[label, *point] for label, points in panels.items() for point in points]
         return _plot(figure, name, caption, ["against", "name", "x", y, "low", "high"], cells)
+
+
+def _marker(number: int) -> str:
+    """Of a series; where colours repeat, they meet other markers."""
+    return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def _legend(figure: Figure, axis: Axes, series: int) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.lab.against import RUN, compare
 from experiments.lab.answers import Outcome
 from experiments.lab.browser import Entry, browser
-from experiments.lab.finished import DRAWS, STAGES, FinishedRun, Row, bootstrap, interval
+from experiments.lab.finished import DRAWS, STAGES, FinishedRun, Row, interval
 from experiments.lab.markup import (
     BENCHMARK_NAMES,
     PAGES,
@@ -23,14 +24,13 @@ from experiments.lab.markup import (
     render,
     write_page,
 )
+from experiments.lab.results import BOTH, Analysis, Estimate
 from toolkit.errors import UserError
 from toolkit.files import display_path
 
-NO_DIFFERENCE = (
-    "95 % over questions alone: Jeffreys's interval where an answer is right or wrong, a bootstrap of "
-    f"{DRAWS:,} draws where it can be partly right and for differences. The luck of a training is not in them: it "
-    "alone moves a score by points, so a difference counts only when it holds over several seeds. Of many categories "
-    "some differ by chance: the intervals are not corrected for their number."
+OF_QUESTIONS = (
+    "Beside a score: its 95 % interval over questions, Jeffreys's where an answer is right or wrong, a bootstrap of "
+    f"{DRAWS:,} draws where it can be partly right."
 )
 
 
@@ -76,15 +76,17 @@ def _names(runs: Sequence[FinishedRun]) -> list[str]:
 def _page(runs: Sequence[FinishedRun], names: Sequence[str], drawn: Sequence[Any], folder: str, inputs: str) -> str:
     run = runs[0]
     rows = score_rows(run)
+    analysis = compare(runs) if len(runs) > 1 else None
+    notes = analysis.notes if analysis else []
     return render(
         "run.html.j2",
         inputs,
         title=f"Run {names[0]}" + (f" beside {names[1]}" if len(runs) > 1 else ""),
-        lead=_lead(runs, names, rows),
+        lead=_lead(runs, names, analysis),
         tiles=_tiles(run, rows),
         warnings=_warnings(runs, names),
-        scores=_scores(runs, names, rows),
-        scores_note=NO_DIFFERENCE,
+        scores=_scores(runs, names, rows, analysis),
+        scores_note=" ".join([OF_QUESTIONS, *(f"Differences: {note}" for note in notes), *_blind_note(run)]),
         strict_note=_strict_note(runs),
         plots={plot.name: plot for plot in drawn},
         folder=folder,
@@ -114,6 +116,12 @@ def score_rows(run: FinishedRun) -> dict[Row, str]:
     return rows
 
 
+def _blind_note(run: FinishedRun) -> list[str]:
+    if not run.blind:
+        return []
+    return ["Without image: the same model's answers to one grey image, which is what can be told without looking."]
+
+
 def _strict_note(runs: Sequence[FinishedRun]) -> str:
     scores = [run.score[0]["mmbench"] for run in runs]
     if any(score is None or score["strict"] > 0 for score in scores):
@@ -121,51 +129,57 @@ def _strict_note(runs: Sequence[FinishedRun]) -> str:
     return "MMBench strict is 0 in all rows: no answer is the bare letter; tolerant counts an option's text too."
 
 
-def _scores(runs: Sequence[FinishedRun], names: Sequence[str], rows: dict[Row, str]) -> Table:
-    """Per cent with intervals; with a baseline, its column and the paired difference."""
-    heads = ["per cent", "questions", *names, *(["difference", "what it means"] if len(runs) > 1 else [])]
+def _scores(
+    runs: Sequence[FinishedRun], names: Sequence[str], rows: dict[Row, str], analysis: Analysis | None
+) -> Table:
+    """Per cent with intervals; with a baseline, its column and the difference; the blind score where there is one."""
+    heads = ["per cent", "questions", *names, *(["difference"] if analysis else [])]
     cells = []
     for row, label in rows.items():
         values = [run.values(row) for run in runs]
         line = [label, f"{len(values[0]):,}"]
         line += [_percent(found.mean(), *interval(found)) if len(found) else "-" for found in values]
-        if len(runs) > 1:
-            if found := paired(runs, row):
-                mean, low, high = (100 * value for value in found)
-                line += [f"{mean:+.2f} [{low:+.1f}, {high:+.1f}]", _meaning(low, high)]
-            else:
-                line += ["-", "not both answered"]
-        cells.append(line)
-    return Table(heads, cells, texts=(0, len(heads) - 1) if len(runs) > 1 else (0,))
+        cells.append([*line, *([_difference(row, values, analysis)] if analysis else [])])
+    if analysis and (both := analysis.comparison(RUN, BOTH)):
+        scores = [f"{arm.scores[BOTH].value:.2f}" for arm in analysis.arms]
+        cells.append(["both, mean", "", *scores, _change(both.difference)])
+    if blind := {row: runs[0].values(row, blind=True) for row in rows} if runs[0].blind else {}:
+        heads.append("without image")
+        found = [_percent(values.mean(), *interval(values)) if len(values) else "-" for values in blind.values()]
+        for line, cell in zip(cells, [*found, ""], strict=False):
+            line.append(cell)
+    return Table(heads, cells)
 
 
-def _meaning(low: float, high: float) -> str:
-    return "above" if low > 0 else "below" if high < 0 else "not told apart"
+def _difference(row: Row, values: Sequence[np.ndarray], analysis: Analysis) -> str:
+    """Of a benchmark with its interval, as `score --baseline` has it; of a part of it the figure alone."""
+    benchmark, category, credit = row
+    found = None if category or credit == "strict" else analysis.comparison(RUN, benchmark)
+    if found:
+        return _change(found.difference)
+    return f"{100 * (values[0].mean() - values[1].mean()):+.2f}" if all(map(len, values)) else "-"
 
 
-def paired(runs: Sequence[FinishedRun], row: Row) -> tuple[float, float, float] | None:
-    """Mean difference of two runs over the questions that both answered, with its interval; None without any."""
-    mine, other = (run.credits(row) for run in runs)
-    differences = np.array([value - other[key] for key, value in mine.items() if key in other])
-    return (float(differences.mean()), *bootstrap(differences)) if len(differences) else None
+def _change(estimate: Estimate) -> str:
+    ends = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:+.1f}, {estimate.high:+.1f}]"
+    return f"{estimate.value:+.2f}{ends}"
 
 
 def _percent(mean: float, low: float, high: float) -> str:
     return f"{100 * mean:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _lead(runs: Sequence[FinishedRun], names: Sequence[str], rows: dict[Row, str]) -> str:
+def _lead(runs: Sequence[FinishedRun], names: Sequence[str], analysis: Analysis | None) -> str:
     """The first sentence: what came out."""
-    if len(runs) == 1:
+    if analysis is None:
         preset = runs[0].preset.name
         return f"One training of {names[0]}, preset {preset}: what it was trained on, its scores, and every answer."
-    told = []
-    for row in (row for row in rows if row[1] == "" and row[2] == "tolerant"):
-        if difference := paired(runs, row):
-            mean, low, high = (100 * value for value in difference)
-            told.append(f"{BENCHMARK_NAMES[row[0]]} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
-    found = ", ".join(told) or "no questions in common"
-    return f"{names[0]} minus {names[1]}, in points: {found}. One training each: repeat with other seeds to be sure."
+    if not analysis.comparisons:
+        return f"{names[0]} and {names[1]} have no benchmark in common."
+    labels = BENCHMARK_NAMES | {BOTH: "both"}
+    told = [f"{labels.get(one.measure, one.measure)} {_change(one.difference)}" for one in analysis.comparisons]
+    verdict = analysis.comparisons[-1].words
+    return f"{names[0]} minus {names[1]}, one training each, in points: {', '.join(told)}. The verdict: {verdict}."
 
 
 def _tiles(run: FinishedRun, rows: dict[Row, str]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from toolkit.errors import UserError, positive
 from toolkit.eval import mmbench
 from toolkit.eval.answer import BENCHMARKS, TrainedModel, answer, is_finished, read_job
+from toolkit.eval.questions import BLIND
 from toolkit.fixed_part import read_fixed_part
 from toolkit.presets import load_preset
 from toolkit.processes import owner_of
@@ -32,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference-mode", action="store_true", help="one question at a time, no fast path: what tests compare with"
     )
     parser.add_argument(
+        "--no-image",
+        action="store_true",
+        help="answer without looking: one grey image for every question; the answers go to blind/ beside --out, and "
+        "`score` shows them in a column of their own",
+    )
+    parser.add_argument(
         "--language", choices=mmbench.INSTRUCTIONS, default="en", help="of MMBench's instruction (%(default)s)"
     )
 
@@ -48,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
     model = TrainedModel(args.model, preset.precision == "fp32", args.reference_mode)
     benchmarks = BENCHMARKS if args.benchmark == ALL else (args.benchmark,)
     jobs = {
-        args.out / benchmark if args.benchmark == ALL else args.out: read_job(
-            benchmark, preset, model, fixed_part, args.language
+        _folder(args.out / benchmark if args.benchmark == ALL else args.out, args.no_image): read_job(
+            benchmark, preset, model, fixed_part, args.language, args.no_image
         )
         for benchmark in benchmarks
     }
@@ -59,3 +66,8 @@ def run(args: argparse.Namespace) -> None:
         # Chunks are answered beside each other.
         with owner_of(out, f"{args.chunk}-of-{args.chunks}" if args.chunks > 1 else ""):
             answer(job, model, out, batch=args.batch, chunk=args.chunk, chunks=args.chunks)
+
+
+def _folder(out: Path, no_image: bool) -> Path:
+    """Where answers go: those given without images to a folder of their own beside the others."""
+    return out.parent / BLIND / out.name if no_image and out.parent.name != BLIND else out

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import textwrap
+from pathlib import Path
 from typing import Any
 
-from toolkit.errors import positive
-from toolkit.eval.score import explain, find_answers, score_answers
+from toolkit.errors import UserError, positive
+from toolkit.eval.score import blind_folder, explain, find_answers, score_answers
+from toolkit.eval.score_table import ScoredRun, table
 from toolkit.files import display_path, write_json
+
+# An experiment uses the referee and is no part of it: known here by its name only.
+COMPARISON = "experiments.lab.against"
+WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,60 +39,54 @@ def run(args: argparse.Namespace) -> None:
     """Print the scores as a table, write score.json. Raises UserError as `find_answers` and `score_answers` do."""
     folder, preset = find_answers(args.experiment, args.preset)
     score, notes = score_answers(folder, preset)
-    scores = [score]
+    name = args.preset or preset.name
+    runs = [ScoredRun(_short(args.experiment), score)]
     if args.baseline:
-        baseline_folder, _ = find_answers(args.baseline, args.preset or preset.name)
-        scores.append(score_answers(baseline_folder, preset)[0])
-    columns = [_flat(score) for score in scores]
+        baseline_folder, _ = find_answers(args.baseline, name)
+        runs.append(ScoredRun(_short(args.baseline), score_answers(baseline_folder, preset)[0]))
     written = folder.with_name(f"{folder.name}.score.json") if folder.is_file() else folder / "score.json"
     write_json(written, {"answers": folder.name, "preset": preset.name, **score, "not_scored": notes})
-    print(_table([args.experiment, args.baseline], columns, _unanswered(scores)))
-    for note in notes:
+    differences, remarks = _differences(args.experiment, args.baseline, name) if args.baseline else ({}, [])
+    blind, hidden = _blind(folder, preset)
+    print("\n".join(table(runs, blind, differences)))
+    for remark in remarks:
+        print(textwrap.fill(remark, WIDTH, break_long_words=False, break_on_hyphens=False))
+    for note in (*hidden, *notes):
         print(note)
     if args.explain:
         print(*explain(folder, preset, args.explain), sep="\n")
     print(f"written: {display_path(written)}")
 
 
-def _flat(score: dict[str, Any]) -> dict[str, float]:
-    """Rows of the table, label -> share."""
-    rows = {}
-    if score["textvqa"]:
-        rows["TextVQA soft accuracy"] = score["textvqa"]["accuracy"]
-    if score["mmbench"]:
-        rows["MMBench strict"] = score["mmbench"]["strict"]
-        rows["MMBench tolerant"] = score["mmbench"]["tolerant"]
-        for name, share in score["mmbench"]["categories"].items():
-            rows[f"  {name} strict ({share['groups']})"] = share["strict"]
-            rows[f"  {name} tolerant ({share['groups']})"] = share["tolerant"]
-    return rows
+def _short(experiment: str) -> str:
+    """A name that heads a column: of a folder its own."""
+    return Path(experiment).name or experiment
 
 
-def _unanswered(scores: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Further rows of the table, label -> cells: how many questions have no answer, where any has none."""
-    rows = {}
-    for benchmark, label in (("textvqa", "TextVQA unanswered"), ("mmbench", "MMBench unanswered")):
-        if any(score[benchmark] and score[benchmark]["unanswered"] for score in scores):
-            cells = [score[benchmark] for score in scores]
-            rows[label] = [f"{cell['unanswered']}/{cell['questions']}" if cell else "-" for cell in cells]
-    return rows
+def _blind(folder: Path, preset: Any) -> tuple[ScoredRun | None, list[str]]:
+    """The score of the answers that were given without images, where there are any; why they are not shown."""
+    if not blind_folder(folder).is_dir():
+        return None, []
+    try:
+        return ScoredRun("blind", score_answers(blind_folder(folder), preset, blind=True)[0]), []
+    except UserError as error:
+        return None, [f"blind not shown: {error}"]
 
 
-def _table(names: list[str | None], columns: list[dict[str, float]], unanswered: dict[str, list[str]]) -> str:
-    """Per cent to two decimals; with a baseline, its column and the ratio to it."""
-    width = max(len(label) for label in (*columns[0], *unanswered))
-    heads = [name or "" for name in names[: len(columns)]] + ["ratio"] * (len(columns) > 1)
-    widths = [max(8, len(head)) for head in heads]
-    lines = [_line("per cent", width, heads, widths)]
-    for label, value in columns[0].items():
-        cells = [f"{100 * value:.2f}"]
-        if len(columns) > 1:
-            other = columns[1].get(label)
-            cells.append("-" if other is None else f"{100 * other:.2f}")
-            cells.append(f"{value / other:.2f}" if other else "-")
-        lines.append(_line(label, width, cells, widths))
-    return "\n".join(lines + [_line(label, width, cells, widths) for label, cells in unanswered.items()])
-
-
-def _line(label: str, width: int, cells: list[str], widths: list[int]) -> str:
-    return " ".join([f"{label:{width}}", *(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=False))])
+def _differences(experiment: str, baseline: str, preset: str) -> tuple[dict[str, str], list[str]]:
+    """Differences with their intervals by row of the table, and what to say of them."""
+    try:
+        comparison = importlib.import_module(COMPARISON)
+    except ModuleNotFoundError as error:
+        return {}, [f"No intervals: {error.name} is missing; bash install.sh brings all packages."]
+    analysis = comparison.compare_runs(experiment, baseline, preset)
+    cells = {}
+    for found in analysis.comparisons:
+        value = found.difference
+        ends = "" if value.low is None else f" [{value.low:+.1f}, {value.high:+.1f}]"
+        cells[{"textvqa": "TextVQA", "mmbench": "MMBench"}.get(found.measure, found.measure)] = (
+            f"{value.value:+.2f}{ends}"
+        )
+    last = analysis.comparisons[-1] if analysis.comparisons else None
+    verdict = [f"{_short(experiment)} against {_short(baseline)}: {last.words}."] if last else []
+    return cells, [*analysis.notes, *verdict]

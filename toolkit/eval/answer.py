@@ -16,19 +16,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import math
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.answer_files import ANSWERS
-from toolkit.eval.questions import Question, answer_line, collapse_warning
+from toolkit.eval.questions import BLIND_MARK, Question, answer_line, collapse_warning
 from toolkit.files import display_path, package_versions, parse_object, read_json, sha256_of, write_json, write_jsonl
 from toolkit.fixed_part import FixedPart
 from toolkit.presets import Preset
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 BENCHMARKS = ("textvqa", "mmbench")
 UPLOAD = "answers_upload.xlsx"
 SECONDS_BETWEEN_REPORTS = 10
+GREY_SIDE = 64  # px
 # Files of a model folder that decide its answers.
 MODEL_FILES = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer*")
 
@@ -116,6 +118,7 @@ def read_job(
     model: TrainedModel,
     fixed_part: FixedPart,
     language: Literal["en", "cn"],
+    no_image: bool = False,
 ) -> Job:
     """Read a benchmark's questions and hash everything that decides their answers.
 
@@ -125,6 +128,8 @@ def read_job(
         model: that will answer.
         fixed_part: for the record.
         language: of MMBench's instruction.
+        no_image: show one grey image with every question, to see what can be answered without looking. Every line says
+            so, and there is no upload.
 
     Raises:
         UserError: the model or the benchmark's files are missing or faulty.
@@ -148,6 +153,9 @@ def read_job(
             print(
                 f"{benchmark}: no {UPLOAD} will be written, as {settings.questions} has no column {', '.join(lacking)}"
             )
+    if no_image:
+        configuration["no_image"] = True
+        questions, table = [replace(question, image=_grey()) for question in questions], []
     inputs = {display_path(settings.questions): sha256_of(settings.questions), **model.hashes}
     return Job(questions, inputs, configuration, fixed_part, table)
 
@@ -183,7 +191,8 @@ def answer(job: Job, model: TrainedModel, out: Path, *, batch: int | None, chunk
         print(f"{benchmark}: chunk {chunk} of {chunks} is answered ({len(part)} questions)")
         return
 
-    lines = [answer_line(question, answers[_key(question)], model.folder.resolve().name) for question in questions]
+    mark, name = BLIND_MARK if "no_image" in job.configuration else None, model.folder.resolve().name
+    lines = [answer_line(question, answers[_key(question)], name, mark) for question in questions]
     written = [ANSWERS, UPLOAD] if job.table else [ANSWERS]
     if job.table:
         mmbench.write_upload(job.table, {line["question_id"]: line["text"] for line in lines}, out / UPLOAD)
@@ -209,6 +218,18 @@ def answer(job: Job, model: TrainedModel, out: Path, *, batch: int | None, chunk
     for path in out.glob(".answers-*.jsonl"):
         path.unlink()
     print(f"{benchmark}: {len(questions)} questions answered, see {out / ANSWERS}")
+
+
+@functools.cache
+def _grey() -> bytes:
+    """An image of CLIP's mean colour, in which nothing is to be seen, as a PNG."""
+    from PIL import Image
+
+    from toolkit.mgm.images import PADDING_COLOUR
+
+    encoded = io.BytesIO()
+    Image.new("RGB", (GREY_SIDE, GREY_SIDE), PADDING_COLOUR).save(encoded, "PNG")
+    return encoded.getvalue()
 
 
 def _key(question: Question) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit.errors import UserError
 from toolkit.eval.mmbench import WHOLE_NUMBER
+from toolkit.eval.questions import BLIND_MARK
 from toolkit.files import read_json, read_jsonl, require_file
 
 ANSWERS = "answers.jsonl"
@@ -31,12 +32,14 @@ class Answer:
         question_id: as given.
         prompt: the question; None where the file has none.
         text: "" where the file says null.
+        blind: given without the image.
     """
 
     place: str
     question_id: str | int
     prompt: str | None
     text: str
+    blind: bool = False
 
 
 def find_answer_file(folder: Path) -> Path | None:
@@ -83,7 +86,8 @@ def _answer(place: str, row: dict[str, Any]) -> Answer:
     if not isinstance(text, str):
         raise UserError(f"{place}: the answer is {text!r:.60}, expected text")
     prompt = row.get("prompt")
-    return Answer(place, identifier, prompt if isinstance(prompt, str) else None, text)
+    blind = row.get("metadata") == BLIND_MARK
+    return Answer(place, identifier, prompt if isinstance(prompt, str) else None, text, blind)
 
 
 def _value(place: str, row: dict[str, Any], keys: tuple[str, str]) -> Any:

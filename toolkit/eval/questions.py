@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+BLIND = "blind"  # folder of answers given without images
+BLIND_MARK = {"no_image": True}  # their lines' metadata, so that they are known wherever they are copied
 COLLAPSED = 0.9  # share of one string among the answers
 FEWEST_ANSWERS = 10  # that are no coincidence
 
@@ -37,7 +39,9 @@ class Question:
         return self.prompt + self.instruction
 
 
-def answer_line(question: Question, answer: str, model_id: str) -> dict[str, Any]:
+def answer_line(
+    question: Question, answer: str, model_id: str, metadata: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The jsonl object of one answer, with the reference's fields in its order.
 
     `answer_id` is random in the reference; here it is derived from the line, so that equal runs give equal files.
@@ -53,7 +57,7 @@ def answer_line(question: Question, answer: str, model_id: str) -> dict[str, Any
         **columns,
         "answer_id": hashlib.sha256(identity.encode()).hexdigest()[:22],
         "model_id": model_id,
-        "metadata": {},
+        "metadata": metadata or {},
     }
 
 

@@ -12,7 +12,7 @@ from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.answer_files import SUFFIXES, Answer, find_answer_file, read_answers, whole_number
 from toolkit.eval.letters import read_letter
-from toolkit.eval.questions import collapse_warning
+from toolkit.eval.questions import BLIND, collapse_warning
 from toolkit.files import REPOSITORY, require_file, sha256_of
 from toolkit.presets import PRESETS, Preset, load_preset
 
@@ -65,19 +65,26 @@ def answer_files(experiment: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if path}
 
 
-def score_answers(folder: Path, preset: Preset) -> tuple[dict[str, Any], list[str]]:
+def blind_folder(folder: Path) -> Path:
+    """Where `eval --no-image` puts the answers of a run: in a folder of their own inside its answers folder."""
+    return folder / BLIND
+
+
+def score_answers(folder: Path, preset: Preset, blind: bool = False) -> tuple[dict[str, Any], list[str]]:
     """Score what is there.
 
     Args:
         folder: as `answer_files` takes it.
         preset: names the files with the right answers.
+        blind: the answers are those given without images, which are never taken for others.
 
     Returns:
         scores by benchmark, all from 0 to 1, as `score.json` holds them; and a line for everything that was not scored,
         or that is odd about the answers.
 
     Raises:
-        UserError: nothing could be scored, or a file is not in its format.
+        UserError: nothing could be scored, a file is not in its format, or answers were given without images (with
+            `blind`: with images).
     """
     score: dict[str, Any] = {"textvqa": None, "mmbench": None}
     notes = []
@@ -95,6 +102,7 @@ def score_answers(folder: Path, preset: Preset) -> tuple[dict[str, Any], list[st
         else:
             inputs = {path.name: sha256_of(path) for path in (answers[name], right_answers)}
             found = read_answers(answers[name])
+            _require_sight(answers[name], found, blind)
             score[name] = {**function(found, right_answers), "inputs": inputs}
             if warning := collapse_warning([answer.text for answer in found]):
                 notes.append(f"{name}: {warning}")
@@ -103,6 +111,17 @@ def score_answers(folder: Path, preset: Preset) -> tuple[dict[str, Any], list[st
     if not any(score.values()):
         raise UserError("; ".join(notes))
     return score, notes
+
+
+def _require_sight(path: Path, answers: list[Answer], blind: bool) -> None:
+    """Refuse answers given without images as a run's own, and the other way round."""
+    if odd := next((answer for answer in answers if answer.blind != blind), None):
+        if blind:
+            raise UserError(f"{odd.place}: answered with its image; remove {path.parent} and run eval --no-image again")
+        raise UserError(
+            f"{odd.place}: answered without its image (eval --no-image), so no score of the run; "
+            "score the run itself, which shows these in the column `blind`"
+        )
 
 
 def explain(folder: Path, preset: Preset, count: int) -> list[str]:

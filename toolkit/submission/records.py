@@ -65,7 +65,7 @@ def record_faults(
             faults.append(f"{record} is damaged or of an older kit: it lists no hashes of files; run the script again")
         elif unknown := sorted(own - listed.keys()):
             faults.append(f"{_some(map(label, unknown))} is not among the files that {record} lists")
-    return faults + list(_broken_links(experiment, records))
+    return faults + list(_blind(experiment, records)) + list(_broken_links(experiment, records))
 
 
 def _folders(experiment: Experiment) -> list[str]:
@@ -90,6 +90,14 @@ def _listed(
             yield image_list(experiment), (sha256, prepared)
     for path, sha256 in images.items():
         yield str(PurePosixPath(ROWS).parent / path), (sha256, image_list(experiment))
+
+
+def _blind(experiment: Experiment, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Evaluations that answered without images, which are a control and no submission."""
+    for folder in _folders(experiment)[2:]:
+        configuration = records.get(f"{folder}/run.json", {}).get("configuration")
+        if isinstance(configuration, dict) and configuration.get("no_image"):
+            yield f"{folder} was answered without images (eval --no-image); remove it and run the training script again"
 
 
 def _broken_links(experiment: Experiment, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import random
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from experiments.lab import plots, run_page
+from experiments.lab.against import compare_runs
 from experiments.lab.answers import Given, outcomes
 from experiments.lab.browser import Entry, browser
 from experiments.lab.finished import bootstrap, interval
@@ -67,7 +69,13 @@ def test_the_page_says_what_score_says(write_run, benchmarks, capsys):  # noqa: 
         assert sum(credits) / len(credits) == pytest.approx(written[benchmark][figure])
         assert f"<td>{100 * written[benchmark][figure]:.2f} [" in page
     assert f"<td>{100 * written['mmbench']['strict']:.2f} [" in page
-    assert "+50.00 [" in page  # 9 of 12 against 3 of 12
+    assert "<td>+50.00" in page  # 9 of 12 against 3 of 12
+    analysis = compare_runs("recipe", "raw", str(benchmarks.preset))  # what `score --baseline` prints
+    for comparison in analysis.comparisons:
+        change = comparison.difference
+        ends = "" if change.low is None else f" [{change.low:+.1f}, {change.high:+.1f}]"
+        assert f"<td>{change.value:+.2f}{ends}</td>" in page
+    assert html.escape(analysis.comparisons[-1].words) in page
     assert "8" in re.search(r"<b>(.*?)</b><span>samples in pre-training", page)[1]
 
 
@@ -99,6 +107,19 @@ def test_a_page_is_made_once_and_again_when_an_answer_changes(write_run, benchma
     answers = folder / "textvqa" / "answers.jsonl"
     answers.write_text(answers.read_text().replace("Open.", "closed", 1))
     assert page_of("recipe", preset=benchmarks.preset) != before
+
+
+def test_answers_without_images_stand_beside(write_run, benchmarks):  # noqa: F811
+    folder = write_run("recipe", 9, ANSWERS)
+    assert "<th>without image</th>" not in page_of("recipe", preset=benchmarks.preset)
+    seen = write_run("blind", 3, ["A", "B", "B", "B", "B", "B"])
+    for benchmark in ("textvqa", "mmbench"):
+        (folder / "blind").mkdir(exist_ok=True)
+        (seen / benchmark).rename(folder / "blind" / benchmark)
+    page = page_of("recipe", preset=benchmarks.preset)
+    (row,) = re.findall(r"<tr><td class=\"text\">TextVQA soft accuracy</td>(.*?)</tr>", page)
+    assert re.findall(r"<td>(\d+\.\d+) \[", row) == ["75.00", "25.00"]
+    assert "without looking" in page
 
 
 def test_what_is_missing_is_said(write_run, benchmarks):  # noqa: F811

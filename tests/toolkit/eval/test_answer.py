@@ -332,3 +332,31 @@ def test_models_that_cut_images_in_a_grid_are_refused(
     (other / "config.json").write_text(json.dumps(config | setting))
     assert evaluate("textvqa", benchmarks, other, tmp_path / "out") == 1
     assert "an MGM-HD model, which is not supported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("benchmark", ["textvqa", "mmbench"])
+def test_answers_without_images_lie_apart_and_say_so(
+    tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, encoded: list[int], benchmark: str
+) -> None:
+    out = tmp_path / "answers" / benchmark
+    assert evaluate(benchmark, benchmarks, tiny_model, out) == 0
+    seen = {path.name: path.read_bytes() for path in out.iterdir()}
+    encoded.clear()
+    assert evaluate(benchmark, benchmarks, tiny_model, out, "--no-image") == 0
+    assert encoded == [1]
+    apart = tmp_path / "answers" / "blind" / benchmark
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == seen
+    assert sorted(path.name for path in apart.iterdir()) == ["answers.jsonl", "run.json"]
+    lines = lines_of(apart)
+    assert [line["metadata"] for line in lines] == [{"no_image": True}] * len(lines)
+    assert [line["question_id"] for line in lines] == [line["question_id"] for line in lines_of(out)]
+    assert [line["text"] for line in lines] != [line["text"] for line in lines_of(out)]
+    assert json.loads((apart / "run.json").read_text())["configuration"]["no_image"] is True
+    # Run again with the folder itself as --out, nothing is left to do.
+    encoded.clear()
+    assert evaluate(benchmark, benchmarks, tiny_model, apart, "--no-image") == 0
+    assert encoded == []
+    # Both benchmarks at once lie there, too.
+    assert evaluate("all", benchmarks, tiny_model, tmp_path / "answers", "--no-image") == 0
+    assert sorted(path.name for path in (tmp_path / "answers" / "blind").iterdir()) == ["mmbench", "textvqa"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == seen

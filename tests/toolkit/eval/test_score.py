@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
 import pytest
 
+from experiments.lab.earlier import earlier_noise
 from tests.toolkit.eval.conftest import Benchmarks
 from toolkit.__main__ import main
 from toolkit.eval import score
@@ -40,20 +43,128 @@ def write_answers(results: Path, benchmarks: Benchmarks, experiment: str, right:
     return folder
 
 
+def rows_of(printed: str) -> dict[str, list[str]]:
+    """Cells by label; two spaces or more part them."""
+    lines = [re.split("  +", line.strip()) for line in printed.splitlines()]
+    return {line[0]: line[1:] for line in lines}
+
+
 def test_score_and_baseline(results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_answers(results, benchmarks, "recipe", 9, ["A", "A", "A.", "A", "B", "A"])
     write_answers(results, benchmarks, "raw", 3, ["A", "A", "B", "A", "B", "A"])
     assert main(["score", "recipe", "--baseline", "raw", "--preset", str(benchmarks.preset)]) == 0
-    rows = {line[:22].strip(): line[22:].split() for line in capsys.readouterr().out.splitlines()}
-    assert rows["per cent"] == ["recipe", "raw", "ratio"]
-    assert rows["TextVQA soft accuracy"] == ["75.00", "25.00", "3.00"]
-    assert rows["MMBench strict"] == ["33.33", "33.33", "1.00"]
-    assert rows["MMBench tolerant"] == ["66.67", "33.33", "2.00"]
-    assert rows["colour tolerant (3)"] == ["66.67", "33.33", "2.00"]
+    printed = capsys.readouterr().out
+    rows = rows_of(printed)
+    assert rows["recipe"] == ["raw"]
+    assert rows["per cent"] == ["strict", "tolerant", "strict", "tolerant", "difference"]
+    assert [cell.split(" [")[0] for cell in rows["TextVQA soft accuracy"]] == ["-", "75.00", "-", "25.00", "+50.00"]
+    assert [cell.split(" [")[0] for cell in rows["MMBench"]] == ["33.33", "66.67", "33.33", "33.33", "+33.33"]
+    assert rows["colour (3)"] == ["33.33", "66.67", "33.33", "33.33"]
+    assert [cell.split(" [")[0] for cell in rows["both, mean"]] == ["-", "70.83", "-", "29.17", "+41.67"]
     written = json.loads((folder / "score.json").read_text())
     assert written["textvqa"]["accuracy"] == 0.75
     assert written["mmbench"]["strict"] == pytest.approx(1 / 3)
     assert written["mmbench"]["categories"]["colour"]["groups"] == 3
+
+
+def test_differences_have_intervals_that_say_what_they_hold(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_answers(results, benchmarks, "recipe", 9, ["A"] * 6)
+    write_answers(results, benchmarks, "raw", 3, ["A", "A", "B", "A", "B", "A"])
+    command = ["score", "recipe", "--baseline", "raw", "--preset", str(benchmarks.preset)]
+    monkeypatch.setattr("experiments.lab.against.earlier_noise", lambda preset: earlier_noise("mini"))
+    assert main(command) == 0
+    known = capsys.readouterr().out
+    assert "the luck of questions and of trainings, the latter as in" in known.replace("\n", " ")
+    assert "recipe against raw: not decided: about" in known
+    monkeypatch.setattr("experiments.lab.against.earlier_noise", lambda preset: None)
+    assert main(command) == 0
+    unknown = capsys.readouterr().out
+    assert "the luck of the questions alone" in unknown
+    assert "recipe against raw: not decided: how much trainings differ by luck is unknown" in unknown.replace("\n", " ")
+
+    def ends(printed: str) -> str:
+        return rows_of(printed)["both, mean"][-1].split(" [")[1]
+
+    assert ends(known) != ends(unknown)
+
+
+def test_the_same_answers_are_a_tie(results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("recipe", "again"):
+        write_answers(results, benchmarks, name, 9, ["A", "A", "A", "A", "B", "A"])
+    assert main(["score", "recipe", "--baseline", "again", "--preset", str(benchmarks.preset)]) == 0
+    assert "recipe against again: tie: the very same scores." in capsys.readouterr().out
+
+
+def test_a_baseline_of_another_benchmark_or_a_missing_package_leaves_the_scores(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(write_answers(results, benchmarks, "recipe", 9, ["A"] * 6) / "mmbench")
+    shutil.rmtree(write_answers(results, benchmarks, "raw", 9, ["A"] * 6) / "textvqa")
+    command = ["score", "recipe", "--baseline", "raw", "--preset", str(benchmarks.preset)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert rows_of(printed)["TextVQA soft accuracy"][:4] == ["-", "75.00", "-", "-"]
+    assert "No benchmark is scored for both" in printed
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    for name in [name for name in sys.modules if name.startswith("experiments.lab")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(command) == 0
+    assert "No intervals: scipy is missing; bash install.sh brings all packages." in capsys.readouterr().out
+
+
+def test_strict_scores_that_are_all_zero_are_one_line(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_answers(results, benchmarks, "recipe", 9, ["red"] * 6)
+    assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("MMBench strict") == 1
+    assert "MMBench strict: 0 everywhere (no right answer is the bare letter)" in printed
+    assert rows_of(printed)["per cent"] == ["recipe"]
+    assert rows_of(printed)["MMBench"] == ["100.00"]
+
+
+def blind(folder: Path) -> None:
+    """Turn a run's answers into those given without images."""
+    (folder / "blind").mkdir()
+    for name in ("textvqa", "mmbench"):
+        shutil.copytree(folder / name, folder / "blind" / name)
+        file = folder / "blind" / name / "answers.jsonl"
+        lines = [json.loads(line) | {"metadata": {"no_image": True}} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_answers_without_images_are_a_column_and_never_a_score(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_answers(results, benchmarks, "recipe", 3, ["A"] * 6)
+    blind(folder)
+    (folder / "textvqa" / "answers.jsonl").write_text(
+        (folder / "textvqa" / "answers.jsonl").read_text().replace("shut", "open")
+    )
+    command = ["score", "recipe", "--preset", str(benchmarks.preset)]
+    assert main(command) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["per cent"][-1] == "blind"
+    assert rows["TextVQA soft accuracy"] == ["-", "100.00", "25.00"]
+    assert rows["MMBench"] == ["100.00", "100.00", "100.00"]
+    # Wherever they lie, they are no score of the run.
+    assert main(["score", str(folder / "blind"), "--preset", str(benchmarks.preset)]) == 1
+    assert "answered without its image (eval --no-image), so no score of the run" in capsys.readouterr().err
+    own = (folder / "mmbench" / "answers.jsonl").read_bytes()
+    shutil.copy(folder / "blind" / "mmbench" / "answers.jsonl", folder / "mmbench" / "answers.jsonl")
+    assert main(command) == 1
+    assert "answered without its image" in capsys.readouterr().err
+    # And answers with images are not shown as blind.
+    (folder / "mmbench" / "answers.jsonl").write_bytes(own)
+    (folder / "blind" / "mmbench" / "answers.jsonl").write_bytes(own)
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "blind not shown: " in printed
+    assert "answered with its image" in printed
+    assert rows_of(printed)["per cent"] == ["strict", "tolerant"]
 
 
 def test_unanswered_questions_count_as_wrong(results: Path, benchmarks: Benchmarks) -> None:
@@ -75,7 +186,7 @@ def test_without_annotations_the_rest_is_scored(
     assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 0
     printed = capsys.readouterr().out
     assert f"textvqa not scored: {benchmarks.annotations} is missing; get it from https://" in printed
-    assert "MMBench strict" in printed
+    assert rows_of(printed)["MMBench"] == ["100.00", "100.00"]
     assert json.loads((folder / "score.json").read_text())["textvqa"] is None
     benchmarks.mmbench.unlink()
     assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 1
@@ -120,10 +231,6 @@ def test_answers_of_another_benchmark(
     assert "answers.jsonl:13" in capsys.readouterr().err
 
 
-def rows_of(printed: str) -> dict[str, list[str]]:
-    return {line[:22].strip(): line[22:].split() for line in printed.splitlines()}
-
-
 def test_unanswered_questions_stand_in_the_table(
     results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +245,9 @@ def test_unanswered_questions_stand_in_the_table(
     assert printed["MMBench unanswered"] == ["1/6"]
     write_answers(results, benchmarks, "raw", 12, ["A"] * 6)
     assert main(["score", "raw", "--preset", str(benchmarks.preset)]) == 0
-    assert not any("unanswered" in label for label in rows_of(capsys.readouterr().out))
+    assert not any(
+        label.endswith("A unanswered") or label == "MMBench unanswered" for label in rows_of(capsys.readouterr().out)
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,7 +296,7 @@ def test_ids_as_text_and_answers_given_twice(
     file.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *again]))
     assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 0
     printed = capsys.readouterr().out
-    assert rows_of(printed)["MMBench strict"] == ["100.00"]
+    assert rows_of(printed)["MMBench"] == ["100.00", "100.00"]
     assert "mmbench: 6 questions have several answers that differ; the last of each counts" in printed
 
 
@@ -250,13 +359,13 @@ def test_answer_files_of_vlmevalkit(
     write(rows, tmp_path / name)
     assert main(["score", str(tmp_path / name), "--preset", str(benchmarks.preset)]) == 0
     printed = rows_of(capsys.readouterr().out)
-    assert (printed["MMBench strict"][0], printed["MMBench tolerant"][0]) == ("33.33", "66.67")
+    assert printed["MMBench"] == ["33.33", "66.67"]
     assert json.loads((tmp_path / f"{name}.score.json").read_text())["mmbench"]["unanswered"] == 0
     folder = tmp_path / "foreign" / "mmbench"
     folder.mkdir(parents=True)
     shutil.copy(tmp_path / name, folder / f"answers{Path(name).suffix}")
     assert main(["score", str(folder.parent), "--preset", str(benchmarks.preset)]) == 0
-    assert rows_of(capsys.readouterr().out)["MMBench tolerant"] == ["66.67"]
+    assert rows_of(capsys.readouterr().out)["MMBench"] == ["33.33", "66.67"]
 
 
 @pytest.mark.parametrize(

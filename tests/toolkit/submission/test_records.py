@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -82,6 +83,13 @@ def test_stages_that_do_not_follow_each_other_are_refused(
 ) -> None:
     change_record(workspace / record_name, **{key: {name: "0" * 64}})
     assert f"{record_name} {message}" in refusal(capsys, pack(workspace, "online")[0])
+
+
+def test_answers_given_without_images_are_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = workspace / RESULTS / "mmbench" / "run.json"
+    change_record(record, configuration=json.loads(record.read_text()).get("configuration", {}) | {"no_image": True})
+    error = refusal(capsys, pack(workspace, "online")[0])
+    assert f"{RESULTS}/mmbench was answered without images (eval --no-image)" in error
 
 
 @pytest.mark.parametrize(
