@@ -7,6 +7,7 @@ import difflib
 import importlib
 import os
 import sys
+from typing import Any
 
 from toolkit.entry import run
 from toolkit.errors import UserError
@@ -33,6 +34,18 @@ COMMANDS = {
     "lab": "compare recipes and data sets: train on each with several seeds, say which differences are real",
     "mini": "build and check the embedded mini world",
 }
+
+COMMANDS_WITH_A_MODEL = ("train", "eval", "ask", "preflight")
+# transformers imports these where they are installed, for losses, metrics and data sets of others: a fifth of a start.
+NEVER_USED = ("scipy", "sklearn", "datasets")
+
+
+def leave_out_unused(command: str) -> None:
+    """Have this process take libraries for not installed that a command with a model would import in vain."""
+    modules: dict[str, Any] = sys.modules
+    if command in COMMANDS_WITH_A_MODEL:
+        for name in NEVER_USED:
+            modules.setdefault(name, None)
 
 
 def main(argv: list[str]) -> int:
@@ -71,4 +84,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    leave_out_unused(*sys.argv[1:2] or [""])
     run(lambda: main(sys.argv[1:]))
