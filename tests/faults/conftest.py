@@ -145,6 +145,14 @@ def _eval(request: pytest.FixtureRequest, tmp_path: Path, benchmark: str) -> Com
     return Command(toolkit(*words), out)
 
 
+def _judge(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    model = request.getfixturevalue("tiny_model")
+    words, _ = _rows(request)
+    out = tmp_path / "out"
+    words = ["judge", *words, "--model", model, "--out", out / "values.parquet", "--batch", 2, "--workers", 2]
+    return Command(toolkit(*words), out)
+
+
 def _download(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     world = request.getfixturevalue("downloads")
     world.server.pause = 0.02
@@ -192,6 +200,7 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "train finetune": _finetune,
     "eval textvqa": lambda request, path: _eval(request, path, "textvqa"),
     "eval mmbench": lambda request, path: _eval(request, path, "mmbench"),
+    "judge": _judge,
     "download": _download,
     "pack online": lambda request, path: _pack(request, path, "online"),
     "pack offline": lambda request, path: _pack(request, path, "offline"),
