@@ -84,7 +84,7 @@ def run(main):
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
-    if signal.getsignal(signal.SIGINT) is _stop:
+    if signal.getsignal(signal.SIGINT) in (_stop, signal.default_int_handler):
         signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _interrupt_later
     try:
