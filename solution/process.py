@@ -121,6 +121,9 @@ def parse_report_arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("recipe", nargs="?", help="the recipe's file or name (default: the one that ran last)")
     parser.add_argument("--images", type=Path, help="folder that image paths start from (default: as in the run)")
     parser.add_argument("--output", type=Path, help="the run's --output")
+    parser.add_argument(
+        "--compare", metavar="OTHER", help="another recipe's run, or an audit's file: what one keeps and the other not"
+    )
     return parser.parse_args(words)
 
 
@@ -291,10 +294,22 @@ def report(arguments: argparse.Namespace) -> None:
     latest = max(found, key=lambda name: found[name].stat().st_mtime, default="")
     name = latest if given is None else given.name if given.name in found else given.stem
     audit = found.get(name, folder / f"{name}.parquet")
-    from solution.report.report import write_report  # the image and table libraries take a second
+    # The image and table libraries take a second.
+    if arguments.compare:
+        from solution.report.compare import write_comparison
 
-    page = audit.with_suffix(".html")
-    missing = write_report(audit, name, arguments.images, page)
+        other = Path(arguments.compare)
+        names = [name, other.name if other.name in found else other.stem]
+        audits = [audit, other if other.suffix == ".parquet" else found.get(names[1], folder / f"{names[1]}.parquet")]
+        page = folder / f"{names[0]}.and.{names[1]}.html"
+        if names[0] == names[1]:
+            names = [f"{each} ({shown(file.parent)})" for each, file in zip(names, audits, strict=True)]
+        missing = write_comparison(audits, names, arguments.images, page)
+    else:
+        from solution.report.report import write_report
+
+        page = audit.with_suffix(".html")
+        missing = write_report(audit, name, arguments.images, page)
     print(f"report: {shown(page)}")
     if missing:
         print(f"note: {missing} of its images cannot be read: --images DIR says where they are", file=sys.stderr)

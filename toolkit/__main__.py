@@ -7,6 +7,7 @@ import difflib
 import importlib
 import os
 import sys
+from typing import Any
 
 from toolkit.entry import run
 from toolkit.errors import UserError
@@ -28,10 +29,23 @@ COMMANDS = {
     "judge": "say how much each image helps to predict its caption: what image_value_filter reads",
     "score": "score an experiment's answers, beside a baseline's if named",
     "pack": "pack an experiment into a submission zip",
+    "export": "write processed data as others load them: Parquet, webdataset or LLaVA, with a card; and back",
     "verify": "verify a submission zip's layout",
     "lab": "compare recipes and data sets: train on each with several seeds, say which differences are real",
     "mini": "build and check the embedded mini world",
 }
+
+COMMANDS_WITH_A_MODEL = ("train", "eval", "ask", "preflight")
+# transformers imports these where they are installed, for losses, metrics and data sets of others: a fifth of a start.
+NEVER_USED = ("scipy", "sklearn", "datasets")
+
+
+def leave_out_unused(command: str) -> None:
+    """Have this process take libraries for not installed that a command with a model would import in vain."""
+    modules: dict[str, Any] = sys.modules
+    if command in COMMANDS_WITH_A_MODEL:
+        for name in NEVER_USED:
+            modules.setdefault(name, None)
 
 
 def main(argv: list[str]) -> int:
@@ -70,4 +84,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    leave_out_unused(*sys.argv[1:2] or [""])
     run(lambda: main(sys.argv[1:]))

@@ -15,6 +15,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_met = []  # signals of Ctrl-C
 TRIED = "BETTER_SYNTH_PROCESS"  # the process that has changed its Python already
 
 
@@ -83,8 +84,8 @@ def run(main):
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
-    if signal.getsignal(signal.SIGINT) is _stop:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (_stop, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _interrupt_later
     try:
         try:
@@ -110,8 +111,16 @@ def run(main):
     sys.exit(status)
 
 
+def _interrupt(number, frame):
+    """Ctrl-C, noted: a library whose import it meets may fail with an error of its own that knows nothing of it."""
+    _met.append(number)
+    raise KeyboardInterrupt
+
+
 def is_interrupt(error):
     """Whether Ctrl-C is behind an error: libraries that clean up after it may raise another one instead."""
+    if _met:
+        return True
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
@@ -120,7 +129,7 @@ def is_interrupt(error):
 def _interrupt_later(unraisable):
     """Ctrl-C that met code which no error can leave, as a hook of `fork` or a `__del__`, comes again a moment later."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, _interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:
         sys.__unraisablehook__(unraisable)

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.lab.arms import SeedSet
 from experiments.lab.cells import Cell, Record, Store, hash_of, key_of
-from experiments.lab.labfile import OUTPUT, Arm, Lab
+from experiments.lab.labfile import Arm, Lab
 from experiments.lab.scoring import evaluate
 from experiments.lab.training import CachedTrainer, Job, Trainer, remove, train_by_commands
 from experiments.lab.worlds import Draw, build_evaluation, with_evaluation, world_folder
@@ -27,12 +27,11 @@ class Bench:
 
     Args:
         lab: the lab.
-        output: folder for seeds, recipes' results, unfinished and finished cells of all labs.
     """
 
-    def __init__(self, lab: Lab, output: Path = OUTPUT):
-        self.lab, self.output = lab, output
-        self.store = Store(lab.records, output / "cells")
+    def __init__(self, lab: Lab):
+        self.lab = lab
+        self.store = Store(lab.records, lab.output / "cells")
         self.trainer: Trainer = CachedTrainer() if lab.features == "cached" else train_by_commands
         self._seeds: dict[int, SeedSet] = {}
         self._hashes: dict[Path, str] = {}
@@ -44,14 +43,14 @@ class Bench:
             if self.lab.world:
                 self._seeds[draw] = Draw(self._world_folder, draw, self.lab.world, preset)
             else:
-                work = self.output / "seeds" / hash_of([sha256_of(dataset), str(preset.seed_images)])
+                work = self.lab.output / "seeds" / hash_of([sha256_of(dataset), str(preset.seed_images)])
                 self._seeds[draw] = SeedSet(dataset, preset.seed_images, preset.questions, work, draw, preset)
         return self._seeds[draw]
 
     @cached_property
     def _world_folder(self) -> Path:
         assert self.lab.world
-        return world_folder(self.output / "worlds", self.lab.world, self.lab.preset)
+        return world_folder(self.lab.output / "worlds", self.lab.world, self.lab.preset)
 
     @cached_property
     def preset(self) -> Preset:
@@ -156,7 +155,7 @@ class Bench:
         with owner_of(self.store.cells, key):
             if record := self.store.find(cell, key):  # another process has just ended it
                 return record, False
-            folder = self.output / "work" / key
+            folder = self.lab.output / "work" / key
             record = self._train(cell, key, inputs, Job(self.preset, rows, roots, cell.seed, folder))
             remove(folder)
         return record, True

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.lab.labfile import OUTPUT, Arm, Lab
+from experiments.lab.labfile import Arm, Lab
 from toolkit.errors import UserError
 from toolkit.files import atomic_write, copy_file, read_json
 from toolkit.processes import unfinished
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import pandas
 
 Record = dict[str, Any]
-CELLS = OUTPUT / "cells"  # finished cells of all labs, by key
 SUMMARY = "lab.json"
 # Figures that records of before the lab lack: those of the mini preset, which all of them were trained with.
 EARLIER_FIGURES = {"precision": "fp32", "max_length": 2048, "image_size_aux": 192, "new_tokens": [16, 16]}
@@ -115,7 +114,7 @@ class Store:
     """
 
     records: Path
-    cells: Path = CELLS
+    cells: Path
 
     def find(self, cell: Cell, key: str) -> Record | None:
         """The cell's record, from wherever a cell with this key is kept; the lab's folder then has it by its name."""

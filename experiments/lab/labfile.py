@@ -90,6 +90,7 @@ class Lab:
             calls in one process; `none` runs the very commands of the training scripts.
         budget_hours: of all cells together; no cell starts that would exceed it. 0 is no limit.
         records: folder of this lab's records and tables.
+        output: folder of seeds, recipes' results, unfinished and finished cells, which labs share.
         rungs: labs of other sizes by name, cheapest first.
     """
 
@@ -102,6 +103,7 @@ class Lab:
     features: Literal["cached", "none"]
     budget_hours: float
     records: Path
+    output: Path = OUTPUT
     rungs: dict[str, Lab] = field(default_factory=dict)
 
     @property
@@ -122,6 +124,7 @@ class _Keys:
     features: Literal["", "cached", "none"] = ""
     budget_hours: float = 0.0
     records: str = ""
+    output: str = ""
     world: dict = field(default_factory=dict)
     ladder: dict = field(default_factory=dict)
 
@@ -194,6 +197,7 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
     arms = _arms(keys.arms, seeds, world, where)
     baseline = keys.baseline or ("raw" if "raw" in arms else next(iter(arms)))
     _known(baseline, arms, f"{where}: baseline", "arm")
+    output = REPOSITORY / keys.output if keys.output else OUTPUT
     lab = Lab(
         name=name,
         preset=preset,
@@ -203,7 +207,8 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
         world=world,
         features=features,
         budget_hours=keys.budget_hours,
-        records=REPOSITORY / keys.records if keys.records else OUTPUT / name,
+        records=REPOSITORY / keys.records if keys.records else output / name,
+        output=output,
     )
     if not world and not lab.dataset.is_file():
         advice = f"run `{preset.download}`" if not keys.dataset else "paths start at the repository's root"

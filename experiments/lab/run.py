@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from experiments.lab import table
 from experiments.lab.bench import Bench
-from experiments.lab.cells import SUMMARY, cells_of, write_record
+from experiments.lab.cells import SUMMARY, cells_of, read_answers, read_lab_records, write_record
+from experiments.lab.findings import findings
 from experiments.lab.labfile import Lab, read_lab
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
+from experiments.lab.ranks import rank_agreement
+from experiments.lab.statistics import scores_of_records
 from experiments.lab.workers import Outcome, make_cells, visible_gpus
 from toolkit.errors import UserError
 
@@ -40,7 +45,24 @@ def run_ladder(file: Path, plan: bool) -> int:
             print("\n".join(lines_of(rung, plan_of(rung))))
         else:
             status |= finish(rung, make(rung))
+    if not plan:
+        print("\n".join(rank_lines(lab)))
     return status
+
+
+def rank_lines(lab: Lab) -> list[str]:
+    """How well each size of a ladder ranks the arms as the next one does."""
+    sizes = []
+    for name, rung in lab.rungs.items():
+        if records := [record for arm in read_lab_records(rung.records, rung.arms).values() for record in arm]:
+            answers = read_answers(rung.records, records)
+            sizes.append((name, scores_of_records(records), answers if len(answers) else None))
+    lines = []
+    for found in (rank_agreement(small, large) for small, large in itertools.pairwise(sizes)):
+        ends = f"{found.spearman.value:.2f} [{found.spearman.low:.2f}, {found.spearman.high:.2f}]"
+        lines.append(f"ranks of {len(found.arms)} arms in {found.small} and {found.large}: Spearman {ends}")
+        lines.append(f"  {found.words}")
+    return lines
 
 
 def make(lab: Lab) -> list[Outcome]:
@@ -83,6 +105,8 @@ def _duration(seconds: float) -> str:
 def finish(lab: Lab, outcomes: list[Outcome]) -> int:
     """Write `lab.json`, print the table and what is missing; returns the exit status."""
     write_summary(lab, outcomes)
+    if any(outcome.key for outcome in outcomes):
+        print("\n".join(table.lines_of(findings(lab, lab.records).analysis)))
     missing = [outcome for outcome in outcomes if not outcome.key]
     for line in missing_lines(missing):
         say(line)

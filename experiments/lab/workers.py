@@ -90,13 +90,16 @@ class Worker:
             return Outcome(cell, "failed", text=f"its process ended {how}")
 
     def end(self) -> None:
-        """Let it end."""
-        self.connection.close()
+        """Let it end: at once where it is at work, which it is where the lab is cut short."""
+        if self.cell:
+            self.process.kill()
+        else:
+            self.connection.send(None)
         self.process.join()
 
 
 def _work(lab: Lab, gpu: str | None, connection: Connection) -> None:
-    """Make the cells that are asked for until nobody asks any more."""
+    """Make the cells that are asked for, until None is."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch
@@ -105,12 +108,8 @@ def _work(lab: Lab, gpu: str | None, connection: Connection) -> None:
         torch.set_num_threads(1)  # the same number everywhere gives the same scores everywhere
         os.environ["OMP_NUM_THREADS"] = "1"  # of the commands it starts
     bench = Bench(lab)
-    while True:
-        try:
-            cell, may_train = connection.recv()
-        except EOFError:
-            return
-        connection.send(_outcome(bench, cell, may_train))
+    while asked := connection.recv():
+        connection.send(_outcome(bench, *asked))
 
 
 def _outcome(bench: Bench, cell: Cell, may_train: bool) -> Outcome:

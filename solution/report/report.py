@@ -24,7 +24,7 @@ from solution.runner.errors import UserError, visible
 from solution.runner.files import replaced, shown
 from solution.runner.record import audits_in
 
-_CARDS = 12  # per gallery
+CARDS = 12  # per gallery
 _THUMBNAIL = 320  # px, the longer side; shown at half of it, so that it is crisp on dense screens
 
 
@@ -44,7 +44,7 @@ def write_report(audit: Path, recipe: str, images: Path | None, target: Path) ->
         Section("Best and worst of what is kept", report.kept()),
     ]
     shown_sections = [section for section in sections if section.galleries]
-    about = f"Galleries show at most {_CARDS} rows each; all rows, with scores and reasons, are in {shown(audit)}."
+    about = f"Galleries show at most {CARDS} rows each; all rows, with scores and reasons, are in {shown(audit)}."
     text = page(f"Recipe {recipe}", about, [report.as_shown(recipe)], shown_sections)
     with replaced(target) as temporary:
         temporary.write_text(visible(text, kept="\n\t"), encoding="utf-8")
@@ -151,7 +151,7 @@ class Report:
         )
         if not count:
             return []
-        parents = self._by("row", [row["parent"] for row in rows if row["parent"] is not None])
+        parents = self.by("row", [row["parent"] for row in rows if row["parent"] is not None])
         cards = [self.card(row, parents.get(row["parent"])) for row in rows]
         text = f"{count:,} rows; on the left the image of the row that each came from"
         return [Gallery("Synthetic pairs", text, cards)]
@@ -163,7 +163,7 @@ class Report:
             count, rows = self._first(lambda rows, kind=kind: _has_reason(rows, [kind]))
             if count:
                 names = [repeated_id(row["reason"]) for row in rows]
-                twins = self._by("id", [name for name in names if name])
+                twins = self.by("id", [name for name in names if name])
                 cards = [self.card(row, twins.get(name)) for row, name in zip(rows, names, strict=True)]
                 text = f"{count:,} rows" + ("; on the left the image that is kept" if twins else "")
                 galleries.append(Gallery(heading, text, cards))
@@ -182,10 +182,10 @@ class Report:
             is_first = pc.and_(pc.equal(rows["state"], "kept"), pc.is_null(rows["parent"]))
             return pc.and_(is_first, pc.is_valid(rows["score"]))
 
-        count, worst = self._first(is_scored, lambda rows: rows["score"], _CARDS // 2)
+        count, worst = self._first(is_scored, lambda rows: rows["score"], CARDS // 2)
         if not count:
             return []
-        _, best = self._first(is_scored, lambda rows: rows["score"], -(_CARDS // 2))
+        _, best = self._first(is_scored, lambda rows: rows["score"], -(CARDS // 2))
         return [
             Gallery("Highest score", "by the last operator that scored", self._counted(list(reversed(best)))),
             Gallery("Lowest score", "what a stricter threshold would drop first", self._counted(worst)),
@@ -208,7 +208,7 @@ class Report:
         self,
         is_wanted: Callable[[pa.Table], pa.ChunkedArray],
         order: Callable[[pa.Table], pa.Array | pa.ChunkedArray] | None = None,
-        most: int = _CARDS,
+        most: int = CARDS,
     ) -> tuple[int, list[dict[str, Any]]]:
         """(how many lines are wanted, the ``most`` first ones by ``order``, the last ones where ``most`` is negative).
 
@@ -226,7 +226,7 @@ class Report:
             first = rows.take(indices[:most] if most > 0 else indices[most:])
         return count, first.to_pylist() if first else []
 
-    def _by(self, column: str, values: list[Any]) -> dict[Any, dict[str, Any]]:
+    def by(self, column: str, values: list[Any]) -> dict[Any, dict[str, Any]]:
         """The audit's lines of some ids or row numbers, by them."""
         wanted = pa.array(values, self.file.schema_arrow.field(column).type)
         found = [row for group in self.groups() for row in group.filter(pc.is_in(group[column], wanted)).to_pylist()]

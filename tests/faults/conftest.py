@@ -145,6 +145,14 @@ def _eval(request: pytest.FixtureRequest, tmp_path: Path, benchmark: str) -> Com
     return Command(toolkit(*words), out)
 
 
+def _judge(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    model = request.getfixturevalue("tiny_model")
+    words, _ = _rows(request)
+    out = tmp_path / "out"
+    words = ["judge", *words, "--model", model, "--out", out / "values.parquet", "--batch", 2, "--workers", 2]
+    return Command(toolkit(*words), out)
+
+
 def _download(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     world = request.getfixturevalue("downloads")
     world.server.pause = 0.02
@@ -158,6 +166,12 @@ def _pack(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> Command:
     out = tmp_path / "out"
     words = toolkit("pack", kind, "best", "--out", out / "submit.zip", "--images", root / "seed")
     return Command(words, out, cwd=root)
+
+
+def _export(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    out = tmp_path / "out"
+    words, _ = _rows(request)
+    return Command(toolkit("export", *words[:3], "--to", "parquet", "--out", out / "export"), out)
 
 
 def _mini(_request: pytest.FixtureRequest, tmp_path: Path) -> Command:
@@ -186,9 +200,11 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "train finetune": _finetune,
     "eval textvqa": lambda request, path: _eval(request, path, "textvqa"),
     "eval mmbench": lambda request, path: _eval(request, path, "mmbench"),
+    "judge": _judge,
     "download": _download,
     "pack online": lambda request, path: _pack(request, path, "online"),
     "pack offline": lambda request, path: _pack(request, path, "offline"),
+    "export": _export,
     "mini eval-set": _mini,
     "lab page": _page,
 }

@@ -56,6 +56,16 @@ def test_help_does_not_wait_for_torch():
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False).returncode == 0
 
 
+def test_training_and_answering_import_no_library_in_vain():
+    program = (
+        "import sys, toolkit.__main__ as kit; kit.leave_out_unused('train');"
+        "import toolkit.training.trainer, toolkit.eval.inference;"
+        "print(*(name for name in (*kit.NEVER_USED, 'pandas', 'pyarrow') if sys.modules.get(name)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -229,12 +229,13 @@ def read_rows(path: Path, roots: ImageRoots | None = None) -> Iterator[tuple[int
             if not line.removeprefix(BYTE_ORDER_MARK).strip():
                 continue
             try:
-                yield number, _with_relative_images(parse_object(line), roots)
+                yield number, with_relative_images(parse_object(line), roots)
             except ValueError as error:
                 yield number, RowFault("not_json", str(error))
 
 
-def _with_relative_images(row: dict[str, Any], roots: ImageRoots | None) -> dict[str, Any]:
+def with_relative_images(row: dict[str, Any], roots: ImageRoots | None) -> dict[str, Any]:
+    """A row as read, its absolute image paths in these folders made relative to them."""
     images = row.get("images")
     if roots and isinstance(images, list):
         row["images"] = [roots.relative(image) if isinstance(image, str) else image for image in images]

@@ -105,7 +105,7 @@ class _Samples(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample, image = self.pairs[index].sample, None
         try:
-            path = self.reader.image_path(sample)
+            path = self.reader.roots.of_row(sample)
             content = _content(path)
             image = digest(content)
             (ids, labels), (blind, blind_labels) = tokens_of(sample, self.reader)

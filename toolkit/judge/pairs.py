@@ -74,8 +74,8 @@ def _pair(number: int, line: Line, roots: ImageRoots, originals: dict[str, Origi
         if row.image is None:
             raise RowFault("no_image", "a text-only row")
         sample = convert_row(line, originals, roots)
-        state = roots.resolve(sample["image"]).stat()
-    except RowFault as fault:
+        state = roots.of_row(sample).stat()
+    except (RowFault, OSError) as fault:  # OSError: the file has gone since it was looked for
         return Pair(number, id_of(line), caption, None, "", str(fault))
     return Pair(number, str(sample["id"]), caption, sample, f"{sample['image']} {state.st_size} {state.st_mtime_ns}")
 

@@ -72,7 +72,8 @@ def normalise(pixels: torch.Tensor, image_size: int) -> tuple[torch.Tensor, torc
 
 
 def _column(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]
+    # Filled on the device: for a copy from here the process would wait until the device has done all before it.
+    return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=like.device) for value in values])
 
 
 def _pad_to_square(image: Image.Image) -> Image.Image:

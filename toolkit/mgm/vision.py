@@ -81,13 +81,9 @@ class ConvNeXtStage(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, drop_path_rates: list[float]):
         super().__init__()
-        self.downsample = (
-            nn.Identity()
-            if channels_in == channels
-            else nn.Sequential(
-                ChannelNorm(channels_in, eps=CONVNEXT_NORM_EPS), nn.Conv2d(channels_in, channels, 2, stride=2)
-            )
-        )
+        norm = ChannelNorm(channels_in, eps=CONVNEXT_NORM_EPS)
+        halving = [] if channels_in == channels else [norm, nn.Conv2d(channels_in, channels, 2, stride=2)]
+        self.downsample = nn.Sequential(*halving)
         self.blocks = nn.ModuleList(ConvNeXtBlock(channels, rate) for rate in drop_path_rates)
 
     def forward(self, x: torch.Tensor, stochastic_depth: bool) -> torch.Tensor:
@@ -182,7 +178,6 @@ def mine_patch_info_plainly(
 
 def _positions_by_patch(aux: torch.Tensor, grid: int) -> torch.Tensor:
     """[B, C, grid * s, grid * s] -> [B, grid * grid, s * s, C]."""
-    batch, channels, height, _ = aux.shape
-    side = height // grid
-    patches = aux.view(batch, channels, grid, side, grid, side).permute(0, 2, 4, 3, 5, 1)
-    return patches.reshape(batch, grid * grid, side * side, channels)
+    side = aux.shape[2] // grid
+    patches = aux.unflatten(3, (grid, side)).unflatten(2, (grid, side)).permute(0, 2, 4, 3, 5, 1)
+    return patches.flatten(3, 4).flatten(1, 2)

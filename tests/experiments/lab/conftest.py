@@ -48,23 +48,23 @@ def kept_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def toy(toy_preset: Path, tmp_path: Path):
+def toy(toy_preset: Path, output: Path, tmp_path: Path):
     """toy(arms, seeds=[0], world=None, **keys): a lab with records of its own."""
 
     def make(arms: dict[str, Any], **keys: Any) -> Lab:
         values = {"preset": str(toy_preset), "seeds": [0], "sample_cap": CAP, "world": WORLD} | keys
-        values["records"] = str(tmp_path / "records")
+        values = {"output": str(output), "records": str(tmp_path / "records")} | values
         return lab_of({key: value for key, value in values.items() if value is not None} | {"arms": arms}, "toy", "toy")
 
     return make
 
 
 @pytest.fixture
-def bench(toy, output: Path) -> Bench:
+def bench(toy) -> Bench:
     """A bench whose lab has every control, sized after ten rows."""
     controls = ("none", "raw", "clean", "no_mismatched", "no_blur")
     lab = toy({name: name for name in controls} | {"random": "random", "reversed": "reversed", "kept": "mini"})
-    return Bench(lab, output)
+    return Bench(lab)
 
 
 def with_seed(lab: Lab, *seeds: int) -> Lab:

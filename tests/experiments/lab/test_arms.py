@@ -67,18 +67,18 @@ def test_random_and_reversed_have_another_arms_size_and_fill_up(bench, monkeypat
     assert again == rows_of(bench, "random")[0] != other
 
 
-def test_a_seed_may_have_other_shares_of_defects(toy, tmp_path):
+def test_a_seed_may_have_other_shares_of_defects(toy):
     lab = toy({"raw": "raw"}, world={"rows": 20, "shares": {"blur": 0.5}})
-    found = Counter(truth["defect"] for truth in truths(Bench(lab, tmp_path)).values())
+    found = Counter(truth["defect"] for truth in truths(Bench(lab)).values())
     assert found == {"blur": 10, "none": 10}
 
 
-def test_without_a_world_rows_come_from_the_presets_seed(toy, kept_file, tmp_path):
+def test_without_a_world_rows_come_from_the_presets_seed(toy, kept_file):
     lab = toy(
         {"raw": "raw", "kept": str(kept_file), "random": "random"}, world=None,
         dataset="input/mini/mgm_pretrain_mini.jsonl",
     )  # fmt: skip
-    bench = Bench(lab, tmp_path)
+    bench = Bench(lab)
     rows, roots = rows_of(bench, "raw")
     assert len(rows) == CAP
     assert roots.seed == REPOSITORY / "input" / "mini"
@@ -90,7 +90,7 @@ def test_a_faulty_row_is_named(toy, kept_file, tmp_path):
     file = tmp_path / "processed_data.jsonl"
     faulty = '{"id": "7", "images": ["images/none.jpg"], "text": "<image>\\nred"}\n'
     file.write_text(kept_file.read_text(encoding="utf-8") + faulty, encoding="utf-8")
-    bench = Bench(toy({"kept": str(file)}, world=None, dataset="input/mini/mgm_pretrain_mini.jsonl"), tmp_path)
+    bench = Bench(toy({"kept": str(file)}, world=None, dataset="input/mini/mgm_pretrain_mini.jsonl"))
     with pytest.raises(
         UserError, match=r"1 of the 11 rows of arm kept cannot be trained; the first has id 7 \(missing_image"
     ):

@@ -77,23 +77,24 @@ def test_a_cell_leaves_its_record_and_answers_and_is_not_repeated(bench, toy, ou
     assert bench.make(cell_of(bench, "raw", seed=2), may_train=False) == (None, False)
 
     # Another lab with the same data under another name takes it over, one with another cap does not.
-    other = Bench(dataclasses.replace(toy({"seed": "raw"}), records=folder.parent / "other"), output)
+    other = Bench(dataclasses.replace(toy({"seed": "raw"}), records=folder.parent / "other"))
     other.trainer = Never()
     assert other.make(cell_of(other, "seed", seed=1)) == (record | {"arm": "seed"}, False)
     assert len(read_answers(other.lab.records, [record | {"arm": "seed"}])) == 2 * QUESTIONS
-    smaller = Bench(toy({"raw": "raw"}, sample_cap=CAP - 8), output)
+    smaller = Bench(toy({"raw": "raw"}, sample_cap=CAP - 8))
     smaller.trainer = Never()
     with pytest.raises(AssertionError, match="trained again"):
         smaller.make(cell_of(smaller, "raw", seed=1))
 
 
 def test_a_changed_image_makes_another_cell(bench, tmp_path):
-    own = Bench(bench.lab, tmp_path)  # its seed is changed here
+    lab = dataclasses.replace(bench.lab, output=tmp_path)  # its seed is changed here
+    own = Bench(lab)
     key = own.key_of(cell_of(own, "raw"))
     rows, roots = own.rows_of(cell_of(own, "raw"))
     image = roots.resolve(rows[0]["image"])
     image.write_bytes(image.read_bytes() + b" ")
-    assert Bench(bench.lab, tmp_path).key_of(cell_of(own, "raw")) != key
+    assert Bench(lab).key_of(cell_of(own, "raw")) != key
 
 
 def test_a_cell_that_another_process_trains_is_left_to_it(bench):
@@ -119,16 +120,16 @@ def test_committed_records_have_the_inputs_of_this_code(tmp_path):
     names = ("none", "raw", "no_blur")
     lab = lab_of_report(type("Words", (), words), tmp_path / "records", names)
     shutil.copytree(RECORDS / "test", lab.records)
-    bench = Bench(lab, tmp_path)
+    bench = Bench(dataclasses.replace(lab, output=tmp_path))
     bench.trainer = Never()
     for arm in names:
         record, _ = bench.make(cell_of(bench, arm))
         assert record["scores"] == read_json(RECORDS / "test" / f"{arm}-draw0-seed0.json")["scores"]
 
 
-def test_another_world_has_a_folder_of_its_own(toy, tmp_path):
+def test_another_world_has_a_folder_of_its_own(toy):
     def folder(**world) -> object:
-        return Bench(toy({"raw": "raw"}, world=world), tmp_path)._world_folder
+        return Bench(toy({"raw": "raw"}, world=world))._world_folder
 
     assert folder(rows=60) == folder(rows=60, draws=3, split="test")
     assert len({folder(rows=60), folder(rows=61), folder(rows=60, questions=9), folder(shares={"blur": 0.5})}) == 4
@@ -174,10 +175,10 @@ def test_a_cell_trains_as_the_command_does(bench, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_without_cached_features_a_cell_is_what_the_commands_make(bench, toy, output):
+def test_without_cached_features_a_cell_is_what_the_commands_make(bench, toy):
     """With stochastic depth, which the features exclude; the same rows, questions and table of answers."""
     lab = toy({"none": "none"}, features="none")
-    own = Bench(lab, output)
+    own = Bench(lab)
     assert own.trainer is train_by_commands
     record, _ = own.make(cell_of(own, "none", seed=1))
     assert record["inputs"]["figures"]["stochastic_depth"] is True

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from experiments.lab import run
+from experiments.lab.cells import cells_of
 from experiments.lab.earlier import earlier_noise
+from experiments.lab.labfile import read_lab
 from experiments.lab.statistics import analyse, scores_of_records
 from experiments.lab.table import lines_of
+from experiments.lab.workers import Outcome
+from tests.experiments.lab.example import write_lab
 from toolkit.files import REPOSITORY
 
 RECORDS = REPOSITORY / "experiments" / "mini_world" / "records" / "test"
@@ -57,3 +63,22 @@ def test_earlier_noise_is_that_of_the_presets_largest_lab(tmp_path: Path) -> Non
     assert found
     assert found.by_measure["textvqa"].of_mean(1, 1, 1).value == pytest.approx(50)
     assert found.source.startswith("2 trainings of 1 arms in ")
+
+
+def test_a_finished_lab_prints_its_table_and_a_ladder_its_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.lab.ranks.RESAMPLES", 20)
+    monkeypatch.setattr(run, "write_summary", lambda lab, outcomes: None)
+    skills = {"none": 0.1, "raw": 0.3, "random": 0.5, "recipe": 0.8}
+    rungs = {}
+    for name in ("small", "usual"):
+        (tmp_path / name).mkdir()
+        rungs[name] = read_lab(write_lab(tmp_path / name, skills))
+    outcomes = [Outcome(cell, "there", "k") for cell in cells_of(rungs["usual"])]
+    assert run.finish(rungs["usual"], outcomes) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("recipe ") < printed.index("raw ") < printed.index("against raw ")
+    ranks = run.rank_lines(dataclasses.replace(rungs["usual"], rungs=rungs))
+    assert ranks[0].startswith("ranks of 4 arms in small and usual: Spearman 1.00 [")
+    assert ranks[1] == "  small ranks the arms much as usual does"

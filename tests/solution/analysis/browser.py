@@ -80,21 +80,20 @@ class Browser:
             self.said.append(str(message["params"]["args"]))
         return message
 
-    def open(self, page: str) -> None:
-        """Load a page, until its script has counted."""
+    def narrow(self, width: int) -> None:
+        """Show pages as wide as a phone does."""
+        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=True)
+
+    def open(self, page: str, until: str = "/^[0-9]/.test(document.getElementById('stay')?.textContent)") -> None:
+        """Load a page, until its script has counted, or another condition holds."""
         self._ask("Page.navigate", url="about:blank")
         self._ask("Page.navigate", url=page)
-        self.until(
-            "document.readyState === 'complete' && !document.getElementById('stay').textContent.includes('\u2026')"
-        )
+        self.until(until)
 
     def until(self, condition: str) -> None:
         """Wait for a condition."""
         self.evaluate(
-            "new Promise((done) => { const look = () => { if ("
-            + condition
-            + ") done(true); else setTimeout(look, 20); };"
-            " look(); })"
+            f"new Promise((done) => {{ const look = () => {condition} ? done(true) : setTimeout(look, 20); look(); }})"
         )
 
     def evaluate(self, expression: str) -> Any:

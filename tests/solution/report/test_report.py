@@ -1,8 +1,6 @@
 """The report's page: what it shows, that nothing in the data can act in it, and that a browser loads it in silence."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +15,7 @@ from solution.report.report import write_report
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.errors import UserError, visible
 from solution.runner.histogram import histogram
+from tests.solution.analysis.browser import Browser, chromium
 from tests.solution.conftest import ROOT, TEXT, sample_image
 
 
@@ -48,8 +47,16 @@ def audit(tmp_path) -> Path:
         histogram("similarity", [0.199, 0.01, 0.3, 0.4], [False, False, True, True], {"min_score": 0.2})
     ]
     path = tmp_path / "audit" / "trial.parquet"
-    ledger.write(path, images=str(tmp_path / "seed"), output=str(tmp_path / "out"))
+    ledger.write(path, **about(tmp_path))
     return path
+
+
+def about(folder: Path, recipe: str = "process: []  # <b>\n") -> dict:
+    """What a run notes of itself in its audit."""
+    return {
+        "images": str(folder / "seed"), "output": str(folder / "out"), "dataset": ["seed.jsonl"], "limit": 7,
+        "recipe": {"path": "trial.yaml", "text": recipe}, "versions": {"torch": "2.0"}, "date": "2026-01-02T03:04:05",
+    }  # fmt: skip
 
 
 def test_every_kind_of_row_is_shown(audit, tmp_path):
@@ -64,6 +71,34 @@ def test_every_kind_of_row_is_shown(audit, tmp_path):
     synthetic = text.split("<h3>Synthetic pairs</h3>")[1].split("</figure>")[0]
     assert synthetic.count("data:image/jpeg;base64,") == 2  # next to its original
     assert text.count('class="missing"') == 0
+
+
+def test_the_page_says_of_which_run_it_is(audit, tmp_path):
+    write_report(audit, "trial", None, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    for words in ("process: []  # &lt;b&gt;", "seed.jsonl", "2026-01-02 03:04:05", "torch 2.0", "the first 7 rows"):
+        assert words in text
+
+
+def test_copies_among_the_kept_rows_are_counted(tmp_path):
+    """1,200 kept rows may be 427 images: the page says so, and which pair is there how often."""
+    (tmp_path / "seed").mkdir()
+    ledger = Ledger("skip")
+    ledger.begin("read", 3)
+    for row in (1, 2, 3):
+        sample_image(row).save(tmp_path / "seed" / f"{row}.jpg")
+        ledger.add([RowAudit(f"id{row}", row, None, TEXT.format(row), TEXT.format(row), f"{row}.jpg")])
+    ledger.begin("similarity_filter", 3)
+    ledger.passed([(row, row / 10, 0.0) for row in (1, 2, 3)])
+    ledger.begin("fill_to_cap_selector", 3)
+    ledger.create([3, 3, 2], [TEXT.format(3), TEXT.format(3), TEXT.format("another caption")])
+    ledger.write(tmp_path / "trial.parquet", **about(tmp_path))
+    write_report(tmp_path / "trial.parquet", "trial", None, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    tiles = {name: count for count, name in re.findall(r"<b>(.*?)</b><span>(.*?)</span>", text)}
+    assert (tiles["kept"], tiles["copies among the kept"], tiles["different images kept"]) == ("6", "2", "3")
+    assert text.count("kept 3 times") == 2  # the pair is among the best and among the worst
+    assert "kept 2 times" not in text
 
 
 def test_the_page_does_not_depend_on_the_parts_of_the_audit(audit, tmp_path):
@@ -143,14 +178,14 @@ def test_hostile_captions_and_ids_stay_text(tmp_path):
     ledger.drop([(3, reasons.repeats_image(HOSTILE[0]), None, None), (4, HOSTILE[3], 0.1, 0.5)])
     ledger.passed([(row, row / 10, 0.0) for row in range(5, len(HOSTILE) + 1)])
     audit = tmp_path / "audit" / "<script>alert(2)<.parquet"
-    ledger.write(audit, images=str(tmp_path), output=str(tmp_path))
+    ledger.write(audit, **about(tmp_path, "\n".join(HOSTILE)) | {"images": str(tmp_path), "dataset": HOSTILE})
     write_report(audit, "trial", None, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     found = Reader(page)
     assert set(found.tags) == {
         "html", "head", "meta", "link", "title", "style", "body", "main", "h1", "h2", "h3", "nav", "a", "section",
         "div", "b", "span", "table", "tr", "th", "td", "small", "i", "svg", "rect", "line", "text", "p", "figure",
-        "figcaption", "del", "ins", "footer",
+        "figcaption", "del", "ins", "dl", "dt", "dd", "pre", "footer",
     }  # fmt: skip
     assert found.tags["title"] == found.tags["style"] == 1
     assert not [name for name in found.attributes if name.startswith("on")]
@@ -197,20 +232,11 @@ def test_histogram_counts_every_row_once():
     assert (flat["low"], flat["high"]) == (0.0, 0.5)
 
 
-def browser() -> str:
-    """Chromium's path; where there is none the test fails on CI and is skipped elsewhere."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found:
-        reason = "no Chromium here: apt-get install chromium"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    return found
-
-
 def load(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
     """A browser without network loads a page: the document as its scripts leave it, and what it says meanwhile."""
     done = subprocess.run(
         [
-            browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
             "--virtual-time-budget=5000", "--dump-dom", page.as_uri(),
         ],
@@ -242,3 +268,18 @@ def test_a_browser_loads_the_page_in_silence(make_seed, make_recipe, run_process
     asking = tmp_path / "asking.html"
     asking.write_text(page.read_text().replace("<footer>", '<img src="http://elsewhere.example/x.png"><footer>'))
     assert any("elsewhere.example" in line for line in console_of(asking, tmp_path / "profile"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [320, 500])
+def test_nothing_is_cut_off_on_a_narrow_screen(audit, tmp_path, width):
+    write_report(audit, "trial", None, tmp_path / "page.html")
+    with Browser(tmp_path / "profile") as browser:
+        browser.narrow(width)
+        browser.open((tmp_path / "page.html").as_uri(), "document.querySelector('footer')")
+        wide = browser.evaluate(
+            "JSON.stringify([...document.querySelectorAll('body *')].filter((found) => "
+            f"found.getBoundingClientRect().right > {width} + 0.5).map((found) => found.outerHTML.slice(0, 90)))"
+        )
+        assert wide == "[]"
+        assert browser.evaluate("document.documentElement.scrollWidth") == width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -10,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, GemmaForCausalLM
 
 from benchmarks.models import GEMMA_2B
+from toolkit.mgm.checkpoint import build_model
 from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
 from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, norm_linear
@@ -67,6 +70,18 @@ def test_full_size_has_the_published_names_and_shapes() -> None:
     assert len(model.adapter_parameters()) == 16
     assert model.image_tokens == 576
     assert model.config.hidden_act == "gelu_pytorch_tanh"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_positions_are_as_exact_in_low_precision(base_models: dict[str, Path], dtype: torch.dtype) -> None:
+    """Also where a whole model is cast later, as DeepSpeed does."""
+    sizes = {"image_size_aux": 48, "max_length": 64, "seed": 1024}
+    full, low = (build_model(**base_models, **sizes, dtype=of) for of in (torch.float32, dtype))
+    where = torch.arange(600)[None]
+    expected = full.model.rotary_emb(torch.zeros(1), where)[0]
+    for model in (low, full.to(dtype)):
+        assert model.model.embed_tokens.weight.dtype == dtype
+        torch.testing.assert_close(model.model.rotary_emb(torch.zeros(1), where)[0], expected, rtol=0, atol=0)
 
 
 def test_reassociated_mining_equals_the_plain_form() -> None:

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+# cuDNN's attention makes a plan for each new length, a second of work: lengths are rounded up to multiples.
+ATTENTION_LENGTHS = 128
+
 
 def pack(source: torch.Tensor, labels: torch.Tensor, supervised: torch.Tensor, padding: int) -> dict[str, torch.Tensor]:
     """Where the real tokens of a micro-batch are; on the CPU, by the loader's workers.
@@ -23,27 +26,37 @@ def pack(source: torch.Tensor, labels: torch.Tensor, supervised: torch.Tensor, p
         padding: of source.
 
     Returns:
-        packed [T]: their places in [B * M]; rows [B, M]: the row in [T] of each place, 0 of padding; real [B, M];
-        position [1, T]: in its sample; learnt [S]: places in [B * M], learnt_rows [B, M]: the row in [S] of each
-        place, 0 of others; learnt_real [B, M]; of_learnt [S]: rows in [T]; targets [S]: the tokens to be learnt.
+        words [T]: the real ones of source; position [1, T]: in their sample. For attention samples stand side by side,
+        M to each: packed [T]: places in [B * M]; rows [B, M]: the row in [T] of each place, 0 of padding; real [B, M].
+        Where something is learnt: learnt [S]: places in [B * M]; learnt_rows, learnt_real: as rows and real, of [S];
+        of_learnt [S]: rows in [T]; targets [S]: the tokens to be learnt.
     """
-    real = source != padding
-    packed = real.flatten().nonzero().flatten()
-    rows = (real.flatten().cumsum(0) - 1).clamp(min=0).where(real.flatten(), 0)
-    is_learnt = torch.zeros(source.numel(), dtype=torch.bool)
-    is_learnt[supervised] = True
-    learnt_rows = (is_learnt.cumsum(0) - 1).clamp(min=0).where(is_learnt, 0)
+    longest = source.shape[1]
+    targets = labels.flatten()[supervised + 1]
+    side_by_side = F.pad(source, (0, -longest % ATTENTION_LENGTHS), value=padding)
+    real = side_by_side != padding
+    learnt = supervised + supervised // longest * (side_by_side.shape[1] - longest)
+    is_learnt = torch.zeros_like(real)
+    is_learnt.view(-1)[learnt] = True
+    packed, rows = _both_ways(real)
     return {
+        "words": side_by_side.flatten()[packed],
+        "position": packed[None] % side_by_side.shape[1],
         "packed": packed,
-        "rows": rows.view_as(source),
+        "rows": rows,
         "real": real,
-        "position": packed[None] % source.shape[1],
-        "learnt": supervised,
-        "learnt_rows": learnt_rows.view_as(source),
-        "learnt_real": is_learnt.view_as(source),
-        "of_learnt": rows[supervised],
-        "targets": labels.flatten()[supervised + 1],
+        "learnt": learnt,
+        "learnt_rows": _both_ways(is_learnt)[1],
+        "learnt_real": is_learnt,
+        "of_learnt": rows.flatten()[learnt],
+        "targets": targets,
     }
+
+
+def _both_ways(wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, M] bool -> the T places that are wanted, and [B, M]: the number of each among them, 0 of others."""
+    numbers = (wanted.flatten().cumsum(0) - 1).view_as(wanted).where(wanted, 0)
+    return wanted.flatten().nonzero().flatten().clone(), numbers  # no view: regions are compiled for views apart
 
 
 class _SideBySide(torch.autograd.Function):
@@ -82,28 +95,19 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
 
-def attend(
-    layer: nn.Module,
-    x: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    packed: torch.Tensor,
-    rows: torch.Tensor,
-    places: torch.Tensor,
-    place_rows: torch.Tensor,
-    place_real: torch.Tensor,
-) -> torch.Tensor:
-    """A layer's norm and attention, before its last projection.
+def project(
+    layer: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, packed: torch.Tensor, rows: torch.Tensor
+) -> list[torch.Tensor]:
+    """A layer's norm and the projections of its attention.
 
     Args:
         layer: GemmaDecoderLayer.
         x: [T, 2048].
         cos, sin: [T, 256].
         packed, rows: see `pack`.
-        places, place_rows, place_real: which places are wanted, all T or the S learnt ones.
 
     Returns:
-        [T, 2048] or [S, 2048]
+        queries [B, 8, M, 256], keys and values [B, 1, M, 256].
     """
     attention = layer.self_attn
     shape = (len(x), -1, attention.head_dim)
@@ -111,14 +115,30 @@ def attend(
     queries = _rotate(attention.q_proj(normed).view(shape), cos[:, None], sin[:, None])
     keys = _rotate(attention.k_proj(normed).view(shape), cos[:, None], sin[:, None])
     values = attention.v_proj(normed).view(shape)
-    side_by_side = [_SideBySide.apply(t, packed, rows).transpose(1, 2) for t in (queries, keys, values)]
-    found = F.scaled_dot_product_attention(*side_by_side, is_causal=True, scale=attention.scaling, enable_gqa=True)
-    return _InOneRow.apply(found.transpose(1, 2).flatten(2), places, place_rows, place_real)
+    return [_SideBySide.apply(part, packed, rows).transpose(1, 2) for part in (queries, keys, values)]
 
 
-def finish(layer: nn.Module, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """A layer's last projection of attention and its MLP, with both residuals: [T, 2048] -> [T, 2048]."""
-    x = x + layer.self_attn.o_proj(attended)
+def finish(
+    layer: nn.Module,
+    x: torch.Tensor,
+    attended: torch.Tensor,
+    places: torch.Tensor,
+    place_rows: torch.Tensor,
+    place_real: torch.Tensor,
+) -> torch.Tensor:
+    """A layer's last projection of attention and its MLP, with both residuals.
+
+    Args:
+        layer: GemmaDecoderLayer.
+        x: [T, 2048], or the S rows where something is learnt.
+        attended: [B, 8, M, 256].
+        places, place_rows, place_real: of x, see `pack`.
+
+    Returns:
+        [T, 2048] or [S, 2048]
+    """
+    in_one_row = _InOneRow.apply(attended.transpose(1, 2).flatten(2), places, place_rows, place_real)
+    x = x + layer.self_attn.o_proj(in_one_row)
     return x + layer.mlp(layer.post_attention_layernorm(x))
 
 
@@ -131,11 +151,11 @@ class PackedDecoder:
     """Embeddings of a micro-batch to its loss, through Gemma's layers.
 
     Args:
-        compiled: makes a region of a function, such as torch.compile.
+        region: compiles a function, such as torch.compile. Attention is left out: its kernels are chosen by lengths.
     """
 
-    def __init__(self, compiled: Callable[[Callable], Callable] = lambda function: function):
-        self.attend, self.finish, self.loss = compiled(attend), compiled(finish), compiled(supervised_loss)
+    def __init__(self, region: Callable[[Callable], Callable] = lambda function: function):
+        self.project, self.finish, self.loss = region(project), region(finish), region(supervised_loss)
 
     def __call__(self, model: nn.Module, table: torch.Tensor, expansion: dict[str, Any]) -> torch.Tensor:
         """The loss.
@@ -146,23 +166,26 @@ class PackedDecoder:
             expansion: of the loader, with `pack`'s tensors, on the model's device.
         """
         gemma, at = model.model, expansion
-        packed = at["packed"]
-        x = table.index_select(0, at["source"].flatten()[packed])
+        x = table.index_select(0, at["words"])
         cos, sin = (part[0] for part in gemma.rotary_emb(x, at["position"]))
         if not hasattr(gemma.embed_tokens, "embed_scale"):  # transformers 5 scales in the embedding
-            x = x * torch.tensor(gemma.config.hidden_size**0.5, dtype=x.dtype)
-        common = (cos, sin, packed, at["rows"])
-        # Copies: a region in which two arguments are one tensor is compiled apart.
-        wanted = (packed.clone(), at["rows"].clone(), at["real"])
+            x = x * gemma.config.hidden_size**0.5
+        lengths = (cos, sin, at["packed"], at["rows"])
+        everywhere = (at["packed"], at["rows"], at["real"])
         for layer in gemma.layers[:-1]:
             if layer.gradient_checkpointing:
-                x = checkpoint(self._layer, layer, x, *common, *wanted, use_reentrant=False)
+                x = checkpoint(self._layer, layer, x, lengths, everywhere, use_reentrant=False)
             else:
-                x = self._layer(layer, x, *common, *wanted)
+                x = self._layer(layer, x, lengths, everywhere)
         last = gemma.layers[-1]
-        attended = self.attend(last, x, *common, at["learnt"], at["learnt_rows"], at["learnt_real"])
-        x = gemma.norm(self.finish(last, x.index_select(0, at["of_learnt"]), attended))
-        return self.loss(x, model.lm_head.weight, at["targets"])
+        attended = self._attend(last, x, lengths)
+        learnt = x.index_select(0, at["of_learnt"])
+        x = self.finish(last, learnt, attended, at["learnt"], at["learnt_rows"], at["learnt_real"])
+        return self.loss(gemma.norm(x), model.lm_head.weight, at["targets"])
 
-    def _layer(self, layer: nn.Module, x: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
-        return self.finish(layer, x, self.attend(layer, x, *where))
+    def _layer(self, layer: nn.Module, x: torch.Tensor, lengths: tuple, everywhere: tuple) -> torch.Tensor:
+        return self.finish(layer, x, self._attend(layer, x, lengths), *everywhere)
+
+    def _attend(self, layer: nn.Module, x: torch.Tensor, lengths: tuple) -> torch.Tensor:
+        parts = self.project(layer, x, *lengths)
+        return F.scaled_dot_product_attention(*parts, is_causal=True, scale=layer.self_attn.scaling, enable_gqa=True)

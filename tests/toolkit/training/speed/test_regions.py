@@ -23,7 +23,7 @@ WITHOUT_IMAGE = [2, 4, 17]
 @pytest.fixture
 def model(tmp_path: Path) -> MGMGemmaForCausalLM:
     model = build_model(
-        **write_tiny_base_models(tmp_path / "base"), image_size_aux=48, max_length=24, dtype=torch.float32, seed=1024
+        **write_tiny_base_models(tmp_path / "base"), image_size_aux=96, max_length=24, dtype=torch.float32, seed=1024
     )
     return model.train()
 
@@ -37,7 +37,7 @@ def batch_of(model: MGMGemmaForCausalLM, answers: list[int], text_only: int = 0)
         answer = torch.randint(5, 600, (length,), generator=generator).tolist()
         sample = {"input_ids": asked + answer, "labels": [IGNORE_INDEX] * len(asked) + answer}
         if number < len(answers):
-            sample["pixels"] = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8, generator=generator)
+            sample["pixels"] = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8, generator=generator)
         samples.append(sample)
     return Collator(0, model.image_tokens, 24, packed=True)(samples)
 

@@ -1,0 +1,154 @@
+"""Whole labs at toy size: what they say, what they do again, and what one failing cell costs."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.lab import run
+from experiments.lab.bench import Bench
+from experiments.lab.cells import SUMMARY, record_files
+from experiments.lab.labfile import Lab
+from experiments.lab.plan import lines_of, plan_of
+from experiments.lab.scoring import BENCHMARKS, asked_of
+from experiments.lab.training import CachedTrainer, Job, Trained
+from toolkit.files import read_json
+
+SEED_SET = {"world": None, "dataset": "input/mini/mgm_pretrain_mini.jsonl"}
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """training(what): trainings that cost nothing, in the forked workers too; `what(job)` may fail."""
+
+    def install(what=lambda job: None):
+        def train(_self, job: Job) -> Trained:
+            what(job)
+            texts = {name: [f"w{job.seed}"] * len(asked_of(job.preset, name)) for name in BENCHMARKS}
+            return Trained(texts, {"finetune": [1.0]}, {"finetune": 16})
+
+        monkeypatch.setattr(CachedTrainer, "__call__", train)
+
+    monkeypatch.setattr(run, "visible_gpus", list)
+    install()
+    return install
+
+
+@pytest.fixture
+def lab(toy, kept_file: Path, tmp_path: Path) -> Lab:
+    """Two arms with the same rows, the seed, and no pre-training; two seeds."""
+    arms = {"raw": "raw", "kept": str(kept_file), "again": str(kept_file), "none": "none"}
+    return toy(arms, seeds=2, output=str(tmp_path / "output"), **SEED_SET)
+
+
+def states(lab: Lab) -> dict[str, str]:
+    return {outcome.cell.name: outcome.state for outcome in run.make(lab)}
+
+
+def test_a_lab_is_trained_once_and_the_same_rows_are(lab, training, capsys):
+    found = states(lab)
+    assert list(found)[:4] == [f"{arm}-draw0-seed0" for arm in ("raw", "kept", "again", "none")]
+    assert {name for name, state in found.items() if state == "there"} == {"again-draw0-seed0", "again-draw0-seed1"}
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 6
+    assert said[0].startswith("[1 of 8] raw-draw0-seed0: textvqa 0.0, mmbench 0.0, ")
+    assert " left" in said[0]
+    assert len(record_files(lab.records)) == 8
+    assert set(states(lab).values()) == {"there"}
+    assert capsys.readouterr().err == ""
+
+
+def test_the_plan_starts_nothing_and_tells_what_there_is(lab, training):
+    plan = plan_of(lab)
+    assert plan.states["again-draw0-seed1"] == "same as kept-draw0-seed1"
+    assert (plan.to_train, plan.seconds) == (6, None)
+    assert not lab.output.exists()
+    assert not lab.records.exists()
+    states(dataclasses.replace(lab, arms={"raw": lab.arms["raw"]}))
+    plan = plan_of(lab)
+    assert plan.states["raw-draw0-seed0"] == "there"
+    assert (plan.to_train, plan.earlier) == (4, 2)
+    assert "at most 4 cells to train" in "\n".join(lines_of(lab, plan))
+
+
+def test_a_file_that_changes_is_trained_again_alone(lab, training, kept_file, tmp_path):
+    own = tmp_path / "own.jsonl"
+    own.write_bytes(kept_file.read_bytes())
+    lab.arms["again"] = dataclasses.replace(lab.arms["again"], source=str(own))
+    states(lab)
+    own.write_bytes(b"".join(own.read_bytes().splitlines(keepends=True)[1:]))
+    assert {name for name, state in states(lab).items() if state == "trained"} == {
+        "again-draw0-seed0",
+        "again-draw0-seed1",
+    }
+
+
+FAILURES = {
+    "a killed process": (lambda: os.kill(os.getpid(), signal.SIGKILL), "ended by signal 9, as where memory is short"),
+    "torch": (lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried")), "ran out of memory"),
+    "Python": (lambda: (_ for _ in ()).throw(MemoryError()), "ran out of memory (MemoryError)"),
+    "a fault of ours": (lambda: [][1], "IndexError: list index out of range; "),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_cell_that_fails_costs_one_line_and_no_other_cell(case, lab, training, capsys):
+    fail, expected = FAILURES[case]
+    training(lambda job: fail() if len(job.rows) == 10 and job.seed == 1 else None)
+    outcomes = run.make(lab)
+    missing = [outcome.cell.name for outcome in outcomes if not outcome.key]
+    assert missing == ["kept-draw0-seed1", "again-draw0-seed1"]
+    assert len(record_files(lab.records)) == 6
+    (line,) = run.missing_lines(outcome for outcome in outcomes if not outcome.key)
+    assert line.startswith("error: kept-draw0-seed1 and 1 more missing: ")
+    assert expected in line
+    run.write_summary(lab, outcomes)
+    summary = read_json(lab.records / SUMMARY)
+    assert [cell["arm"] for cell in summary["missing"]] == ["kept", "again"]
+    assert len(summary["cells"]) == 6
+    capsys.readouterr()
+    training()
+    assert sorted(states(lab).values()) == ["there"] * 7 + ["trained"]
+
+
+def test_no_cell_starts_that_would_exceed_the_budget(lab, training, monkeypatch):
+    seconds = iter(range(0, 10_000, 100))  # every look at the clock is 100 s later
+    monkeypatch.setattr("experiments.lab.bench.time.perf_counter", lambda: next(seconds))
+    few = dataclasses.replace(lab, budget_hours=350 / 3600)
+    found = states(few)
+    assert sum(state in ("trained", "there") for state in found.values()) < len(found)
+    assert set(found.values()) >= {"trained", "over budget"}
+    assert "raise budget_hours" in run.missing_lines(o for o in run.make(few) if not o.key)[0]
+
+
+def test_a_busy_cell_is_asked_for_again(lab, training, monkeypatch):
+    """Another shell trains it: this one waits for the result, which it then finds."""
+    monkeypatch.setattr("experiments.lab.workers.SECONDS_BEFORE_ASKING_AGAIN", 0.05)
+    looks = []
+
+    def make(self, cell, may_train=True, whole=Bench.make):
+        from toolkit.processes import InUseError
+
+        looks.append(cell.name)
+        if cell.name == "kept-draw0-seed0" and looks.count(cell.name) < 3:
+            raise InUseError("another shell")
+        return whole(self, cell, may_train)
+
+    monkeypatch.setattr(Bench, "make", make)
+    found = states(lab)
+    assert len(found) == 8
+    assert found["kept-draw0-seed0"] == "there"  # by then `again`, which has the same rows, was trained
+
+
+def test_a_wrong_recipe_costs_its_own_arms_only(toy, training, tmp_path):
+    (tmp_path / "broken.yaml").write_text("process: [{caption_latn_filter: {}}]\n", encoding="utf-8")
+    arms = {"raw": "raw", "broken": str(tmp_path / "broken.yaml"), "random": {"control": "random", "seeds": 2}}
+    lab = toy(arms, output=str(tmp_path / "output"), **SEED_SET)
+    outcomes = run.make(lab)
+    assert [outcome.cell.arm.name for outcome in outcomes if not outcome.key] == ["broken", "random", "random"]
+    (line,) = run.missing_lines(outcome for outcome in outcomes if not outcome.key)
+    assert "did you mean caption_latin_filter?" in line
+    assert len(record_files(lab.records)) == 1

@@ -1,0 +1,169 @@
+"""`python -m toolkit export`: read by the libraries it is meant for, and the same rows again, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import SmallSeed
+from toolkit.__main__ import main
+from toolkit.export import formats
+from toolkit.files import REPOSITORY
+
+KINDS = ("parquet", "webdataset", "llava")
+
+
+@pytest.fixture
+def rows(small_seed: SmallSeed) -> Path:
+    """Rows with all that formats may lose: spacing, key order, odd ids, copies, other keys, text alone, made images."""
+    lines = [small_seed.row(number) for number in range(4)]
+    lines.append(lines[1] | {"copy_index": 1})
+    lines.append(
+        {"text": "<image>\nein Schild „Straße“ \N{DOG FACE} <|__dj__eoc|>", "images": ["images/5.png"], "id": "a/b.c 7"}
+    )
+    lines.append({"id": 12, "text": "<__dj__image>\nmade <|__dj__eoc|>", "images": ["synthetic_images/a.png"]})
+    lines.append({"id": "t", "text": "text alone <|__dj__eoc|>", "images": []})
+    file = small_seed.write(*lines)
+    file.write_bytes(file.read_bytes().replace(b'"id": 12,', b'"id" :  12,'))
+    return file
+
+
+def export(rows: Path, seed: SmallSeed, kind: str, out: Path, *more: str) -> int:
+    return main(["export", str(rows), "--to", kind, "--images", str(seed.folder), "--out", str(out), *more])
+
+
+@pytest.mark.parametrize("shard", [500 << 20, 100])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_and_images_come_back_byte_for_byte(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, shard: int
+) -> None:
+    monkeypatch.setattr(formats, "SHARD_BYTES", shard)
+    if kind == "llava":  # it has no question for a row without an image
+        rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[:-1]))
+    assert export(rows, small_seed, kind, tmp_path / "out") == 0
+    if kind != "llava":
+        files = [*(tmp_path / "out").rglob("train-*")]
+        assert (len(files) > 1) == (shard == 100)
+    assert main(["export", str(tmp_path / "out"), "--to", "rows", "--out", str(tmp_path / "back")]) == 0
+    assert (tmp_path / "back" / "processed_data.jsonl").read_bytes() == rows.read_bytes()
+    for number in (0, 5):
+        name = f"images/{number}.png"
+        assert (tmp_path / "back" / name).read_bytes() == (small_seed.folder / name).read_bytes()
+    made = "synthetic_images/a.png"
+    assert (tmp_path / "back" / made).read_bytes() == (rows.parent / made).read_bytes()
+
+
+def test_hugging_face_datasets_load_the_parquet(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(formats, "GROUP_ROWS", 3)
+    assert export(rows, small_seed, "parquet", tmp_path / "out") == 0
+    data = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert data.column_names == ["id", "caption", "image", "line"]
+    assert data["id"] == ["s0", "s1", "s2", "s3", "s1", "a/b.c 7", "12", "t"]
+    assert data[5]["caption"] == "ein Schild „Straße“ \N{DOG FACE}"
+    assert [image.size if image else None for image in data["image"]] == [
+        (20, 24), (21, 24), (22, 24), (23, 24), (21, 24), (25, 24), (24, 24), None
+    ]  # fmt: skip
+
+
+def test_webdataset_reads_the_shards(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import webdataset
+
+    monkeypatch.setattr(formats, "SHARD_BYTES", 100)
+    assert export(rows, small_seed, "webdataset", tmp_path / "out") == 0
+    shards = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False, nodesplitter=None).decode("pil"))
+    assert [sample["__key__"] for sample in samples] == [f"{index:09d}" for index in range(8)]
+    assert samples[3]["png"].size == (23, 24)
+    assert samples[3]["txt"] == json.loads(rows.read_bytes().splitlines()[3])["text"].split("\n")[1].split(" <|")[0]
+    assert samples[6]["json"]["id"] == 12
+    assert "png" not in samples[7]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "export.json"]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_equal_rows_give_equal_bytes(rows: Path, small_seed: SmallSeed, tmp_path: Path) -> None:
+    for kind in KINDS[:2]:
+        for name in ("one", "two"):
+            assert export(rows, small_seed, kind, tmp_path / f"{kind}-{name}", "--name", "same") == 0
+        one, two = (contents(tmp_path / f"{kind}-{name}") for name in ("one", "two"))
+        assert one == two
+
+
+def test_the_card_says_what_is_known(rows: Path, small_seed: SmallSeed, tmp_path: Path) -> None:
+    more = ("--licence", "cc-by-4.0", "--source-of-data", 'pairs of "X": <b>', "--name", "dogs: & cats")
+    assert export(rows, small_seed, "parquet", tmp_path / "out", *more) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert (head["license"], head["pretty_name"], head["size_categories"]) == ("cc-by-4.0", "dogs: & cats", ["n<1K"])
+    assert "8 rows with 6 different images" in text
+    assert "Not known: no record of a recipe lies beside the file." in text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rows, seed: (seed / "images/2.png").unlink(), "processed_data.jsonl:3: missing_image"),
+        (lambda rows, seed: (seed / "images/2.png").write_bytes(b"none"), "images/2.png: unreadable_image"),
+        (lambda rows, seed: rows.write_bytes(rows.read_bytes() + b"{}\n"), "processed_data.jsonl:9: missing_id"),
+        (lambda rows, seed: rows.write_bytes(b"\n"), "no row to export"),
+        (lambda rows, seed: rows.unlink(), "no such file"),
+    ],
+)
+def test_a_fault_is_named_and_nothing_is_written(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil, message: str
+) -> None:
+    spoil(rows, small_seed.folder)
+    before = sorted(tmp_path.iterdir())
+    assert export(rows, small_seed, "parquet", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_there_is_kept(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert export(rows, small_seed, "webdataset", out) == 0
+    assert export(rows, small_seed, "webdataset", out) == 0
+    assert "already exported from the same file" in capsys.readouterr().out
+    assert export(rows, small_seed, "parquet", out) == 1
+    assert "holds something else; remove it, or choose another folder" in capsys.readouterr().err
+    (out / "train-000000.tar").write_bytes(b"cut")
+    assert main(["export", str(out), "--to", "rows", "--out", str(tmp_path / "back")]) == 1
+    assert "train-000000.tar: changed since it was exported; export again" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
+    assert main(["export", str(small_seed.folder), "--to", "rows", "--out", str(tmp_path / "back")]) == 1
+    assert "no export of this kit" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_export_is_none_and_the_next_is_whole(rows: Path, small_seed: SmallSeed, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "toolkit", "export", str(rows), "--to", "webdataset", "--out", str(tmp_path / "out")]
+    words += ["--images", str(small_seed.folder)]
+    process = subprocess.Popen(words, cwd=REPOSITORY)
+    while process.poll() is None and not list(tmp_path.glob(".out.unfinished/*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out").exists() or (tmp_path / "out" / "export.json").is_file()
+    assert subprocess.run(words, cwd=REPOSITORY).returncode == 0
+    assert (tmp_path / "out" / "export.json").is_file()
+    assert not list(tmp_path.glob(".*"))

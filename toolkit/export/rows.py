@@ -1,0 +1,85 @@
+"""The rows that are exported, each with its line and its image, checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from toolkit.dataset.images import inspect_images
+from toolkit.dataset.rows import BYTE_ORDER_MARK, ImageRoots, Row, parse_row, with_relative_images
+from toolkit.errors import RowFault, UserError
+from toolkit.files import opened, parse_object, require_file
+
+IMAGES_AT_ONCE = 10_000  # what is known of more would fill the memory
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a `processed_data.jsonl`.
+
+    Args:
+        line: as it stands in the file, without its line end.
+        row: what it says.
+        image: its file.
+    """
+
+    line: bytes
+    row: Row
+    image: Path | None
+
+    @property
+    def image_bytes(self) -> bytes:
+        """The image's file, as it is."""
+        return self.image.read_bytes() if self.image else b""
+
+
+def read_entries(file: Path, roots: ImageRoots) -> Iterator[Entry]:
+    """Every row of a file; blank lines are none.
+
+    Raises:
+        UserError: the file cannot be read; a row is faulty or its image missing.
+    """
+    require_file(file, "run a recipe first (python solution/process.py)")
+    with opened(file) as lines:
+        for number, line in enumerate(lines, 1):
+            line = line.removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n")
+            if not line.strip():
+                continue
+            try:
+                row = parse_row(with_relative_images(parse_object(line), roots))
+                image = roots.resolve(row.image) if row.image else None
+                if image and not image.is_file():
+                    raise RowFault("missing_image", f"{image}: no such file")
+            except ValueError as error:
+                raise UserError(f"{file}:{number}: {error}; {_advice(file, roots)}") from None
+            yield Entry(line, row, image)
+
+
+def require_readable(file: Path, roots: ImageRoots) -> tuple[int, int]:
+    """Look at every row, and at every image once.
+
+    Returns:
+        how many rows and different images there are.
+
+    Raises:
+        UserError: those of `read_entries`; an image cannot be decoded; there is no row.
+    """
+    rows, images = 0, {}
+    for entry in read_entries(file, roots):
+        rows += 1
+        if entry.image:
+            images[entry.image] = None
+    if not rows:
+        raise UserError(f"{file}: no row to export")
+    waiting = iter(images)
+    while some := list(islice(waiting, IMAGES_AT_ONCE)):
+        for path, found in inspect_images(some).items():
+            if isinstance(found, RowFault):
+                raise UserError(f"{path}: {found}; {_advice(file, roots)}")
+    return rows, len(images)
+
+
+def _advice(file: Path, roots: ImageRoots) -> str:
+    return f"`python -m toolkit check {file} --images {roots.seed}` names all faults"
