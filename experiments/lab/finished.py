@@ -94,7 +94,7 @@ class FinishedRun:
 
     def record(self, stage: Stage) -> dict[str, Any]:
         """The record of a stage; empty where there is none."""
-        return _record(self.stage_folders[stage] / "run.json")
+        return _record(self.stage_folders[stage] / "run.json", "counts", "seconds", "configuration")
 
     def losses(self, stage: Stage) -> tuple[list[int], list[float]]:
         """Steps and losses as they were logged."""
@@ -105,7 +105,7 @@ class FinishedRun:
     def evaluation(self, benchmark: str) -> dict[str, Any]:
         """The record of a benchmark's answers; empty where there is none, as with answers of another kit."""
         path = answer_files(self.folder).get(benchmark)
-        return _record(path.parent / "run.json") if path else {}
+        return _record(path.parent / "run.json", "counts", "seconds") if path else {}
 
     @cached_property
     def _prepared(self) -> dict[str, Any]:
@@ -125,10 +125,10 @@ class FinishedRun:
             return None
         wanted = next(digest for name, digest in self._prepared["inputs"].items() if name.endswith(".jsonl"))
         rows = Rows(display_path(file), self._prepared.get("counts", {}))
-        made = _record(file.parent / "run.json")
-        if not made.get("steps"):
+        made = _record(file.parent / "run.json", "inputs", "outputs", "steps")
+        if not made or not isinstance(made["inputs"].get("recipe"), dict):
             return replace(rows, remark="No recipe: the file was used as it is.")
-        if wanted not in made.get("outputs", {}).values():
+        if wanted not in made["outputs"].values():
             return replace(rows, remark="Its recipe is not known: another one has written to that folder since.")
         recipe = made["inputs"]["recipe"]
         source = REPOSITORY / recipe["path"]
@@ -156,13 +156,13 @@ class FinishedRun:
         return np.array(list(self.credits(row, blind).values()))
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """A record, or nothing where there is none or no whole one."""
+def _record(path: Path, *keys: str) -> dict[str, Any]:
+    """A record with these keys, or nothing where there is none or no whole one."""
     try:
         found = read_json(path)
     except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and found.keys() >= set(keys) else {}
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -11,8 +11,9 @@ from experiments.lab.cells import cells_of
 from experiments.lab.findings import NAMES, Found, entries_of, findings, recipes_of
 from experiments.lab.labfile import read_lab
 from experiments.lab.markup import PAGES, duration, hash_of, is_current, render, write_page
-from experiments.lab.page_tables import categories, cost, differences, interval_text, leaderboard
+from experiments.lab.page_tables import categories, cost, differences, leaderboard
 from experiments.lab.results import BOTH
+from experiments.lab.table import interval
 from toolkit.files import display_path
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _lead(found: Found) -> str:
     compared = [one for arm in found.ranked if (one := found.comparison(arm))]
     told = []
     for verdict in ("better", "worse"):
-        each = [f"{one.arm} ({interval_text(one.difference, '+')})" for one in compared if one.verdict == verdict]
+        each = [f"{one.arm} ({interval(one.difference, '+')})" for one in compared if one.verdict == verdict]
         if each:
             told.append(f"{verdict} than {baseline}: {', '.join(each)}")
     if rest := [one.arm for one in compared if one.verdict not in ("better", "worse")]:

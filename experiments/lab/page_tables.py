@@ -8,17 +8,7 @@ from functools import partial
 from experiments.lab.cells import Record
 from experiments.lab.findings import NAMES, Found
 from experiments.lab.markup import STAGE_NAMES, Table, duration
-from experiments.lab.results import Estimate
-
-
-def interval_text(estimate: Estimate | None, sign: str = "") -> str:
-    """Points with their interval, such as "58.5 [55.1, 61.9]"."""
-    if estimate is None:
-        return "-"
-    text = f"{estimate.value:{sign}.1f}"
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{estimate.low:{sign}.1f}, {estimate.high:{sign}.1f}]"
+from experiments.lab.table import interval
 
 
 def leaderboard(found: Found) -> Table:
@@ -33,7 +23,7 @@ def leaderboard(found: Found) -> Table:
             str(found.arms[name].trainings),
             f"{counts.get('rows', 0):,} ({counts.get('distinct_rows', 0):,})",
         ]
-        line += [interval_text(found.arms[name].scores.get(measure)) for measure in measures]
+        line += [interval(found.arms[name].scores.get(measure)) for measure in measures]
         comparison = found.comparison(name)
         rows.append([*line, comparison.words if comparison else "the baseline"])
     return Table(heads, rows, texts=(0, len(heads) - 1))
@@ -48,7 +38,7 @@ def differences(found: Found) -> Table:
         [
             one.arm,
             NAMES.get(one.measure, one.measure),
-            interval_text(one.difference, "+"),
+            interval(one.difference, "+"),
             str(one.pairs),
             _p(one.p),
             _p(one.holm),
