@@ -308,7 +308,9 @@ def test_a_vanished_image_folder_fails_no_row(name, data, ledger, tmp_path, monk
     """Ours and Data-Juicer's; a missing file alone is its row's fault."""
     parameters = {"hf_clip": str(clip_folder)} if name.startswith("clip") else {}
     monkeypatch.setenv(IMAGE_ROOT, str(tmp_path / "gone"))
-    with pytest.raises(UserError, match=rf"{name} cannot work: the image folder .*gone is not there; the steps before it"):
+    with pytest.raises(
+        UserError, match=rf"{name} cannot work: the image folder .*gone is not there; the steps before it"
+    ):
         run(name, data, ledger, **parameters)
     assert not ledger.failures()
 
