@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -27,6 +28,14 @@ def test_benchmark_runs_on_the_mini_preset(words: str) -> None:
     done = warm.run(command, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "times as fast" in done.stdout or "samples/s" in done.stdout
+
+
+def test_captions_from_a_server_are_timed() -> None:
+    words = ["--rows", "40", "--concurrency", "8", "--answers-after", "0"]
+    done = warm.run([sys.executable, "-m", "benchmarks.captions", *words], cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "asked: " in done.stdout
+    assert int(re.search(r"at most (\d+) requests at once", done.stdout)[1]) <= 8
 
 
 def test_recaptioning_compares_recipes_that_differ_in_one_operator(tmp_path) -> None:

@@ -31,7 +31,7 @@ class Bench:
 
     def __init__(self, lab: Lab):
         self.lab = lab
-        self.store = Store(lab.records, lab.output / "cells")
+        self.store = Store(lab.records, lab.output / "cells", lab.reuse)
         self.trainer: Trainer = CachedTrainer() if lab.features == "cached" else train_by_commands
         self._seeds: dict[int, SeedSet] = {}
         self._hashes: dict[Path, str] = {}

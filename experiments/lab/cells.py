@@ -18,6 +18,7 @@ A finished cell leaves in the lab's records folder:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -111,10 +112,12 @@ class Store:
     Args:
         records: the lab's folder.
         cells: of all labs, files named by key.
+        others: records folders of other labs.
     """
 
     records: Path
     cells: Path
+    others: tuple[Path, ...] = ()
 
     def find(self, cell: Cell, key: str) -> Record | None:
         """The cell's record, from wherever a cell with this key is kept; the lab's folder then has it by its name."""
@@ -137,8 +140,11 @@ class Store:
             return own
         if _with(self.cells / key, ".json").is_file():
             return self.cells / key
-        others = (file for file in record_files(self.records) if read_record(file)["key"] == key)
-        return next((file.with_name(file.name.removesuffix(".json")) for file in others), None)
+        for folder in (self.records, *self.others):
+            for file in record_files(folder):
+                if _key_in(file, file.stat().st_mtime_ns) == key:
+                    return file.with_name(file.name.removesuffix(".json"))
+        return None
 
     def add(self, cell: Cell, record: Record, answers: pandas.DataFrame, questions: pandas.DataFrame) -> None:
         """Keep a finished cell for all labs, then in the lab's folder; the record comes last."""
@@ -161,6 +167,12 @@ class Store:
             _with(own, ".parquet").unlink(missing_ok=True)  # of other data under the same name
         names = {"arm": cell.arm.name, "draw": cell.draw, "seed": cell.seed}
         write_record(_with(own, ".json"), record | names)
+
+
+@functools.cache
+def _key_in(file: Path, _changed: int) -> str:
+    """The key of a record, which is read once for each time it changed."""
+    return read_record(file)["key"]
 
 
 def _with(base: Path, ending: str) -> Path:

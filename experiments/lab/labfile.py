@@ -91,6 +91,7 @@ class Lab:
         budget_hours: of all cells together; no cell starts that would exceed it. 0 is no limit.
         records: folder of this lab's records and tables.
         output: folder of seeds, recipes' results, unfinished and finished cells, which labs share.
+        reuse: records folders of other labs, whose cells are taken where they are the same.
         rungs: labs of other sizes by name, cheapest first.
     """
 
@@ -104,6 +105,7 @@ class Lab:
     budget_hours: float
     records: Path
     output: Path = OUTPUT
+    reuse: tuple[Path, ...] = ()
     rungs: dict[str, Lab] = field(default_factory=dict)
 
     @property
@@ -125,6 +127,7 @@ class _Keys:
     budget_hours: float = 0.0
     records: str = ""
     output: str = ""
+    reuse: list[str] = field(default_factory=list)
     world: dict = field(default_factory=dict)
     ladder: dict = field(default_factory=dict)
 
@@ -209,6 +212,7 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
         budget_hours=keys.budget_hours,
         records=REPOSITORY / keys.records if keys.records else output / name,
         output=output,
+        reuse=tuple(_folder(name, f"{where}: reuse") for name in keys.reuse),
     )
     if not world and not lab.dataset.is_file():
         advice = f"run `{preset.download}`" if not keys.dataset else "paths start at the repository's root"
@@ -224,6 +228,12 @@ def _preset(keys: _Keys, where: str) -> Preset:
     if keys.sample_cap < 0:
         raise UserError(f"{where}: sample_cap must be above 0, found {keys.sample_cap}")
     return dataclasses.replace(preset, sample_cap=keys.sample_cap) if keys.sample_cap else preset
+
+
+def _folder(name: str, where: str) -> Path:
+    if not (REPOSITORY / name).is_dir():
+        raise UserError(f"{where}: {name}: no such folder; paths start at the repository's root")
+    return REPOSITORY / name
 
 
 def _known(name: Any, known: Iterable[str], where: str, what: str) -> None:

@@ -66,7 +66,8 @@ def _what_is_missing(bench: Bench, cell: Cell) -> str:
 def earlier_cells(lab: Lab) -> list[Record]:
     """Records of cells of the same size that were trained in the same way, in this lab and others."""
     bench = Bench(lab)
-    files = [*record_files(lab.records), *sorted(bench.store.cells.glob("*.json"))]
+    folders = (lab.records, *lab.reuse)
+    files = [file for folder in folders for file in record_files(folder)] + sorted(bench.store.cells.glob("*.json"))
     found = {}
     for file in files:
         record = read_record(file)

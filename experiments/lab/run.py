@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.lab import table
 from experiments.lab.bench import Bench
 from experiments.lab.cells import SUMMARY, cells_of, read_answers, read_lab_records, write_record
-from experiments.lab.findings import findings
+from experiments.lab.findings import Found, findings, same_data
 from experiments.lab.labfile import Lab, read_lab
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
 from experiments.lab.ranks import rank_agreement
@@ -106,7 +106,8 @@ def finish(lab: Lab, outcomes: list[Outcome]) -> int:
     """Write `lab.json`, print the table and what is missing; returns the exit status."""
     write_summary(lab, outcomes)
     if any(outcome.key for outcome in outcomes):
-        print("\n".join(table.lines_of(findings(lab, lab.records).analysis)))
+        found = findings(lab, lab.records)
+        print("\n".join([*table.lines_of(found.analysis), *same_data(found)]))
     missing = [outcome for outcome in outcomes if not outcome.key]
     for line in missing_lines(missing):
         say(line)

@@ -90,7 +90,7 @@ def analyse(
     """Compare every arm of a lab with one of them.
 
     Args:
-        scores: columns SCORES, a row for each benchmark of each training.
+        scores: columns SCORES, a row for each benchmark of each training; one that is not a number counts as missing.
         baseline: name of the arm to compare with.
         answers: columns ANSWERS, for all trainings or some; None where the records have none.
         earlier: for labs whose arms have one seed each.
@@ -143,7 +143,7 @@ def scores_of_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def _cells(scores: pd.DataFrame) -> dict[str, Cells]:
     """Points of every training by measure."""
     found: dict[str, Cells] = {}
-    for row in scores[list(SCORES)].itertuples(index=False):
+    for row in scores[list(SCORES)].dropna(subset="score").itertuples(index=False):
         cells = found.setdefault(str(row.benchmark), {}).setdefault(str(row.arm), {})
         if (row.draw, row.seed) in cells:
             raise UserError(f"arm {row.arm}, draw {row.draw}, seed {row.seed}: two scores of {row.benchmark}")
@@ -307,7 +307,7 @@ def _compare(measure: _Measure, arm: str, baseline: str) -> tuple[Comparison, Va
     """Compare two arms, without verdict.
 
     Returns:
-        the comparison; the questions' part of its variance; whether both have the very same scores.
+        the comparison; the questions' part of its variance; whether both are the same trainings.
     """
     ours, theirs = measure.cells[arm], measure.cells[baseline]
     shared = [cell for cell in ours if cell in theirs]
@@ -327,7 +327,20 @@ def _compare(measure: _Measure, arm: str, baseline: str) -> tuple[Comparison, Va
         arm, baseline, measure.name, len(shared) if paired else 0, difference, p, None, "undecided", "",
         detectable, None, measure.source,
     )  # fmt: skip
-    return found, questions, paired and ours == theirs
+    return found, questions, paired and _same(measure, arm, baseline, shared)
+
+
+def _same(measure: _Measure, arm: str, baseline: str, cells: Sequence[Cell]) -> bool:
+    """Whether two arms have the same trainings: equal answers, or where none are known equal scores of several."""
+    if any(measure.cells[arm][cell] != measure.cells[baseline][cell] for cell in cells):
+        return False
+    known = [
+        (table.correct[table.rows[arm, cell]], table.correct[table.rows[baseline, cell]])
+        for table in measure.answers
+        for cell in cells
+        if (arm, cell) in table.rows and (baseline, cell) in table.rows
+    ]
+    return all(np.array_equal(ours, theirs, equal_nan=True) for ours, theirs in known) if known else len(cells) > 1
 
 
 def _variance_of_trainings(noise: Noise, ours: dict[Cell, float], theirs: dict[Cell, float], paired: bool) -> Variance:
@@ -390,7 +403,9 @@ def _with_verdict(
 ) -> Comparison:
     difference = found.difference
     if same:
-        return replace(found, verdict="tie", words="tie: the very same scores")
+        nothing = Estimate(0.0, 0.0, 0.0, 0.0)
+        words = "tie: the very same scores"
+        return replace(found, difference=nothing, p=1.0, detectable=None, verdict="tie", words=words)
     if found.holm is None or difference.low is None or difference.high is None:
         return replace(found, words="not decided: how much trainings differ by luck is unknown; train 3 seeds of each")
     if found.holm <= LEVEL:

@@ -45,13 +45,14 @@ def lines_of(analysis: Analysis) -> list[str]:
     return lines
 
 
-def interval(estimate: Estimate | None, sign: str = "") -> str:
+def interval(estimate: Estimate | None, sign: str = "", digits: int = 1) -> str:
     """`57.9 [51.5, 64.2]`, or `-` where there is nothing."""
     if estimate is None:
         return "-"
+    form = f"{sign}.{digits}f"
     if estimate.low is None:
-        return f"{estimate.value:{sign}.1f}"
-    return f"{estimate.value:{sign}.1f} [{estimate.low:{sign}.1f}, {estimate.high:{sign}.1f}]"
+        return f"{estimate.value:{form}}"
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def _p(found: Comparison) -> str:

@@ -27,7 +27,7 @@ class ImageValueFilter(Filter):
 
     def __init__(
         self,
-        values: str = "output/judge/mgm_pretrain_stage_1.parquet",
+        values: str | list[str] = "output/judge/mgm_pretrain_stage_1.parquet",
         min_value: float = -1e9,
         max_value: float = 1e9,
         min_rank: Share = 0.0,
@@ -37,14 +37,14 @@ class ImageValueFilter(Filter):
     ) -> None:
         """Keep rows with min_value <= value <= max_value and min_rank <= rank <= max_rank.
 
-        :param values: the Parquet file that `python -m toolkit judge` wrote for this very seed
+        :param values: the Parquet file that `python -m toolkit judge` wrote for this very seed; one for each of several
         :param min_value: lowest value to keep, nats per token
         :param max_value: highest value to keep, nats per token
-        :param min_rank: 0.4 drops the 40 % of the judged rows with the lowest values, whatever the model's scale
-        :param max_rank: 0.9 drops the 10 % of the judged rows with the highest values
+        :param min_rank: 0.4 drops the 40 % of a file's judged rows with the lowest values, whatever the model's scale
+        :param max_rank: 0.9 drops the 10 % of a file's judged rows with the highest values
         """
         super().__init__(*args, **{"batch_size": MODEL_ROWS} | kwargs)
-        self.values = ImageValues(values)
+        self.values = ImageValues([values] if isinstance(values, str) else values)
         self.min_value, self.max_value = min_value, max_value
         self.min_rank, self.max_rank = min_rank, max_rank
 

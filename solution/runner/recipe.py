@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,10 @@ class Recipe:
         return {
             shown(Path(value)): Path(value)
             for name, params in self.process
-            for key, value in params.items()
-            if (key.startswith("hf_") or (name, key) in _MADE_OF_THE_DATASET)
-            and isinstance(value, str)
-            and Path(value).is_absolute()
+            for key, given in params.items()
+            if key.startswith("hf_") or (name, key) in _MADE_OF_THE_DATASET
+            for value in (given if isinstance(given, list) else [given])
+            if isinstance(value, str) and Path(value).is_absolute()
         }
 
     def settings(self) -> dict[str, Any]:
@@ -301,24 +300,26 @@ class _Reader:
         for key, value in params.items():
             if isinstance(key, str) and key.startswith("hf_") and isinstance(value, str):
                 params[key] = self._model(value, f"{where}, {key}")
-            elif (name, key) in _MADE_OF_THE_DATASET and isinstance(value, str):
-                params[key] = self._made(value, _MADE_OF_THE_DATASET[name, key], f"{where}, {key}")
+            elif (name, key) in _MADE_OF_THE_DATASET:
+                given = value if isinstance(value, list) else [value]
+                if all(isinstance(file, str) for file in given):
+                    params[key] = self._made(given, _MADE_OF_THE_DATASET[name, key], f"{where}, {key}")
         return name, params
 
-    def _made(self, value: str, command: str, where: str) -> str:
-        """The absolute path of a file that a command makes of the data set."""
-        dataset = self.found[0] if self.found else Path("SEED.jsonl")
-        preset = "mini" if "mini" in dataset.parts else "full"
-        words = (shlex.quote(shown(path)) for path in (dataset, candidates(value)[-1]))
-        command = command.format(preset=preset, **dict(zip(("dataset", "file"), words, strict=True)))
-        found = find(value)
-        if found is None:
-            self.faults.append(f"{where}: {shown(candidates(value)[-1])} is missing; `{command}` makes it")
-            return value
-        self.remarks += [
-            f"{where}: {remark}; `{command} --overwrite` makes another" for remark in _made_of_others(found, self.found)
-        ]
-        return str(found.absolute())
+    def _made(self, names: list[str], command: str, where: str) -> list[str]:
+        """The absolute paths of files that a command makes of the data set, one for each of its files."""
+        files = [find(name) or candidates(name)[-1] for name in names]
+        for number, file in enumerate(files):
+            dataset = self.found[min(number, len(self.found) - 1)] if self.found else Path("SEED.jsonl")
+            if not file.exists():
+                self.faults.append(f"{where}: {shown(file)} is missing; `{_typed(command, dataset, file)}` makes it")
+        if all(file.exists() for file in files):
+            self.remarks += [
+                f"{where}: made of other files than {shown(dataset)}: rows of it that are not in them fail; "
+                f"`{_typed(command, dataset, files[0])} --overwrite` makes one"
+                for dataset in _not_judged(files, self.found)
+            ]
+        return [str(file.absolute()) for file in files]
 
     def _model(self, value: str, where: str) -> str:
         """A model folder's absolute path, or a hub name as it is."""
@@ -378,14 +379,21 @@ class _Reader:
         return path
 
 
-def _made_of_others(file: Path, datasets: list[Path]) -> Iterator[str]:
-    """A line where a file of image values was made of other rows than the data set's."""
+def _typed(command: str, dataset: Path, file: Path) -> str:
+    """A command of `_MADE_OF_THE_DATASET` as a user types it."""
+    preset = "mini" if "mini" in dataset.parts else "full"
+    return command.format(dataset=shlex.quote(shown(dataset)), preset=preset, file=shlex.quote(shown(file)))
+
+
+def _not_judged(files: list[Path], datasets: list[Path]) -> list[Path]:
+    """The data set's files that no file of image values was made of."""
     from solution.operators.common.image_values import about_values  # takes a second
 
-    with suppress(ValueError):  # no such file: the operator says so
-        seed = about_values(file)["seed"]
-        if seed["id"] not in map(sha256_of, datasets):
-            yield f"{shown(file)} was made of another file, {seed['path']}: rows that are not in it fail"
+    try:
+        judged = {about_values(file)["seed"]["id"] for file in files}
+    except ValueError:  # no such file: the operator says so
+        return []
+    return [dataset for dataset in datasets if sha256_of(dataset) not in judged]
 
 
 def _paths_of(text: str) -> list[str]:

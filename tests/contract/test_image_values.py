@@ -20,7 +20,7 @@ def test_every_judged_row_is_found(small_seed: SmallSeed, tiny_model: Path, tmp_
     words = ["judge", small_seed.write(*rows), "--images", small_seed.folder, "--preset", small_seed.preset]
     assert main([*map(str, [*words, "--model", tiny_model, "--out", out, "--workers", "0"])]) == 0
     written = pq.read_table(out)["value"].to_pylist()
-    values = ImageValues(str(out))
+    values = ImageValues([str(out)])
     for row, value in zip(rows, written, strict=True):
         paths = [str(small_seed.folder / image) for image in row["images"]]
         assert values.of(str(row["id"]), caption_of(row["text"]), paths)[0] == value

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.experiments.lab.conftest import toy_preset  # noqa: F401
 from tests.experiments.lab.example import ANSWERS, write_run
 from tests.faults.harness import Command, run_whole
 from tests.solution.conftest import captioner_folder, clip_folder, make_recipe, make_seed  # noqa: F401
@@ -187,6 +189,18 @@ def _page(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     return Command(words, out)
 
 
+def _lab(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    """Two arms and two seeds in a small mini world, none trained for long."""
+    out, file = tmp_path / "out", tmp_path / "lab.yaml"
+    values = {
+        "preset": str(request.getfixturevalue("toy_preset")),
+        "seeds": 2, "sample_cap": 8, "arms": {"none": "none", "raw": "raw"},
+        "world": {"rows": 30, "questions": 6}, "output": str(out / "lab"), "records": str(out / "records"),
+    }  # fmt: skip
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return Command(toolkit("lab", "run", file), out, unequal=("failures.log",))
+
+
 COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "recipe": _recipe,
     "recipe, np 2": lambda request, path: _recipe(request, path, np=2),
@@ -206,5 +220,6 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "pack offline": lambda request, path: _pack(request, path, "offline"),
     "export": _export,
     "mini eval-set": _mini,
+    "lab run": _lab,
     "lab page": _page,
 }

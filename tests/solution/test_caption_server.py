@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -55,8 +56,12 @@ def digest_of(output) -> str:
 
 
 def answered(scores) -> int:
-    """Answers that are on disk."""
-    return sum(pq.read_metadata(part).num_rows for part in scores.rglob("part-*.parquet"))
+    """Rows whose answer is on disk. A merge that is killed before it removes its parts leaves some twice."""
+    keys = set()
+    for part in scores.rglob("part-*.parquet"):
+        with suppress(FileNotFoundError):  # merged at this moment: they are counted next time
+            keys |= set(pq.read_table(part)["key"].to_pylist())
+    return len(keys)
 
 
 @pytest.mark.parametrize(

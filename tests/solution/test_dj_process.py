@@ -55,19 +55,30 @@ def facts(rows: list[dict], images: Path) -> list[tuple]:
 def plug_in(tmp_path_factory) -> str:
     """The folder into which pip has installed the operators, from a copy of the files that it needs."""
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    for name in ("pyproject.toml", "solution/readme.md"):
+    for name in ("pyproject.toml", "setup.py", "solution/readme.md"):
         (source / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "solution/operators", source / "solution/operators", ignore=lambda *_: ["__pycache__"])
-    (source / "output").mkdir()
+    left = source / "output" / "build" / "lib" / "better_synth_operators" / "of_an_earlier_build_mapper.py"
+    left.parent.mkdir(parents=True)
+    left.write_text("raise SystemExit")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-compile"]
     subprocess.run([*command, "--target", str(folder), str(source)], check=True)
-    assert [path.name for path in source.iterdir() if "egg" in path.name or path.name == "build"] == []
+    assert {path.name for path in source.iterdir()} == {"pyproject.toml", "setup.py", "solution", "output"}
+    assert not list(folder.rglob(left.name))
+    assert {path.name for path in folder.iterdir() if not path.name.endswith(".dist-info")} == {operators.PLUG_IN}
     return str(folder)
 
 
 @pytest.fixture
-def everything(clip_folder, captioner_folder, tmp_path) -> list[dict]:
+def stub():
+    """A captioner's server that refuses some images."""
+    with ChatStub(lambda seen: "refusal" if int(seen.image, 16) % 8 == 0 else "ok") as server:
+        yield server
+
+
+@pytest.fixture
+def everything(clip_folder, captioner_folder, stub, tmp_path) -> list[dict]:
     """Each operator of ours that needs no extra package, with tiny models, so that some rows are left."""
     make = tmp_path / "models"
     for name in ("blip", "classifier", "beauty"):
@@ -92,6 +103,7 @@ def everything(clip_folder, captioner_folder, tmp_path) -> list[dict]:
                 "max_new_tokens": 4,
             }
         },
+        {"caption_writer_mapper": {"endpoint": stub.endpoint, "model": MODEL}},
         {"caption_words_filter": {"min_num": 1, "max_num": 60}},
         {"caption_latin_filter": {"min_ratio": 0.1}},
         {"picture_sharpness_filter": {"min_sharpness": 1}},
@@ -131,7 +143,7 @@ def test_no_operator_is_left_out(everything, extras):
     assert {name for step in [*everything, *extras] for name in step} == set(operators.NAMES)
 
 
-def same_under_both(process: list, seed: Path, plug_in: str, make_recipe, run_process, folder: Path) -> list[dict]:
+def same_under_both(process: list, seed: Path, plug_in: str, make_recipe, run_process, folder: Path):
     """The rows of `process.py`, which are those of `dj-process` with the plug-in, in another folder."""
     recipe = make_recipe(process, dataset_path=str(seed), np=1, max_failed=1.0)
     ours = run_process(recipe, None)
@@ -152,18 +164,18 @@ def test_operators_with_an_extra_run_under_dj_process(extras, plug_in, make_seed
     assert len(same_under_both(extras, seed, plug_in, make_recipe, run_process, tmp_path)) > 10
 
 
-def test_a_captioners_server_is_asked_under_dj_process(plug_in, make_seed, make_recipe, run_process, tmp_path):
-    """A refused row is left out, and a fault of the server ends the command instead of dropping all rows."""
-    with ChatStub(lambda seen: "refusal" if int(seen.image, 16) % 4 == 0 else "ok") as stub:
-        step = {"caption_writer_mapper": {"endpoint": stub.endpoint, "model": MODEL, "max_words": 99}}
-        seed = make_seed([f"{word} number {number}" for number in range(4) for word in WORDS])
-        rows = same_under_both([step], seed, plug_in, make_recipe, run_process, tmp_path)
-        assert 0 < len(rows) < 20
-        stub.behave = lambda seen: "401"
-        words = ["--config", str(tmp_path / "plain.yaml"), "--export_path", str(tmp_path / "none" / "rows.jsonl")]
-        with pytest.raises(AssertionError, match="asks for a key"):
-            dj("dj-process", tmp_path, *words, SCORE_STORE=str(tmp_path / "third"), PYTHONPATH=plug_in)
-    assert not (tmp_path / "none" / "rows.jsonl").exists()
+def test_a_servers_fault_ends_dj_process(stub, plug_in, make_seed, make_recipe, tmp_path):
+    """Data-Juicer would drop the rows of every batch that met it, and end well."""
+    stub.behave = lambda seen: "401"
+    recipe = make_recipe(
+        [{"caption_writer_mapper": {"endpoint": stub.endpoint, "model": MODEL}}],
+        dataset_path=str(make_seed(WORDS)),
+        np=1,
+    )
+    words = ["--config", str(recipe), "--export_path", str(tmp_path / "result" / "rows.jsonl")]
+    with pytest.raises(AssertionError, match="asks for a key"):
+        dj("dj-process", tmp_path, *words, PYTHONPATH=plug_in)
+    assert not (tmp_path / "result" / "rows.jsonl").exists()
 
 
 def test_of_two_copies_the_one_that_a_recipe_names_is_used(plug_in, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NO_STRICT = "MMBench strict: 0 everywhere (no right answer is the bare letter); the figures are tolerant."
+NO_STRICT = "MMBench strict: 0 (no right answer is the bare letter); figures are tolerant."
 
 
 @dataclass(frozen=True)

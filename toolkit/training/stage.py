@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import math
@@ -96,11 +97,12 @@ def fit(
         # Not by the Trainer's `tf32`: from transformers 5 on that sets the new names, of which torch.compile knows
         # nothing before torch 2.12 and stops (pytorch/pytorch#166387).
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    if gpu and not options.reference_mode:
-        speed_up(model, torch.device("cuda"), say=lambda line: print(f"warning: {line}", flush=True))
     batches = _global_batches(rows, settings)
     per_process = len(batches) // settings.processes
     steps = per_process // settings.accumulation
+    if gpu and not options.reference_mode:
+        warn = functools.partial(print, "warning:", flush=True)
+        speed_up(model, torch.device("cuda"), per_process * settings.batch, say=warn)
     require_space(folder, sizes_of(model), settings.stage, settings.precision, options.save_total_limit)
     progress = Progress(settings.stage, settings.global_batch)
     arguments = _arguments(model, settings, options, steps, folder)

@@ -22,34 +22,51 @@ _COLUMNS = ["id", "caption", "image", "value", "fault"]
 
 
 class ImageValues:
-    """Values by row; the file is read when the first row is looked up, in every process that looks one up.
+    """Values by row, in one file or in one for each of several seeds.
 
-    In memory a row takes 24 bytes. Raises ValueError for a file that is missing or none of a judge's.
+    A file is read when the first row is looked up, in every process that looks one up; in memory a row takes 24 bytes.
+    Raises ValueError for a file that is missing or none of a judge's.
     """
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self.files = [_File(file) for file in files]
+        if not files:
+            raise ValueError("values: expected at least one file of `python -m toolkit judge`")
+
+    def of(self, identifier: str, caption: str, images: Sequence[str] | None) -> tuple[float, float]:
+        """(value, share of its file's judged rows with a lower one). Raises ImageError where there is none: why not."""
+        if not images or len(images) != 1:
+            raise ImageError(no_image_value(f"the row has {len(images or ())} images, expected one"))
+        words = hashlib.blake2b(caption.encode(), digest_size=16).digest()
+        key = _key(identifier, words, image_digest(images[0]))
+        if found := next(filter(None, (file.value(key) for file in self.files)), None):
+            return found
+        faults = filter(None, (file.faults.get((identifier, words)) for file in self.files))
+        raise ImageError(no_image_value(next(faults, self.files[0].absent())))
+
+
+class _File:
+    """One file."""
 
     def __init__(self, file: str) -> None:
         self.file = model_folder(file)
         self.about = about_values(Path(self.file))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple:
         """Another process reads the file itself."""
-        return {"file": self.file, "about": self.about}
+        return _File, (self.file,)
 
-    def of(self, identifier: str, caption: str, images: Sequence[str] | None) -> tuple[float, float]:
-        """(value, share of the judged rows with a lower one). Raises ImageError where there is none, and says why."""
-        if not images or len(images) != 1:
-            raise ImageError(no_image_value(f"the row has {len(images or ())} images, expected one"))
-        words = hashlib.blake2b(caption.encode(), digest_size=16).digest()
-        key = _key(identifier, words, image_digest(images[0]))
+    def value(self, key: bytes) -> tuple[float, float] | None:
+        """(value, share of the judged rows with a lower one) of a row; None where it is not in the file."""
         keys, values, ranked = self._judged
         position = int(np.searchsorted(keys, key))
-        if position < len(keys) and keys[position] == key:
-            value = float(values[position])
-            return value, int(np.searchsorted(ranked, value)) / len(ranked)
-        fault = self._faults.get((identifier, words))
-        raise ImageError(no_image_value(fault or self._absent()))
+        if position == len(keys) or keys[position] != key:
+            return None
+        value = float(values[position])
+        return value, int(np.searchsorted(ranked, value)) / len(ranked)
 
-    def _absent(self) -> str:
+    def absent(self) -> str:
+        """What helps where a row is not in the file."""
         seed = self.about["seed"]["path"]
         return (
             f"{self.file} (made of {seed}) lacks this id with this caption and image; operators that change them "
@@ -71,7 +88,7 @@ class ImageValues:
         return keys, values[first], np.sort(values)
 
     @cached_property
-    def _faults(self) -> dict[tuple[str, bytes], str]:
+    def faults(self) -> dict[tuple[str, bytes], str]:
         """Why a row has no value, by id and caption."""
         table = self._table.filter(pc.is_null(self._table["value"]))
         return {(row["id"], row["caption"]): row["fault"] for row in table.to_pylist()}

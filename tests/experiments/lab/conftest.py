@@ -11,7 +11,9 @@ import yaml
 
 from experiments.lab.bench import Bench
 from experiments.lab.labfile import Lab, lab_of
-from toolkit.files import REPOSITORY, read_json, write_json, write_jsonl
+from experiments.lab.worlds import SEED_FILE
+from toolkit.files import REPOSITORY, read_json, read_jsonl, write_json, write_jsonl
+from toolkit.mini.seed import build_seed
 from toolkit.presets import load_preset
 
 ROWS, CAP, QUESTIONS = 60, 24, 10
@@ -37,13 +39,11 @@ def output(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def kept_file(tmp_path_factory) -> Path:
-    """A finished processed_data.jsonl of ten rows of the committed seed."""
+    """A finished processed_data.jsonl: the first ten rows of the toy world's draw 0."""
     folder = tmp_path_factory.mktemp("kept")
-    rows = [
-        {"id": row["id"], "images": [row["image"]], "text": f"<image>\n{row['conversations'][1]['value']}"}
-        for row in read_json(REPOSITORY / "input" / "mini" / "stage_1.json")[:10]
-    ]
-    write_jsonl(folder / "processed_data.jsonl", rows)
+    build_seed(folder / "seed", folder / "truth.jsonl", 0, ROWS)
+    rows = [row for _, row in read_jsonl(folder / "seed" / SEED_FILE)]
+    write_jsonl(folder / "processed_data.jsonl", rows[:10])
     return folder / "processed_data.jsonl"
 
 

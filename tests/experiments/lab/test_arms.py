@@ -1,6 +1,7 @@
 """The rows that arms train on."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,9 @@ from experiments.lab.cells import Cell
 from experiments.lab.worlds import TRUTH_FILE, replaced
 from tests.experiments.lab.conftest import CAP
 from toolkit.errors import UserError
-from toolkit.files import REPOSITORY, read_jsonl
+from toolkit.files import REPOSITORY, read_jsonl, write_jsonl
+
+COMMITTED = "input/mini/mgm_pretrain_mini.jsonl"
 
 
 def rows_of(bench: Bench, arm: str, seed: int = 0):
@@ -73,11 +76,16 @@ def test_a_seed_may_have_other_shares_of_defects(toy):
     assert found == {"blur": 10, "none": 10}
 
 
-def test_without_a_world_rows_come_from_the_presets_seed(toy, kept_file):
-    lab = toy(
-        {"raw": "raw", "kept": str(kept_file), "random": "random"}, world=None,
-        dataset="input/mini/mgm_pretrain_mini.jsonl",
-    )  # fmt: skip
+def ten_rows(folder: Path) -> Path:
+    """A finished file of ten rows of the committed seed."""
+    rows = [row for _, row in read_jsonl(REPOSITORY / COMMITTED)]
+    write_jsonl(folder / "processed_data.jsonl", rows[:10])
+    return folder / "processed_data.jsonl"
+
+
+def test_without_a_world_rows_come_from_the_presets_seed(toy, tmp_path):
+    arms = {"raw": "raw", "kept": str(ten_rows(tmp_path)), "random": "random"}
+    lab = toy(arms, world=None, dataset=COMMITTED)
     bench = Bench(lab)
     rows, roots = rows_of(bench, "raw")
     assert len(rows) == CAP
@@ -86,11 +94,11 @@ def test_without_a_world_rows_come_from_the_presets_seed(toy, kept_file):
     assert len(captions(rows_of(bench, "random")[0])) == 10
 
 
-def test_a_faulty_row_is_named(toy, kept_file, tmp_path):
-    file = tmp_path / "processed_data.jsonl"
+def test_a_faulty_row_is_named(toy, tmp_path):
+    file = ten_rows(tmp_path)
     faulty = '{"id": "7", "images": ["images/none.jpg"], "text": "<image>\\nred"}\n'
-    file.write_text(kept_file.read_text(encoding="utf-8") + faulty, encoding="utf-8")
-    bench = Bench(toy({"kept": str(file)}, world=None, dataset="input/mini/mgm_pretrain_mini.jsonl"))
+    file.write_text(file.read_text(encoding="utf-8") + faulty, encoding="utf-8")
+    bench = Bench(toy({"kept": str(file)}, world=None, dataset=COMMITTED))
     with pytest.raises(
         UserError, match=r"1 of the 11 rows of arm kept cannot be trained; the first has id 7 \(missing_image"
     ):

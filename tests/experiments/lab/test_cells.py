@@ -76,6 +76,13 @@ def test_a_cell_leaves_its_record_and_answers_and_is_not_repeated(bench, toy, ou
         bench.make(cell_of(bench, "raw", seed=2))
     assert bench.make(cell_of(bench, "raw", seed=2), may_train=False) == (None, False)
 
+    # A lab that shares nothing but this lab's records takes it over as well.
+    away = Bench(
+        dataclasses.replace(bench.lab, output=output / "away", records=folder.parent / "away", reuse=(folder,))
+    )
+    away.trainer = Never()
+    assert away.make(cell_of(away, "raw", seed=1)) == (record, False)
+
     # Another lab with the same data under another name takes it over, one with another cap does not.
     other = Bench(dataclasses.replace(toy({"seed": "raw"}), records=folder.parent / "other"))
     other.trainer = Never()

@@ -15,9 +15,8 @@ from experiments.lab.labfile import Lab
 from experiments.lab.plan import lines_of, plan_of
 from experiments.lab.scoring import BENCHMARKS, asked_of
 from experiments.lab.training import CachedTrainer, Job, Trained
+from tests.experiments.lab.conftest import WORLD
 from toolkit.files import read_json
-
-SEED_SET = {"world": None, "dataset": "input/mini/mgm_pretrain_mini.jsonl"}
 
 
 @pytest.fixture
@@ -39,9 +38,9 @@ def training(monkeypatch):
 
 @pytest.fixture
 def lab(toy, kept_file: Path, tmp_path: Path) -> Lab:
-    """Two arms with the same rows, the seed, and no pre-training; two seeds."""
+    """Two arms with the same rows, the seed, and no pre-training; two seeds; no seed but draw 0."""
     arms = {"raw": "raw", "kept": str(kept_file), "again": str(kept_file), "none": "none"}
-    return toy(arms, seeds=2, output=str(tmp_path / "output"), **SEED_SET)
+    return toy(arms, seeds=2, output=str(tmp_path / "output"), world=WORLD | {"draws": 1})
 
 
 def states(lab: Lab) -> dict[str, str]:
@@ -63,13 +62,15 @@ def test_a_lab_is_trained_once_and_the_same_rows_are(lab, training, capsys):
 
 def test_the_plan_starts_nothing_and_tells_what_there_is(lab, training):
     plan = plan_of(lab)
-    assert plan.states["again-draw0-seed1"] == "same as kept-draw0-seed1"
-    assert (plan.to_train, plan.seconds) == (6, None)
+    assert set(plan.states.values()) == {"to train after its seed is drawn"}
+    assert (plan.to_train, plan.seconds) == (8, None)
     assert not lab.output.exists()
     assert not lab.records.exists()
     states(dataclasses.replace(lab, arms={"raw": lab.arms["raw"]}))
     plan = plan_of(lab)
     assert plan.states["raw-draw0-seed0"] == "there"
+    assert plan.states["none-draw0-seed0"] == "to train"
+    assert plan.states["again-draw0-seed1"] == "same as kept-draw0-seed1"
     assert (plan.to_train, plan.earlier) == (4, 2)
     assert "at most 4 cells to train" in "\n".join(lines_of(lab, plan))
 
@@ -124,6 +125,20 @@ def test_no_cell_starts_that_would_exceed_the_budget(lab, training, monkeypatch)
     assert "raise budget_hours" in run.missing_lines(o for o in run.make(few) if not o.key)[0]
 
 
+def test_the_same_table_is_printed_again(lab, training, capsys):
+    assert run.finish(lab, run.make(lab)) == 0
+    first = capsys.readouterr().out
+    assert "against raw" in first
+    assert "again has the same data as kept, trained once: they tie by design" in first
+    assert run.finish(lab, run.make(lab)) == 0
+    assert capsys.readouterr().out == first
+    broken = dataclasses.replace(lab, arms=lab.arms | {"again": dataclasses.replace(lab.arms["again"], source="gone")})
+    assert run.finish(broken, run.make(broken)) == 1
+    said = capsys.readouterr()
+    assert "again " not in said.out  # its records are there, of data that are not
+    assert "error: again-draw0-seed0 and 1 more missing: " in said.err
+
+
 def test_a_busy_cell_is_asked_for_again(lab, training, monkeypatch):
     """Another shell trains it: this one waits for the result, which it then finds."""
     monkeypatch.setattr("experiments.lab.workers.SECONDS_BEFORE_ASKING_AGAIN", 0.05)
@@ -146,7 +161,7 @@ def test_a_busy_cell_is_asked_for_again(lab, training, monkeypatch):
 def test_a_wrong_recipe_costs_its_own_arms_only(toy, training, tmp_path):
     (tmp_path / "broken.yaml").write_text("process: [{caption_latn_filter: {}}]\n", encoding="utf-8")
     arms = {"raw": "raw", "broken": str(tmp_path / "broken.yaml"), "random": {"control": "random", "seeds": 2}}
-    lab = toy(arms, output=str(tmp_path / "output"), **SEED_SET)
+    lab = toy(arms, output=str(tmp_path / "output"), world=WORLD | {"draws": 1})
     outcomes = run.make(lab)
     assert [outcome.cell.arm.name for outcome in outcomes if not outcome.key] == ["broken", "random", "random"]
     (line,) = run.missing_lines(outcome for outcome in outcomes if not outcome.key)

@@ -167,11 +167,24 @@ def test_one_recipe_under_two_names_is_a_tie_and_says_nothing_of_the_noise() -> 
     comparison = twice.comparison("again", "textvqa")
     assert comparison
     assert (comparison.verdict, comparison.words) == ("tie", "tie: the very same scores")
+    assert (comparison.difference.low, comparison.difference.high) == (0, 0)
     once = analyse(scores_table(points), "recipe").comparison("raw", "textvqa")
     found = twice.comparison("raw", "textvqa")
     assert once
     assert found
     assert found.difference == once.difference
+
+
+def test_equal_scores_of_other_answers_are_no_tie() -> None:
+    ((scores, answers),) = labs(1, arms=2, seeds=1, questions=50)
+    first = answers["arm"] == BASELINE
+    answers.loc[~first, "correct"] = answers.loc[first, "correct"].to_numpy()[::-1]
+    scores["score"] = scores["score"].iloc[0]
+    earlier = measured_noise(scores_table({"a": [40, 46, 35, 44], "b": [41, 46, 36, 43]}), "x")
+    assert only(analyse(scores, BASELINE, answers, earlier)).verdict == "undecided"
+    assert only(analyse(scores, BASELINE, None, earlier)).verdict == "undecided"
+    answers.loc[~first, "correct"] = answers.loc[first, "correct"].to_numpy()
+    assert only(analyse(scores, BASELINE, answers, earlier)).verdict == "tie"
 
 
 def test_arms_that_are_surely_close_are_a_tie() -> None:
@@ -257,6 +270,12 @@ def test_answers_that_some_trainings_lack_leave_the_rest() -> None:
     analysis = analyse(scores, BASELINE, gone)
     assert len(analysis.comparisons) == 2
     assert all(comparison.p is not None for comparison in analysis.comparisons)
+
+
+def test_a_score_that_is_missing_costs_its_pair_only() -> None:
+    comparison = only(analyse(scores_table({"raw": [40, np.nan, 44, 41], "recipe": [45, 47, 50, 44]}), "raw"))
+    assert comparison.pairs == 3
+    assert comparison.difference.value == pytest.approx(np.mean([5, 6, 3]))
 
 
 def test_holm() -> None:

@@ -35,10 +35,10 @@ def rows_of(seed: Path, **changes) -> NestedDataset:
     return NestedDataset.from_list(lines)
 
 
-def build(file: Path, **parameters):
+def build(file: Path | list[str], **parameters):
     """The operator, in this process."""
     return OPERATORS.modules["image_value_filter"](
-        values=str(file), auto_op_parallelism=False, num_proc=None, **parameters
+        values=file if isinstance(file, list) else str(file), auto_op_parallelism=False, num_proc=None, **parameters
     )
 
 
@@ -77,7 +77,7 @@ def test_rows_that_are_not_in_the_file_fail_by_name(seed, file, make_recipe, run
     failed = {failure["id"]: failure["reason"] for failure in done.record["failed"]}
     assert set(failed) == {"another", "001", "002"}
     assert all(reason.startswith(f"no image value: {file} (made of ") for reason in failed.values())
-    assert "was made of another file" in done.err
+    assert f"made of other files than {seed}" in done.err
 
 
 def test_the_judges_reason_is_told(seed, tmp_path, make_recipe, run_process):
@@ -124,5 +124,22 @@ def test_what_is_no_judges_file_is_refused(content, seed, tmp_path):
 def test_file_of_another_seed_is_noted_before_the_run(seed, file, make_recipe, make_seed):
     recipe = make_recipe([{"image_value_filter": {"values": str(file)}}])
     assert load_recipe(recipe, seed).remarks == ()
-    (remark,) = load_recipe(recipe, make_seed(["one", "two"], folder="other")).remarks
-    assert f"was made of another file, {seed}" in remark
+    other = make_seed(["one", "two"], folder="other")
+    (remark,) = load_recipe(recipe, other).remarks
+    assert f"made of other files than {other}" in remark
+    assert f"`python -m toolkit judge {other} --preset full --out {file} --overwrite`" in remark
+
+
+def test_a_file_for_each_of_several_seeds(seed, file, make_recipe, make_seed, run_process, tmp_path):
+    """Ranks are those within a row's own file."""
+    other = make_seed(["one", "two", "three"], folder="other")
+    more = write_values(tmp_path / "more.parquet", other, [0.01, 0.02, 0.03])
+    recipe = make_recipe([{"image_value_filter": {"values": [str(file), str(more)], "min_rank": 0.5}}])
+    kept = [str(number) for number in build([str(file), str(more)], min_rank=0.5).run(rows_of(other))["__row__"]]
+    assert kept == ["3"]
+    assert load_recipe(recipe, [seed, other]).remarks == ()
+    done = run_process(recipe, other)
+    assert [row["id"] for row in done.rows] == ["002"]
+    more.unlink()
+    (fault,) = load_recipe(recipe, [seed, other]).faults
+    assert f"`python -m toolkit judge {other} --preset full --out {more}` makes it" in fault
