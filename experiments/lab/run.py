@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.lab import table
 from experiments.lab.bench import Bench
 from experiments.lab.cells import SUMMARY, cells_of, read_answers, read_lab_records, write_record
-from experiments.lab.findings import Found, findings, same_data
+from experiments.lab.findings import findings, same_data
 from experiments.lab.labfile import Lab, read_lab
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
 from experiments.lab.ranks import rank_agreement
