@@ -99,6 +99,17 @@ def findings(lab: Lab, file: Path) -> Found:
     return Found(lab, summary, records, answers, analysis)
 
 
+def same_data(found: Found) -> list[str]:
+    """A line for every arm that is an earlier one under another name: not a cell of it was trained."""
+    keys: dict[tuple[str, ...], str] = {}
+    lines = []
+    for arm, records in found.records.items():
+        own = tuple(record["key"] for record in records)
+        if (first := keys.setdefault(own, arm)) != arm:
+            lines.append(f"{arm} has the same data as {first}, trained once: they tie by design")
+    return lines
+
+
 def recipes_of(found: Found) -> Iterator[dict[str, Any]]:
     """Each recipe: its difference to the baseline's, or to the first one's where the baseline is none; its funnel."""
     arms: Mapping[str, Any] = found.summary.get("arms", {})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from experiments.lab.browser import browser
 from experiments.lab.cells import cells_of
-from experiments.lab.findings import NAMES, Found, entries_of, findings, recipes_of
+from experiments.lab.findings import NAMES, Found, entries_of, findings, recipes_of, same_data
 from experiments.lab.labfile import read_lab
 from experiments.lab.markup import PAGES, duration, hash_of, is_current, render, write_page
 from experiments.lab.page_tables import categories, cost, differences, leaderboard
@@ -65,7 +65,7 @@ def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path)
         warnings=list(_warnings(found)),
         leaderboard=leaderboard(found),
         differences=differences(found),
-        notes=found.analysis.notes,
+        notes=[*found.analysis.notes, *(f"{line}." for line in same_data(found))],
         plots={plot.name: plot for plot in drawn},
         folder=folder,
         categories=categories(found),

@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.lab import table
 from experiments.lab.bench import Bench
 from experiments.lab.cells import SUMMARY, cells_of, read_answers, read_lab_records, write_record
-from experiments.lab.findings import Found, findings
+from experiments.lab.findings import findings, same_data
 from experiments.lab.labfile import Lab, read_lab
 from experiments.lab.measures import scores_of_records
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
@@ -112,17 +112,6 @@ def finish(lab: Lab, outcomes: list[Outcome]) -> int:
     for line in missing_lines(missing):
         say(line)
     return 1 if missing else 0
-
-
-def same_data(found: Found) -> list[str]:
-    """A line for every arm that is an earlier one under another name: not a cell of it was trained."""
-    keys: dict[tuple[str, ...], str] = {}
-    lines = []
-    for arm, records in found.records.items():
-        own = tuple(record["key"] for record in records)
-        if (first := keys.setdefault(own, arm)) != arm:
-            lines.append(f"{arm} has the same data as {first}, trained once: they tie by design")
-    return lines
 
 
 def missing_lines(missing: Iterable[Outcome]) -> list[str]:

@@ -209,6 +209,8 @@ def _warnings_of(run: FinishedRun) -> list[str]:
         if score and score["unanswered"]:
             missing = f"{score['unanswered']:,} of {score['questions']:,} questions"
             found.append(f"{BENCHMARK_NAMES[benchmark]}: {missing} have no answer and count 0")
+    if run.folder.is_file():
+        return [*found, "answers from a file alone: loss, rows and cost are not known"]
     for stage in STAGES:
         record = run.record(stage)
         if not record:
@@ -282,11 +284,13 @@ def _recipe_difference(runs: Sequence[FinishedRun], names: Sequence[str]) -> lis
 
 
 def _cost(runs: Sequence[FinishedRun], names: Sequence[str]) -> Table:
-    """A line for every step of every run that left a record."""
+    """A line for every step of every run that left a record; hours of GPUs only."""
     gpus = runs[0].preset.needs_gpu
-    heads = ["run", "step", "size", "on", "time", "GPU hours" if gpus else "process hours"]
+    heads = ["run", "step", "size", "on", "time", *(["GPU hours"] if gpus else [])]
     cells = [
-        [name, *line] for run, name in zip(runs, names, strict=True) for line in _cost_of(run, "GPU" if gpus else "CPU")
+        [name, *line[: len(heads) - 1]]
+        for run, name in zip(runs, names, strict=True)
+        for line in _cost_of(run, "GPU" if gpus else "CPU")
     ]
     return Table(heads, cells, texts=(0, 1))
 

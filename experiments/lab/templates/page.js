@@ -125,8 +125,10 @@
   if (two) {
     field("left").value = String(data.left ?? 0);
     field("right").value = String(data.right ?? 1);
-    field("state").value = "changed";
-    field("order").value = "change";
+    if (data.questions.some((question) => change(question) !== 0)) {
+      field("state").value = "changed";
+      field("order").value = "change";
+    }
   }
   for (const side of ["left", "right"]) field(side).parentElement.hidden = !two;
   for (const one of fields) one.addEventListener(one === field("search") ? "input" : "change", update);
