@@ -94,7 +94,7 @@ def everything(clip_folder, captioner_folder, stub, tmp_path) -> list[dict]:
         {"caption_cleanup_mapper": {"remove": ["number"]}},
         {"caption_deduplicator": {"max_copies": 3}},
         {"picture_deduplicator": {"max_distance": 4}},
-        {"conditional_recaption_mapper": {"hf_clip": clip, "hf_captioner": captioner, "below": 0.9, "min_words": 1}},
+        {"conditional_recaption_mapper": {"hf_clip": clip, "below": 0.9, "endpoint": stub.endpoint, "model": MODEL}},
         {
             "caption_writer_mapper": {
                 "hf_captioner": captioner,
@@ -103,7 +103,6 @@ def everything(clip_folder, captioner_folder, stub, tmp_path) -> list[dict]:
                 "max_new_tokens": 4,
             }
         },
-        {"caption_writer_mapper": {"endpoint": stub.endpoint, "model": MODEL}},
         {"caption_words_filter": {"min_num": 1, "max_num": 60}},
         {"caption_latin_filter": {"min_ratio": 0.1}},
         {"picture_sharpness_filter": {"min_sharpness": 1}},
