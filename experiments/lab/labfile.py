@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -200,7 +201,7 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
     arms = _arms(keys.arms, seeds, world, where)
     baseline = keys.baseline or ("raw" if "raw" in arms else next(iter(arms)))
     _known(baseline, arms, f"{where}: baseline", "arm")
-    output = REPOSITORY / keys.output if keys.output else OUTPUT
+    output = _to_write(REPOSITORY / keys.output if keys.output else OUTPUT, f"{where}: output")
     lab = Lab(
         name=name,
         preset=preset,
@@ -210,7 +211,7 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
         world=world,
         features=features,
         budget_hours=keys.budget_hours,
-        records=REPOSITORY / keys.records if keys.records else output / name,
+        records=_to_write(REPOSITORY / keys.records if keys.records else output / name, f"{where}: records"),
         output=output,
         reuse=tuple(_folder(name, f"{where}: reuse") for name in keys.reuse),
     )
@@ -234,6 +235,16 @@ def _folder(name: str, where: str) -> Path:
     if not (REPOSITORY / name).is_dir():
         raise UserError(f"{where}: {name}: no such folder; paths start at the repository's root")
     return REPOSITORY / name
+
+
+def _to_write(folder: Path, where: str) -> Path:
+    """A folder that can be written to, or be made: a day of training must not end at that."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{where}: {display_path(there)} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{where}: {there} cannot be written to; name another folder")
+    return folder
 
 
 def _known(name: Any, known: Iterable[str], where: str, what: str) -> None:

@@ -33,6 +33,25 @@ def run_lab(file: Path, plan: bool) -> int:
     return finish(lab, make(lab))
 
 
+def print_table(file: Path) -> int:
+    """Print the table of a lab's records as they are; returns the exit status: 1 where a cell has none.
+
+    Raises:
+        UserError: the lab file is wrong, or there is no record at all.
+    """
+    lab = read_lab(file)
+    found = findings(lab, file)
+    print("\n".join([*table.lines_of(found.analysis), *same_data(found)]))
+    there = {
+        (record["arm"], record["draw"], record["seed"]) for records in found.records.values() for record in records
+    }
+    missing = [cell.name for cell in cells_of(lab) if (cell.arm.name, cell.draw, cell.seed) not in there]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        say(f"error: {missing[0]}{more} missing: python -m toolkit lab run {file}")
+    return 1 if missing else 0
+
+
 def run_ladder(file: Path, plan: bool) -> int:
     """Run a lab at each of its sizes, cheapest first; see `run_lab`."""
     lab = read_lab(file)

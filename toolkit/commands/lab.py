@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = actions.add_parser("run", help="train and score every cell that has no record yet; print the table")
     run.add_argument("lab", type=Path, help="a lab file, such as benchmarks/lab/example.yaml")
     run.add_argument("--plan", action="store_true", help="print cells, cost and what is already there; start nothing")
+    run.add_argument("--no-run", action="store_true", help="print the table of what is there; start nothing")
     page = actions.add_parser("page", help="make the page of a lab, or of one finished run")
     page.add_argument("subject", metavar="LAB.yaml|EXP", help="a lab file, or the name or answers folder of a run")
     page.add_argument("--baseline", metavar="EXP", help="of a run: another one, shown beside it")
@@ -36,4 +37,4 @@ def run(args: argparse.Namespace) -> int:
     engine = importlib.import_module(f"{LAB}.run")
     if args.action == "ladder":
         return engine.run_ladder(args.lab, args.plan)
-    return engine.run_lab(args.lab, args.plan)
+    return engine.print_table(args.lab) if args.no_run else engine.run_lab(args.lab, args.plan)

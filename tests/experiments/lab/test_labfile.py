@@ -100,6 +100,11 @@ WRONG = {
         "features: cached is for small presets",
     ),
     "a full preset without data": (f"seeds: 1\npreset: full\n{ARMS}", "no such file; run `bash download.sh`"),
+    "records in a file": (
+        f"seeds: 1\nrecords: README.md/records\n{ARMS}",
+        "records: README.md is a file; name a folder",
+    ),
+    "no folder to reuse": (f"seeds: 1\nreuse: [gone]\n{ARMS}", "reuse: gone: no such folder"),
     "a rung's unknown key": (
         f"seeds: 1\nladder: {{small: {{cap: 1}}}}\n{ARMS}",
         "ladder: small: no key of a rung 'cap'",

@@ -131,13 +131,20 @@ def test_no_cell_starts_that_would_exceed_the_budget(lab, training, monkeypatch)
     assert "raise budget_hours" in run.missing_lines(o for o in run.make(few) if not o.key)[0]
 
 
-def test_the_same_table_is_printed_again(lab, training, capsys):
+def test_the_same_table_is_printed_again(lab, training, capsys, monkeypatch):
     assert run.finish(lab, run.make(lab)) == 0
     first = capsys.readouterr().out
     assert "against raw" in first
     assert "again has the same data as kept, trained once: they tie by design" in first
     assert run.finish(lab, run.make(lab)) == 0
     assert capsys.readouterr().out == first
+    monkeypatch.setattr(run, "read_lab", lambda _: lab)
+    assert run.print_table(Path("toy.yaml")) == 0
+    assert capsys.readouterr().out == first
+    (lab.records / "kept-draw0-seed1.json").unlink()
+    assert run.print_table(Path("toy.yaml")) == 1
+    assert "error: kept-draw0-seed1 missing: python -m toolkit lab run toy.yaml" in capsys.readouterr().err
+
     broken = dataclasses.replace(lab, arms=lab.arms | {"again": dataclasses.replace(lab.arms["again"], source="gone")})
     assert run.finish(broken, run.make(broken)) == 1
     said = capsys.readouterr()
