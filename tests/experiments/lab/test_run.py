@@ -19,7 +19,8 @@ from experiments.lab.plan import lines_of, plan_of
 from experiments.lab.scoring import BENCHMARKS, asked_of
 from experiments.lab.training import CachedTrainer, Job, Trained
 from tests.experiments.lab.conftest import WORLD
-from toolkit.files import read_json
+from toolkit.__main__ import main
+from toolkit.files import REPOSITORY, read_json
 from toolkit.processes import end_forks_with_this_process
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "3"))
@@ -237,3 +238,11 @@ def test_a_wrong_recipe_costs_its_own_arms_only(toy, training, tmp_path):
     (line,) = run.missing_lines(outcome for outcome in outcomes if not outcome.key)
     assert "did you mean caption_latin_filter?" in line
     assert len(record_files(lab.records)) == 1
+
+
+def test_the_leaderboard_is_that_of_its_records(capsys):
+    """`lab run --no-run` prints what `benchmarks/lab/README.md` shows."""
+    main(["lab", "run", str(REPOSITORY / "benchmarks" / "lab" / "example.yaml"), "--no-run"])
+    printed = capsys.readouterr().out
+    assert "against raw" in printed
+    assert printed in (REPOSITORY / "benchmarks" / "lab" / "README.md").read_text(encoding="utf-8")
