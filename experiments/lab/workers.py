@@ -22,7 +22,7 @@ from toolkit.files import display_path
 from toolkit.processes import InUseError
 
 FAILURES = "failures.log"
-SECONDS_BEFORE_ASKING_AGAIN = 2.0
+SECONDS_BEFORE_ASKING_AGAIN, LONGEST_WAIT = 2.0, 60.0  # doubled each time nothing has ended meanwhile
 # What CUDA, torch's allocator for CPUs and the operating system say.
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -147,7 +147,7 @@ def make_cells(lab: Lab, cells: list[Cell], gpus: list[str], budget_seconds: flo
     """
     workers = [Worker(lab, gpu) for gpu in (gpus or [None])]
     waiting, busy = list(cells), []
-    spent, known = 0.0, []
+    spent, known, pause = 0.0, [], SECONDS_BEFORE_ASKING_AGAIN
     try:
         while waiting or busy or any(worker.cell for worker in workers):
             for worker in workers:
@@ -156,7 +156,7 @@ def make_cells(lab: Lab, cells: list[Cell], gpus: list[str], budget_seconds: flo
                     running = expected * sum(other.cell is not None for other in workers)
                     worker.ask(waiting.pop(0), spent + running + expected <= budget_seconds)
             at_work = [worker.connection for worker in workers if worker.cell]
-            ready = wait(at_work, None if at_work and not busy else SECONDS_BEFORE_ASKING_AGAIN)
+            ready = wait(at_work, None if at_work and not busy else pause)
             for worker in [worker for worker in workers if worker.connection in ready]:
                 outcome = worker.outcome()
                 if outcome.state == "busy":
@@ -164,12 +164,13 @@ def make_cells(lab: Lab, cells: list[Cell], gpus: list[str], budget_seconds: flo
                     continue
                 if not worker.process.is_alive():
                     workers[workers.index(worker)] = Worker(lab, worker.gpu)
+                pause = SECONDS_BEFORE_ASKING_AGAIN
                 if outcome.key:
                     spent += outcome.seconds
                     known.append(outcome.seconds)
                 yield outcome
             if busy and not ready:
-                waiting, busy = waiting + busy, []
+                waiting, busy, pause = waiting + busy, [], min(2 * pause, LONGEST_WAIT)
     finally:
         for worker in workers:
             worker.end()
