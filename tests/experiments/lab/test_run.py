@@ -210,6 +210,21 @@ def test_two_shells_share_a_lab_and_train_no_cell_twice(lab, training, tmp_path)
     assert len(log.read_text().split()) == len(set(log.read_text().split())) == 6
 
 
+def test_each_gpu_makes_cells_of_its_own(lab, training, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "visible_gpus", lambda: ["3", "5"])
+
+    def note(job: Job) -> None:
+        with (tmp_path / "gpus").open("a", encoding="utf-8") as file:
+            file.write(f"{os.environ['CUDA_VISIBLE_DEVICES']}\n")
+        time.sleep(0.5)
+
+    training(note)
+    assert "failed" not in states(lab).values()
+    used = (tmp_path / "gpus").read_text(encoding="utf-8").split()
+    assert len(used) == 6
+    assert set(used) == {"3", "5"}
+
+
 def test_a_busy_cell_is_asked_for_again(lab, training, monkeypatch):
     """Another shell trains it: this one waits for the result, which it then finds."""
     monkeypatch.setattr("experiments.lab.workers.SECONDS_BEFORE_ASKING_AGAIN", 0.05)
