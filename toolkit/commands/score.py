@@ -6,12 +6,12 @@ import argparse
 import importlib
 import textwrap
 from pathlib import Path
-from typing import Any
 
 from toolkit.errors import UserError, positive
 from toolkit.eval.score import blind_folder, explain, find_answers, score_answers
 from toolkit.eval.score_table import ScoredRun, table
 from toolkit.files import display_path, write_json
+from toolkit.presets import Preset
 
 # An experiment uses the referee and is no part of it: known here by its name only.
 COMPARISON = "experiments.lab.against"
@@ -40,13 +40,15 @@ def run(args: argparse.Namespace) -> None:
     folder, preset = find_answers(args.experiment, args.preset)
     score, notes = score_answers(folder, preset)
     name = args.preset or preset.name
-    runs = [ScoredRun(_short(args.experiment), score)]
+    runs = [ScoredRun(_short(args.experiment, preset), score)]
     if args.baseline:
         baseline_folder, _ = find_answers(args.baseline, name)
-        runs.append(ScoredRun(_short(args.baseline), score_answers(baseline_folder, preset)[0]))
+        runs.append(ScoredRun(_short(args.baseline, preset), score_answers(baseline_folder, preset)[0]))
     written = folder.with_name(f"{folder.name}.score.json") if folder.is_file() else folder / "score.json"
     write_json(written, {"answers": folder.name, "preset": preset.name, **score, "not_scored": notes})
     differences, remarks = _differences(args.experiment, args.baseline, name) if args.baseline else ({}, [])
+    if len(runs) > 1 and differences:
+        remarks[-1] = f"{runs[0].name} against {runs[1].name}: {remarks[-1]}."
     blind, hidden = _blind(folder, preset)
     print("\n".join(table(runs, blind, differences)))
     for remark in remarks:
@@ -58,12 +60,12 @@ def run(args: argparse.Namespace) -> None:
     print(f"written: {display_path(written)}")
 
 
-def _short(experiment: str) -> str:
-    """A name that heads a column: of a folder its own."""
-    return Path(experiment).name or experiment
+def _short(experiment: str, preset: Preset) -> str:
+    """A name that heads a column: of a folder the experiment's."""
+    return Path(experiment).name.removeprefix(f"{preset.run_name}-Finetune-") or experiment
 
 
-def _blind(folder: Path, preset: Any) -> tuple[ScoredRun | None, list[str]]:
+def _blind(folder: Path, preset: Preset) -> tuple[ScoredRun | None, list[str]]:
     """The score of the answers that were given without images, where there are any; why they are not shown."""
     if not blind_folder(folder).is_dir():
         return None, []
@@ -74,7 +76,7 @@ def _blind(folder: Path, preset: Any) -> tuple[ScoredRun | None, list[str]]:
 
 
 def _differences(experiment: str, baseline: str, preset: str) -> tuple[dict[str, str], list[str]]:
-    """Differences with their intervals by row of the table, and what to say of them."""
+    """Differences with their intervals by row of the table, and what to say of them; the verdict comes last."""
     try:
         comparison = importlib.import_module(COMPARISON)
     except ModuleNotFoundError as error:
@@ -87,6 +89,4 @@ def _differences(experiment: str, baseline: str, preset: str) -> tuple[dict[str,
         cells[{"textvqa": "TextVQA", "mmbench": "MMBench"}.get(found.measure, found.measure)] = (
             f"{value.value:+.2f}{ends}"
         )
-    last = analysis.comparisons[-1] if analysis.comparisons else None
-    verdict = [f"{_short(experiment)} against {_short(baseline)}: {last.words}."] if last else []
-    return cells, [*analysis.notes, *verdict]
+    return cells, [*analysis.notes, *(found.words for found in analysis.comparisons[-1:])]
