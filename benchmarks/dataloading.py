@@ -17,11 +17,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from toolkit.dataset.rows import ImageRoots
+from toolkit.dataset.training_file import read_samples
 from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.images import normalise
 from toolkit.presets import load_preset
 from toolkit.training.data import Collator, SampleReader, TrainingSet
-from toolkit.training.rows import read_rows
 
 
 class FloatCollator:
@@ -60,7 +60,7 @@ def main() -> None:
         max_length=preset.max_length,
         image_tokens=(image_size // 14) ** 2,
     )
-    rows = read_rows(args.data or mini.finetune_data)[: args.rows]
+    rows = read_samples(args.data or mini.finetune_data)[: args.rows]
     plain = Collator(tokenizer.pad_token_id, reader.image_tokens, reader.max_length)
     collators = {"reference": FloatCollator(plain, image_size), "default": plain}
 

@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from tests.solution.analysis.browser import Browser
+from benchmarks.analysis import use
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ("red", "blue", "green", "dog", "cat", "car", "tree", "house", "on", "near", "under", "the", "a", "two", "old")
@@ -114,39 +114,6 @@ def measure(folder: Path, count: int, clip: str | None, is_analysis: bool) -> No
     )
     if is_analysis:
         use(page, folder / "profile")
-
-
-def use(page: Path, profile: Path) -> None:
-    """Move each slider of an analysis's page in a browser."""
-    with Browser(profile) as browser:
-        started = time.perf_counter()
-        browser.open(page.as_uri())
-        opened = time.perf_counter() - started
-        times = json.loads(browser.evaluate(_MOVES))
-    counted, drawn = zip(*times, strict=True)
-    print(
-        f"page: {page.stat().st_size / 1e6:.1f} MB, opened in {opened:.1f} s; of {len(times)} moves the median one was "
-        f"counted in {np.median(counted):.0f} ms and drawn in {np.median(drawn):.0f} ms, the slowest one in "
-        f"{max(counted):.0f} and {max(drawn):.0f} ms",
-        flush=True,
-    )
-
-
-# Each slider to twenty places; milliseconds to the count and to the frame that shows it.
-_MOVES = """(async () => {
-  const times = [];
-  for (const slider of document.querySelectorAll("input[type=range]")) {
-    for (let place = 0; place < 1000; place += 50) {
-      const started = performance.now();
-      slider.value = place;
-      slider.dispatchEvent(new Event("input"));
-      const counted = performance.now() - started;
-      await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-      times.push([counted, performance.now() - started]);
-    }
-  }
-  return JSON.stringify(times);
-})()"""
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import pandas as pd
 
 from experiments.lab.earlier import earlier_noise
 from experiments.lab.finished import FinishedRun
+from experiments.lab.measures import scores_of
 from experiments.lab.results import Analysis
-from experiments.lab.statistics import analyse, scores_of
+from experiments.lab.statistics import analyse
 
 RUN, BASELINE = "run", "baseline"
 QUESTIONS_ONLY = (

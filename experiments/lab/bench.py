@@ -14,12 +14,12 @@ from experiments.lab.scoring import evaluate
 from experiments.lab.training import CachedTrainer, Job, Trainer, remove, train_by_commands
 from experiments.lab.worlds import Draw, build_evaluation, with_evaluation, world_folder
 from toolkit.dataset.rows import ImageRoots
+from toolkit.dataset.training_file import read_samples
 from toolkit.files import REPOSITORY, package_versions, read_json, sha256_of
 from toolkit.fixed_part import read_fixed_part
 from toolkit.presets import Preset, load_preset
 from toolkit.processes import owner_of
 from toolkit.training.plan import fingerprint
-from toolkit.training.rows import read_rows
 
 
 class Bench:
@@ -178,7 +178,7 @@ class Bench:
             "warnings": [*done.warnings, *evaluation.warnings],
             "counts": {
                 "rows": len(job.rows), "distinct_rows": len({hash_of(row) for row in job.rows}),
-                "finetune_rows": len(read_rows(job.preset.finetune_data)),
+                "finetune_rows": len(read_samples(job.preset.finetune_data)),
                 "pictures_encoded": done.encoded,
             },
             "seconds": round(seconds, 1),

@@ -80,8 +80,9 @@ def findings(lab: Lab, file: Path) -> Found:
         UserError: no cell of it is there yet; a record is none.
     """
     from experiments.lab.earlier import earlier_noise
+    from experiments.lab.measures import scores_of_records
     from experiments.lab.oddities import warnings_of
-    from experiments.lab.statistics import analyse, scores_of_records
+    from experiments.lab.statistics import analyse
 
     records = read_lab_records(lab.records, lab.arms)
     if not records:

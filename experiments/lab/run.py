@@ -13,9 +13,9 @@ from experiments.lab.bench import Bench
 from experiments.lab.cells import SUMMARY, cells_of, read_answers, read_lab_records, write_record
 from experiments.lab.findings import findings, same_data
 from experiments.lab.labfile import Lab, read_lab
+from experiments.lab.measures import scores_of_records
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
 from experiments.lab.ranks import rank_agreement
-from experiments.lab.statistics import scores_of_records
 from experiments.lab.workers import Outcome, make_cells, visible_gpus
 from toolkit.errors import UserError
 

@@ -7,77 +7,21 @@ of trainings and of questions is measured in `noise.py`; docs/lab.md says why so
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
+from experiments.lab.measures import Cell, EarlierNoise, Measure, measures_of
 from experiments.lab.noise import BORROWED_FREEDOM, Noise, Variance, moderated, of_questions
-from experiments.lab.results import BOTH, Analysis, ArmResult, Comparison, Estimate, NoiseSource
+from experiments.lab.results import Analysis, ArmResult, Comparison, Estimate
 from toolkit.errors import UserError
-
-# Columns of the two tables, both long, one row per value.
-CELL = ["arm", "draw", "seed"]
-SCORES = (*CELL, "benchmark", "score")  # score: 0 to 1
-# correct: 0 to 1. A column `image` makes the questions about one image count as one draw; others are ignored.
-ANSWERS = (*CELL, "benchmark", "question", "correct")
 
 LEVEL = 0.05
 POWER = 0.8
 MOST_SEEDS = 50  # of each arm; nobody trains more
 TIE = 2.0  # points; arms that are surely closer than this are a tie
-
-Cell = tuple[Any, Any]  # draw and seed
-Cells = dict[str, dict[Cell, float]]  # points by arm
-
-
-@dataclass(frozen=True)
-class EarlierNoise:
-    """The noise of trainings as earlier labs of the preset showed it.
-
-    Args:
-        by_measure: of each benchmark and of both together.
-        source: for the note under the table: which labs.
-    """
-
-    by_measure: dict[str, Noise]
-    source: str
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """Answers to one benchmark.
-
-    Args:
-        rows: of `correct`, by arm and cell.
-        correct: points [trainings, questions]; NaN where a training has no answer.
-        images: of the questions, as numbers; None where none are given [questions].
-    """
-
-    rows: dict[tuple[str, Cell], int]
-    correct: np.ndarray
-    images: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class _Measure:
-    """One benchmark, or both together.
-
-    Args:
-        name: as results call it.
-        cells: points of all trainings.
-        answers: to each benchmark that it is the mean of; empty where there are no single answers.
-        noise: of trainings; None where it is not known.
-        source: where it comes from.
-    """
-
-    name: str
-    cells: Cells
-    answers: list[_Answers]
-    noise: Noise | None
-    source: NoiseSource
 
 
 def analyse(
@@ -102,7 +46,7 @@ def analyse(
     arms = list(dict.fromkeys(scores["arm"]))
     if baseline not in arms:
         raise UserError(f"baseline {baseline}: no training of that name; expected one of {', '.join(map(str, arms))}")
-    measures = _measures(scores, answers, earlier)
+    measures = measures_of(scores, answers, earlier)
     comparisons: list[Comparison] = []
     for measure in measures:
         others = [arm for arm in measure.cells if arm != baseline and baseline in measure.cells]
@@ -115,115 +59,6 @@ def analyse(
         _notes(measures, comparisons, earlier),
         list(warnings),
     )
-
-
-def measured_noise(scores: pd.DataFrame, source: str) -> EarlierNoise | None:
-    """The noise of a lab's trainings, for later labs that have one seed an arm; None where nothing is repeated."""
-    found = {name: _noise(cells) for name, cells in _cells(scores).items()}
-    by_measure = {name: noise for name, noise in found.items() if noise}
-    return EarlierNoise(by_measure, source) if by_measure else None
-
-
-def scores_of(answers: pd.DataFrame) -> pd.DataFrame:
-    """The table SCORES of a table ANSWERS: means over all questions."""
-    means = answers.groupby([*CELL, "benchmark"], sort=False)["correct"].mean()
-    return means.rename("score").reset_index()
-
-
-def scores_of_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The table SCORES of records of finished trainings (`arm, draw, seed, scores` with `all` by benchmark)."""
-    rows = [
-        (record["arm"], record.get("draw", 0), record["seed"], benchmark, scores["all"])
-        for record in records
-        for benchmark, scores in record["scores"].items()
-    ]
-    return pd.DataFrame(rows, columns=list(SCORES))
-
-
-def _cells(scores: pd.DataFrame) -> dict[str, Cells]:
-    """Points of every training by measure."""
-    found: dict[str, Cells] = {}
-    for row in scores[list(SCORES)].dropna(subset="score").itertuples(index=False):
-        cells = found.setdefault(str(row.benchmark), {}).setdefault(str(row.arm), {})
-        if (row.draw, row.seed) in cells:
-            raise UserError(f"arm {row.arm}, draw {row.draw}, seed {row.seed}: two scores of {row.benchmark}")
-        cells[row.draw, row.seed] = 100 * float(row.score)
-    if len(found) > 1:
-        first, *others = found.values()
-        together: Cells = {}
-        for arm, cells in first.items():
-            shared = [cell for cell in cells if all(cell in other.get(arm, ()) for other in others)]
-            if shared:
-                means = {cell: (cells[cell] + sum(other[arm][cell] for other in others)) for cell in shared}
-                together[arm] = {cell: total / len(found) for cell, total in means.items()}
-        found[BOTH] = together
-    return found
-
-
-def _measures(scores: pd.DataFrame, answers: pd.DataFrame | None, earlier: EarlierNoise | None) -> list[_Measure]:
-    by_measure = _cells(scores)
-    single = {} if answers is None else {str(name): _table(rows) for name, rows in answers.groupby("benchmark")}
-    found = []
-    for name, cells in by_measure.items():
-        noise = _noise(cells)
-        source: NoiseSource = "this lab"
-        if noise is None:
-            noise = earlier.by_measure.get(name) if earlier else None
-            if noise and len({draw for done in cells.values() for draw, _ in done}) == 1:
-                noise = noise.within_draws()
-            source = "earlier labs" if noise else "unknown"
-        parts = [part for part in by_measure if part != BOTH and name in (part, BOTH)]
-        given = [single[part] for part in parts] if all(part in single for part in parts) else []
-        found.append(_Measure(name, cells, given, noise, source))
-    return found
-
-
-def _table(answers: pd.DataFrame) -> _Answers:
-    """Answers to one benchmark, from rows of ANSWERS."""
-    table = answers.pivot(index=CELL, columns="question", values="correct")
-    images = None
-    if "image" in answers:
-        of_question = answers.drop_duplicates("question").set_index("question")["image"]
-        images = pd.factorize(of_question.loc[table.columns])[0]
-    rows = {(str(arm), (draw, seed)): number for number, (arm, draw, seed) in enumerate(table.index)}
-    return _Answers(rows, 100 * table.to_numpy(float), images)
-
-
-def _noise(cells: Cells) -> Noise | None:
-    """Of the largest complete table arm x draw x seed among a measure's trainings."""
-    best = _largest_table(cells)
-    if len(best) == 1:  # no two arms share a seed, so which of them stand side by side does not matter
-        return Noise.of(_largest_table({arm: _renumbered(found) for arm, found in cells.items()}), crossed=False)
-    return Noise.of(best)
-
-
-def _renumbered(cells: dict[Cell, float]) -> dict[Cell, float]:
-    """The cells of one arm with its seeds counted from 0 in each draw."""
-    counts: dict[Any, int] = {}
-    found = {}
-    for (draw, _), points in sorted(cells.items()):
-        found[draw, counts.get(draw, 0)] = points
-        counts[draw] = counts.get(draw, 0) + 1
-    return found
-
-
-def _largest_table(cells: Cells) -> np.ndarray:
-    """Points [arms, draws, seeds] of the arms and grid of draws and seeds that repeat most."""
-    grids = set()
-    for done in cells.values():
-        draws = frozenset(draw for draw, _ in done)
-        seeds = {draw: frozenset(seed for other, seed in done if other == draw) for draw in draws}
-        grids |= {(frozenset([draw]), seeds[draw]) for draw in draws}
-        grids.add((draws, frozenset.intersection(*seeds.values())))
-    size, best = -1, np.zeros((1, 1, 1))
-    for draws, seeds in sorted(grids, key=lambda grid: (sorted(grid[0]), sorted(grid[1]))):
-        wanted = [(draw, seed) for draw in sorted(draws) for seed in sorted(seeds)]
-        found = [[done[cell] for cell in wanted] for done in cells.values() if done.keys() >= set(wanted)]
-        if wanted and len(found) * (len(wanted) - 1) > size:
-            size = len(found) * (len(wanted) - 1)
-            # The same trainings under two names say no more of the noise than under one.
-            best = np.unique(np.array(found), axis=0).reshape(-1, len(draws), len(seeds))
-    return best
 
 
 def _sizes(cells: Iterable[Cell]) -> tuple[int, int, int]:
@@ -242,7 +77,7 @@ def _mean(cells: Mapping[Cell, float]) -> float:
     return sum(cells.values()) / len(cells)
 
 
-def _arm_result(measures: Sequence[_Measure], arm: str) -> ArmResult:
+def _arm_result(measures: Sequence[Measure], arm: str) -> ArmResult:
     scores, deviation = {}, {}
     for measure in measures:
         if cells := measure.cells.get(arm):
@@ -270,7 +105,7 @@ def _bound(freedom: float, level: float = LEVEL) -> float:
     return float(special.stdtrit(min(freedom, 1e9), 1 - level / 2))
 
 
-def _variance_of_mean(measure: _Measure, arm: str) -> Variance | None:
+def _variance_of_mean(measure: Measure, arm: str) -> Variance | None:
     cells = measure.cells[arm]
     trainings = None
     if measure.noise:
@@ -286,7 +121,7 @@ def _sum(*parts: Variance | None) -> Variance | None:
 
 
 def _variance_of_questions(
-    measure: _Measure, trained: dict[str, list[Cell]], paired: bool, trainings: Variance | None
+    measure: Measure, trained: dict[str, list[Cell]], paired: bool, trainings: Variance | None
 ) -> Variance | None:
     """Of the mean of one arm, or the difference of two; None without the answers of these trainings."""
     parts = []
@@ -303,7 +138,7 @@ def _variance_of_questions(
     return _sum(*(Variance(part.value / len(parts) ** 2, part.freedom) for part in parts))
 
 
-def _compare(measure: _Measure, arm: str, baseline: str) -> tuple[Comparison, Variance | None, bool]:
+def _compare(measure: Measure, arm: str, baseline: str) -> tuple[Comparison, Variance | None, bool]:
     """Compare two arms, without verdict.
 
     Returns:
@@ -330,7 +165,7 @@ def _compare(measure: _Measure, arm: str, baseline: str) -> tuple[Comparison, Va
     return found, questions, paired and _same(measure, arm, baseline, shared)
 
 
-def _same(measure: _Measure, arm: str, baseline: str, cells: Sequence[Cell]) -> bool:
+def _same(measure: Measure, arm: str, baseline: str, cells: Sequence[Cell]) -> bool:
     """Whether two arms have the same trainings: equal answers, or where none are known equal scores of several."""
     if any(measure.cells[arm][cell] != measure.cells[baseline][cell] for cell in cells):
         return False
@@ -390,7 +225,7 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _with_verdicts(measure: _Measure, found: Sequence[tuple[Comparison, Variance | None, bool]]) -> list[Comparison]:
+def _with_verdicts(measure: Measure, found: Sequence[tuple[Comparison, Variance | None, bool]]) -> list[Comparison]:
     corrected = holm([comparison.p for comparison, _, _ in found])
     return [
         _with_verdict(replace(comparison, holm=p), questions, same, measure, len(found))
@@ -399,7 +234,7 @@ def _with_verdicts(measure: _Measure, found: Sequence[tuple[Comparison, Variance
 
 
 def _with_verdict(
-    found: Comparison, questions: Variance | None, same: bool, measure: _Measure, compared: int
+    found: Comparison, questions: Variance | None, same: bool, measure: Measure, compared: int
 ) -> Comparison:
     difference = found.difference
     if same:
@@ -419,7 +254,7 @@ def _with_verdict(
     return replace(found, words=f"not decided: more than {MOST_SEEDS} seeds each to settle it")
 
 
-def _seeds_needed(found: Comparison, questions: Variance | None, measure: _Measure, level: float) -> int | None:
+def _seeds_needed(found: Comparison, questions: Variance | None, measure: Measure, level: float) -> int | None:
     """Seeds of each arm that find a gain as large as the one seen; None if more than MOST_SEEDS."""
     draws, seeds, _ = (
         min(sizes) for sizes in zip(*(_sizes(measure.cells[arm]) for arm in (found.arm, found.baseline)), strict=True)
@@ -439,7 +274,7 @@ def _seeds_needed(found: Comparison, questions: Variance | None, measure: _Measu
     return None
 
 
-def _notes(measures: Sequence[_Measure], comparisons: Sequence[Comparison], earlier: EarlierNoise | None) -> list[str]:
+def _notes(measures: Sequence[Measure], comparisons: Sequence[Comparison], earlier: EarlierNoise | None) -> list[str]:
     notes = []
     sources = {measure.source for measure in measures}
     if "earlier labs" in sources and earlier:

@@ -86,8 +86,8 @@ class CachedTrainer:
         import torch
 
         from experiments.lab.features import FeatureAnswerer, FeatureCache
+        from toolkit.dataset.training_file import read_samples
         from toolkit.mgm.checkpoint import build_model, load_tokenizer
-        from toolkit.training.rows import read_rows
 
         preset, done = job.preset, Trained()
         model = build_model(
@@ -104,7 +104,7 @@ class CachedTrainer:
         encoded = self.features.encoded
         self.features.attach(model)
         if preset.finetune_data not in self._finetune:
-            self._finetune[preset.finetune_data] = read_rows(preset.finetune_data)
+            self._finetune[preset.finetune_data] = read_samples(preset.finetune_data)
         finetune_roots = ImageRoots(preset.finetune_images, preset.finetune_images)
         for stage in job.stages():
             rows, roots = job.rows, job.roots

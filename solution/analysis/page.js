@@ -139,6 +139,8 @@ function build(statistic) {
   if (isFlat) chart.remove();
   const card = element("div", { className: "card statistic", id: `statistic-${statistic.name}` }, left, ...isFlat ? [] : [statistic.galleries]);
   byId("statistics").append(card);
+  statistic.card = card;
+  watcher.observe(card);
 }
 
 function control(statistic, threshold) {
@@ -193,10 +195,29 @@ function changed(moved) {
   waiting = true;
 }
 
+// Only what is on the screen is drawn, as a card of 400,000 rows takes milliseconds; the rest when it comes there.
+const onScreen = new Set();
+const stale = new Map(); // element -> what draws it
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (entry.isIntersecting) onScreen.add(entry.target); else onScreen.delete(entry.target);
+  }
+  drawStale();
+});
+
+function drawStale() {
+  for (const [card, redraw] of stale) {
+    if (!onScreen.has(card)) continue;
+    stale.delete(card);
+    redraw();
+  }
+}
+
 function draw() {
   waiting = false;
-  statistics.forEach(drawStatistic);
-  drawPair();
+  for (const statistic of statistics) stale.set(statistic.card, () => drawStatistic(statistic));
+  stale.set(byId("pair"), drawPair);
+  drawStale();
   byId("yaml-text").value = yaml();
   const moved = slots.filter((slot) => slot.value !== slot.original);
   byId("about-copies").hidden = !data.marks.some((mark) => mark.kind === "deduplicator" && moved.some((slot) => slot.number < mark.number));
@@ -431,6 +452,7 @@ async function start() {
   byId("search-about").textContent = data.search.rows === data.rows
     ? "Searches the captions and ids of all scored rows."
     : `Searches the captions and ids of ${count(data.search.rows)} of ${count(data.rows)} rows, evenly spread; the file of scores has all.`;
+  watcher.observe(byId("pair"));
   byId("pair").addEventListener("click", showNear);
   byId("search-words").addEventListener("input", search);
   byId("copy").addEventListener("click", copy);

@@ -167,7 +167,8 @@ class _Page:
             pool = pool[np.isfinite(pool)]
             if not len(pool):
                 continue
-            is_whole = bool((pool == np.round(pool)).all()) or not all(operator.accepts(key, 0.5) for key in limits)
+            between = math.floor(np.median(pool)) + 0.5
+            is_whole = bool((pool == np.round(pool)).all()) or not all(operator.accepts(key, between) for key in limits)
             cutting = {key: limit for key, limit in limits.items() if not inside(pool, {key: limit}).all()}
             axis = axis_of(pool, cutting.values(), is_whole)
             edges = edges_of(pool, cutting.values(), axis, is_whole, most)
@@ -244,17 +245,23 @@ class _Page:
         """Ids and captions in blocks, of all rows or, where these do not fit, of rows evenly spread."""
         lines = self.file.read(["id", "caption"]).filter(pa.array(self.is_scored))
         wanted = self.rows
+        if wanted > _SEARCH_BLOCK:  # a first guess, as packing all of 400,000 takes seconds
+            share = sum(map(len, _searchable(lines, _SEARCH_BLOCK // 10))) / (_SEARCH_BLOCK // 10)
+            wanted = min(wanted, int(max(left, 0) / share))
         while True:
-            places = np.linspace(0, self.rows - 1, wanted).astype(int) if wanted else np.zeros(0, int)
-            blocks = []
-            for start in range(0, len(places), _SEARCH_BLOCK):
-                part = lines.take(pa.array(places[start : start + _SEARCH_BLOCK])).to_pydict()
-                text = "\n".join(
-                    f"{visible(identifier)}\t{visible(caption)[:600]}"
-                    for identifier, caption in zip(part["id"], part["caption"], strict=True)
-                )
-                blocks.append(packed(text.encode()))
+            blocks = _searchable(lines, wanted)
             size = sum(map(len, blocks))
             if size <= max(left, 0):
                 return {"rows": wanted, "blocks": blocks}
             wanted = int(0.95 * wanted * max(left, 0) / size)
+
+
+def _searchable(lines: pa.Table, wanted: int) -> list[str]:
+    """Ids and captions of some rows, evenly spread, in packed blocks."""
+    places = np.linspace(0, len(lines) - 1, wanted).astype(int)
+    blocks = []
+    for start in range(0, wanted, _SEARCH_BLOCK):
+        part = lines.take(pa.array(places[start : start + _SEARCH_BLOCK])).to_pydict()
+        texts = (visible(f"{name}\t{caption[:600]}", kept="\t") for name, caption in zip(*part.values(), strict=True))
+        blocks.append(packed("\n".join(texts).encode()))
+    return blocks

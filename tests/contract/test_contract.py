@@ -30,10 +30,10 @@ from toolkit.dataset import images as toolkit_images
 from toolkit.dataset.arrays import read_array
 from toolkit.dataset.fixes import FIXES
 from toolkit.dataset.images import inspect_images
+from toolkit.dataset.training_file import read_samples
 from toolkit.errors import RowFault
 from toolkit.errors import UserError as ToolkitError
 from toolkit.files import REPOSITORY
-from toolkit.training.rows import read_rows as read_samples
 
 READERS = ("convert", "process", "check", "prepare", "train")
 

@@ -16,6 +16,7 @@ from tests import warm
 from tests.solution import model_folders
 from tests.solution.chat_stub import MODEL, ChatStub
 from tests.solution.conftest import ROOT
+from tests.solution.image_values import write_values
 from toolkit.__main__ import main as toolkit
 
 pytestmark = pytest.mark.slow
@@ -94,7 +95,7 @@ def everything(clip_folder, captioner_folder, stub, tmp_path) -> list[dict]:
         {"caption_cleanup_mapper": {"remove": ["number"]}},
         {"caption_deduplicator": {"max_copies": 3}},
         {"picture_deduplicator": {"max_distance": 4}},
-        {"conditional_recaption_mapper": {"hf_clip": clip, "hf_captioner": captioner, "below": 0.9, "min_words": 1}},
+        {"conditional_recaption_mapper": {"hf_clip": clip, "below": 0.9, "endpoint": stub.endpoint, "model": MODEL}},
         {
             "caption_writer_mapper": {
                 "hf_captioner": captioner,
@@ -103,7 +104,6 @@ def everything(clip_folder, captioner_folder, stub, tmp_path) -> list[dict]:
                 "max_new_tokens": 4,
             }
         },
-        {"caption_writer_mapper": {"endpoint": stub.endpoint, "model": MODEL}},
         {"caption_words_filter": {"min_num": 1, "max_num": 60}},
         {"caption_latin_filter": {"min_ratio": 0.1}},
         {"picture_sharpness_filter": {"min_sharpness": 1}},
@@ -121,8 +121,15 @@ def everything(clip_folder, captioner_folder, stub, tmp_path) -> list[dict]:
 
 
 @pytest.fixture
-def extras(clip_folder, tmp_path, monkeypatch) -> list[dict]:
-    """The operators of ours that need an extra package."""
+def seed(make_seed) -> Path:
+    """Twenty rows."""
+    return make_seed([f"{word} number {number}" for number in range(4) for word in WORDS])
+
+
+@pytest.fixture
+def extras(clip_folder, seed, tmp_path, monkeypatch) -> list[dict]:
+    """The operators of ours that need an extra package, or another command's file."""
+    pytest.importorskip("rapidocr_onnxruntime", reason="pip install -r solution/requirements-reading.txt")
     pytest.importorskip("diffusers", reason="pip install -r solution/requirements-synthesis.txt -c constraints.txt")
     nltk = pytest.importorskip("nltk", reason="pip install -r solution/requirements-grounding.txt -c constraints.txt")
     make = tmp_path / "models"
@@ -132,7 +139,11 @@ def extras(clip_folder, tmp_path, monkeypatch) -> list[dict]:
     monkeypatch.setattr(nltk.data, "path", [os.environ["NLTK_DATA"]])
     painter = {"hf_painter": str(model_folders.save_pipeline(make / "painter")), "steps": 2, "size": 32}
     owlvit = str(model_folders.save_owlvit(make / "owlvit"))
+    values = write_values(tmp_path / "values.parquet", seed, [number / 20 for number in range(20)])
     return [
+        {"image_value_filter": {"values": str(values), "min_rank": 0.1}},
+        {"image_text_reading_filter": {"side": 48}},
+        {"image_text_reading_mapper": {"side": 48}},
         {"phrase_grounding_filter": {"hf_owlvit": owlvit, "min_score": 0.0}},
         {"picture_painter_mapper": painter},
         {"synthetic_score_filter": {"hf_clip": str(clip_folder), "min_score": -1.0}},
@@ -159,8 +170,7 @@ def same_under_both(process: list, seed: Path, plug_in: str, make_recipe, run_pr
     return theirs
 
 
-def test_operators_with_an_extra_run_under_dj_process(extras, plug_in, make_seed, make_recipe, run_process, tmp_path):
-    seed = make_seed([f"{word} number {number}" for number in range(4) for word in WORDS])
+def test_operators_with_an_extra_run_under_dj_process(extras, plug_in, seed, make_recipe, run_process, tmp_path):
     assert len(same_under_both(extras, seed, plug_in, make_recipe, run_process, tmp_path)) > 10
 
 
@@ -217,9 +227,8 @@ def test_process_py_uses_its_own_copy(plug_in, make_seed, make_recipe, run_proce
     assert done.err.startswith(f"note: the operators in {ROOT / 'solution' / 'operators'} are used")
 
 
-def test_our_operators_run_under_dj_process(everything, plug_in, make_seed, make_recipe, run_process, tmp_path):
+def test_our_operators_run_under_dj_process(everything, plug_in, seed, make_recipe, run_process, tmp_path):
     """From another folder, on rows of which two images cannot be read; the result has the contract's keys alone."""
-    seed = make_seed([f"{word} number {number}" for number in range(4) for word in WORDS])
     for number in (3, 17):
         (seed.parent / "images" / f"{number:03d}.jpg").write_bytes(b"none of it")
     theirs = same_under_both(everything, seed, plug_in, make_recipe, run_process, tmp_path)

@@ -1,4 +1,4 @@
-"""Rows become the samples of a training file: the cap's draw, then one sample per row."""
+"""Rows become the samples of a training file: the cap's draw, then one sample per row. Such files are read here too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from toolkit.dataset.images import require_regular_file
 from toolkit.dataset.llava import Original, to_llava
 from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row
 from toolkit.errors import OnError, RowFault, SkippedRow, UserError
+from toolkit.files import read_json
 
 T = TypeVar("T")
 
@@ -66,3 +67,17 @@ def convert_rows(
     if not samples:
         raise UserError(f"{file}: no row is left to train on ({len(skipped)} skipped)")
     return samples, skipped
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Rows of a training file: any LLaVA-format JSON.
+
+    Raises:
+        UserError: missing, not JSON, no list of objects, or empty.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a JSON list of LLaVA-format rows, as `python -m toolkit prepare` writes it")
+    if not rows:
+        raise UserError(f"{path}: no rows to train on")
+    return rows

@@ -30,12 +30,13 @@ BATCHES_READ_AHEAD = 2
 MAX_READERS = 16
 # Settings of a model that sees an image whole.
 GRID = {"image_grid": 1, "image_global": False}
-# The aux tower's stacked maps take 0.2 GB per image, and torch cannot resize those of 38 images and more at once.
+# torch cannot resize the aux tower's maps of 38 images and more at once.
 MAX_IMAGES_ENCODED_TOGETHER = 16
 CPU_BATCH = 16
 GPU_BATCHES = (128, 64, 32, 16, 8, 4, 2)
-# Of an image in both towers, in half precision, with MGM-2B; measured.
-TOWER_BYTES = 1.2e9
+# Of an image in both towers with MGM-2B, in half precision: 18.6 GB were the most with 16 images and 128 questions.
+TOWER_BYTES = 0.65e9
+TOWERS_SHARE = 0.6  # of what is free, at most
 
 
 class Answerer:
@@ -101,7 +102,8 @@ class Answerer:
             raise UserError(f"tokenizer_model_max_length of the model: {start} tokens stand before the question")
         rests = [rest[:room] for rest in rests]
         length = start + max(map(len, rests)) + max_new_tokens
-        batch = min(batch or self._batch_that_fits(length), len(questions))
+        together, most = self._fitting(length)
+        batch = min(batch or most, len(questions))
         images = [question.image for question in questions]
         order = _order(images, [len(rest) for rest in rests], batch * BATCHES_SORTED_TOGETHER)
         batches = [order[at : at + batch] for at in range(0, len(order), batch)]
@@ -119,9 +121,10 @@ class Answerer:
                         pixels[images[index]] = readers.submit(self._pixels, questions[index])
                 shown = list(dict.fromkeys(images[index] for index in indices))
                 prefixes = {image: prefixes[image] for image in shown if image in prefixes}
-                prefixes |= self._prefixes(
-                    beginnings[0], {image: pixels.pop(image) for image in shown if image in pixels}
-                )
+                new = [image for image in shown if image in pixels]
+                for at in range(0, len(new), together):
+                    sent = {image: pixels.pop(image) for image in new[at : at + together]}
+                    prefixes |= self._prefixes(beginnings[0], sent)
                 texts = self._continue(
                     torch.stack([prefixes[image] for image in shown], dim=2),
                     [shown.index(images[index]) for index in indices],
@@ -161,19 +164,14 @@ class Answerer:
     def _prefixes(
         self, beginning: list[int], pixels: dict[Path | bytes, Future[torch.Tensor]]
     ) -> dict[Path | bytes, torch.Tensor]:
-        """Keys and values of `Decoder.prefixes` for each image, every image encoded once."""
-        prefixes = {}
-        images = list(pixels)
-        for start in range(0, len(images), MAX_IMAGES_ENCODED_TOGETHER):
-            together = images[start : start + MAX_IMAGES_ENCODED_TOGETHER]
-            # Stacked on the device: on a CPU that costs ten times what sending them one by one does.
-            sent = [pixels[image].result().to(self.model.device) for image in together]
-            features = self.model.encode_images(torch.stack(sent))  # of [N, 3, 768, 768]
-            ids = torch.tensor(beginning).expand(len(together), -1)
-            expansion = self.model.expand(ids, torch.ones_like(ids), None, "right")
-            embeddings, _ = self.model.embed(ids.to(self.model.device), features, expansion)
-            prefixes |= zip(together, self.decoder.prefixes(embeddings).unbind(2), strict=True)
-        return prefixes
+        """Keys and values of `Decoder.prefixes` for each image."""
+        device = self.model.device
+        # Stacked on the device: on a CPU that costs ten times what sending them one by one does.
+        features = self.model.encode_images(torch.stack([read.result().to(device) for read in pixels.values()]))
+        ids = torch.tensor(beginning).expand(len(pixels), -1)
+        expansion = self.model.expand(ids, torch.ones_like(ids), None, "right")
+        embeddings, _ = self.model.embed(ids.to(device), features, expansion)
+        return dict(zip(pixels, self.decoder.prefixes(embeddings).unbind(2), strict=True))
 
     def _pixels(self, question: Question) -> torch.Tensor:
         try:
@@ -191,16 +189,28 @@ class Answerer:
     def _texts(self, new_tokens: torch.Tensor | list[list[int]]) -> list[str]:
         return [text.strip() for text in self.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
 
-    def _batch_that_fits(self, length: int) -> int:
-        """Questions answered at a time when prompts and answers have up to `length` tokens."""
+    def _fitting(self, length: int) -> tuple[int, int]:
+        """Images encoded and questions answered at a time when prompts and answers have up to `length` tokens."""
         device, config = self.model.device, self.model.config
         if device.type == "cpu":
-            return CPU_BATCH
+            return MAX_IMAGES_ENCODED_TOGETHER, CPU_BATCH
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * self.model.dtype.itemsize
         # The cache twice, as prefixes are kept beside it; logits in two precisions.
         row = 2 * token * length + 8 * config.vocab_size
-        free = torch.cuda.mem_get_info(device)[0] - MAX_IMAGES_ENCODED_TOGETHER * TOWER_BYTES
-        return next((batch for batch in GPU_BATCHES if batch * row < free), 1)
+        return fitting(torch.cuda.mem_get_info(device)[0] + kept, row)
+
+
+def fitting(free: float, row: float) -> tuple[int, int]:
+    """Images encoded and questions answered at a time on a GPU.
+
+    Args:
+        free: bytes.
+        row: bytes that a question takes.
+    """
+    images = max(1, min(MAX_IMAGES_ENCODED_TOGETHER, int(TOWERS_SHARE * free / TOWER_BYTES)))
+    free -= images * TOWER_BYTES
+    return images, next((batch for batch in GPU_BATCHES if batch * row <= free), 1)
 
 
 def _order(images: Sequence[Path | bytes], lengths: Sequence[int], window: int) -> list[int]:

@@ -143,7 +143,5 @@ def _rounds(conversations: list[dict], tokenizer: PreTrainedTokenizerBase, has_i
 
 def _tokenise(text: str, tokenizer: PreTrainedTokenizerBase, has_image: bool) -> list[int]:
     pieces = text.split(IMAGE_TOKEN) if has_image else [text]
-    ids: list[int] = []
-    for piece in pieces:
-        ids += [IMAGE_TOKEN_INDEX, *tokenizer(piece, add_special_tokens=False).input_ids]
-    return ids[1:]  # the placeholder stands between the pieces
+    encoded = (tokenizer(piece, add_special_tokens=False).input_ids for piece in pieces)
+    return [token for ids in encoded for token in (IMAGE_TOKEN_INDEX, *ids)][1:]  # it stands between the pieces

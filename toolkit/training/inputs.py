@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit.dataset.rows import ImageRoots
+from toolkit.dataset.training_file import read_samples
 from toolkit.errors import OnError, SkippedRow, UserError
 from toolkit.files import read_json, write_json
 from toolkit.presets import Preset
-from toolkit.training.rows import read_rows
 from toolkit.weights import image_tokens_of, look_at_weights, read_config, weight_files
 
 
@@ -22,7 +22,7 @@ def stage_files(preset: Preset) -> list[Path]:
     """
     folders = (preset.llm, preset.vision_tower, preset.vision_tower_aux)
     files = [path for folder in folders if weight_files(folder) for path in sorted(folder.iterdir()) if path.is_file()]
-    names = sorted({row["image"] for row in read_rows(preset.finetune_data) if isinstance(row.get("image"), str)})
+    names = sorted({row["image"] for row in read_samples(preset.finetune_data) if isinstance(row.get("image"), str)})
     return [*files, preset.finetune_data, *(preset.finetune_images / name for name in names)]
 
 
@@ -50,7 +50,7 @@ def look_at_stages(preset: Preset, on_error: OnError) -> tuple[int, list[Skipped
     roots = ImageRoots(seed=preset.finetune_images, processed=preset.finetune_images)
     aspect = preset.finetune.image_aspect_ratio
     reader = SampleReader(roots, tokenizer, preset.image_size_aux, aspect, preset.max_length, image_tokens)
-    rows = read_rows(preset.finetune_data)
+    rows = read_samples(preset.finetune_data)
     faults = list(scan(rows, reader).faults.values())
     if faults and (on_error == "stop" or len(faults) == len(rows)):
         first = faults[0]

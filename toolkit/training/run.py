@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.dataset.image_stamps import changed_since, is_same, stamp_of
 from toolkit.dataset.rows import ImageRoots
+from toolkit.dataset.training_file import read_samples
 from toolkit.errors import RowFault, UserError
 from toolkit.files import display_path, package_versions, read_json, sha256_of, write_json
 from toolkit.fixed_part import LOG_LINE, FixedPart
@@ -37,7 +38,6 @@ from toolkit.training.plan import (
     require_same_fixed_part,
     seeds,
 )
-from toolkit.training.rows import read_rows
 
 if TYPE_CHECKING:
     from toolkit.training.data import SampleReader
@@ -214,7 +214,7 @@ def _checked_rows(
     """
     from toolkit.training.data import scan
 
-    rows = read_rows(request.data)
+    rows = read_samples(request.data)
     reader = _reader(request, preset, settings)
     if (request.out / PLAN).is_file():
         if _is_first():

@@ -24,6 +24,7 @@ _MARKS = re.compile(
     r"www\.|https?:|\.(?:com|net|org|co\.uk|de|ru|cn)\b|@|©",
     re.IGNORECASE,
 )
+_LONGEST_WORD = 16  # characters; the reader often misses spaces, and longer ones are seldom one word
 _VERSION = 1  # of what is stored; another one invalidates stored readings
 
 
@@ -53,13 +54,13 @@ class Legible:
     latin_only: bool
 
     def of(self, texts: Sequence[Text]) -> list[Text]:
-        """Those that count, in reading order: no addresses and agencies' marks, two letters or more."""
+        """Those that count, in reading order: words, and no addresses, numbers or agencies' marks."""
         return [
             text
             for text in in_reading_order(texts)
             if text.confidence >= self.min_confidence
             and text.height >= self.min_height
-            and sum(map(str.isalpha, text.text)) > 1
+            and _has_words(text.text)
             and not _MARKS.search(text.text)
             and not (self.latin_only and any(map(_is_foreign, text.text)))
         ]
@@ -143,6 +144,12 @@ def plain(text: str) -> str:
 def words_of(texts: Collection[Text]) -> list[str]:
     """All words of some texts."""
     return [word for text in texts for word in text.text.split() if plain(word)]
+
+
+def _has_words(text: str) -> bool:
+    """Whether a text is of letters in the main, at least two, and none of its words is several read as one."""
+    letters, signs = sum(map(str.isalpha, text)), sum(map(str.isalnum, text))
+    return letters > 1 and 2 * letters > signs and max(map(len, text.split())) <= _LONGEST_WORD
 
 
 def _is_foreign(character: str) -> bool:

@@ -3,6 +3,7 @@
 import inspect
 import typing
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -72,14 +73,20 @@ def check_operators(recipe: Recipe, registry: dict[str, type]) -> list[dict[str,
 
 def accepted(operator: type, parameter: str, value: Any) -> bool:
     """Whether a recipe may give an operator's parameter a value."""
-    known = _parameters(operator)
-    if parameter not in known:
+    adapter = _adapter_of(operator, parameter)
+    if adapter is None:
         return False
     try:
-        _typed(value, known[parameter][0], parameter)
-    except UserError:
+        adapter.validate_python(value)
+    except ValidationError:
         return False
     return True
+
+
+@cache
+def _adapter_of(operator: type, parameter: str) -> TypeAdapter | None:
+    known = _parameters(operator)
+    return _adapter(known[parameter][0]) if parameter in known else None
 
 
 def _parameters(operator: Any) -> dict[str, tuple[Any, Any]]:
@@ -101,13 +108,16 @@ def _parameters(operator: Any) -> dict[str, tuple[Any, Any]]:
 def _typed(value: Any, kind: Any, where: str) -> Any:
     """The value as its declared type. Raises UserError where it is none."""
     try:
-        adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # dataclasses and models bring their own configuration and refuse another
-        adapter = TypeAdapter(kind)
-    try:
-        return adapter.validate_python(value)
+        return _adapter(kind).validate_python(value)
     except ValidationError as error:
         raise UserError(f"{where}: {error.errors()[0]['msg']}, found {short(value)}") from None
+
+
+def _adapter(kind: Any) -> TypeAdapter:
+    try:
+        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # dataclasses and models bring their own configuration and refuse another
+        return TypeAdapter(kind)
 
 
 def _threshold_faults(values: dict[str, Any], allowed: tuple[float, float] | None, where: str) -> Iterator[str]:

@@ -3,7 +3,10 @@
 import dataclasses
 import os
 import signal
+import sys
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -17,6 +20,9 @@ from experiments.lab.scoring import BENCHMARKS, asked_of
 from experiments.lab.training import CachedTrainer, Job, Trained
 from tests.experiments.lab.conftest import WORLD
 from toolkit.files import read_json
+from toolkit.processes import end_forks_with_this_process
+
+KILLS = int(os.environ.get("FAULTS_KILLS", "3"))
 
 
 @pytest.fixture
@@ -137,6 +143,63 @@ def test_the_same_table_is_printed_again(lab, training, capsys):
     said = capsys.readouterr()
     assert "again " not in said.out  # its records are there, of data that are not
     assert "error: again-draw0-seed0 and 1 more missing: " in said.err
+
+
+class Shell:
+    """A process of its own that runs a lab."""
+
+    def __init__(self, lab: Lab):
+        self._reader, writer = os.pipe()
+        self.process = os.fork()
+        if not self.process:
+            os.close(self._reader)
+            os.dup2(writer, 1)
+            sys.stdout = os.fdopen(1, "w", buffering=1)  # in the place of pytest's
+            end_forks_with_this_process()
+            os._exit(run.finish(lab, run.make(lab)))
+        os.close(writer)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for it; exit status, negative for a signal, and table."""
+        with os.fdopen(self._reader) as output:
+            table = output.read()
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]), table
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_lab_ends_with_the_same_table(lab, training, tmp_path):
+    """Workers die with it; what runs next goes on, and ends with the very table of a run that nobody disturbed."""
+    training(lambda job: time.sleep(0.1))
+    started = time.monotonic()
+    status, whole = Shell(lab).end()
+    seconds = time.monotonic() - started
+    assert status == 0
+    assert "against raw" in whole
+    random, ends = Random(1), []
+    for number in range(KILLS):
+        own = dataclasses.replace(lab, records=tmp_path / f"records{number}", output=tmp_path / f"output{number}")
+        shell = Shell(own)
+        time.sleep(random.uniform(0, seconds))
+        os.kill(shell.process, signal.SIGKILL)
+        ends.append(shell.end()[0])
+        assert Shell(own).end() == (0, whole)
+        assert not list(own.output.rglob("*.tmp"))
+    assert -signal.SIGKILL in ends
+
+
+def test_two_shells_share_a_lab_and_train_no_cell_twice(lab, training, tmp_path):
+    log = tmp_path / "trained"
+
+    def note(job: Job) -> None:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{job.folder.name}\n")
+        time.sleep(0.2)
+
+    training(note)
+    first, second = [shell.end() for shell in (Shell(lab), Shell(lab))]
+    assert first == second
+    assert first[0] == 0
+    assert len(log.read_text().split()) == len(set(log.read_text().split())) == 6
 
 
 def test_a_busy_cell_is_asked_for_again(lab, training, monkeypatch):

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.lab import statistics
+from experiments.lab.measures import SCORES, measured_noise, scores_of, scores_of_records
 from experiments.lab.results import Analysis, Comparison
-from experiments.lab.statistics import analyse, holm, measured_noise, scores_of, scores_of_records, smallest_gain
+from experiments.lab.statistics import analyse, holm, smallest_gain
 from tests.experiments.lab.simulation import BASELINE, MEAN, labs
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY
@@ -28,7 +28,7 @@ ARMS = ("raw", "random", "reversed", "recipe", "clean", "no_mismatched", "no_hal
 def scores_table(points: dict[str, Iterable[float]], benchmark: str = "textvqa") -> pd.DataFrame:
     """Scores of arms by seed 0, 1, ..., from points."""
     rows = [(arm, 0, seed, benchmark, value / 100) for arm, row in points.items() for seed, value in enumerate(row)]
-    return pd.DataFrame(rows, columns=list(statistics.SCORES))
+    return pd.DataFrame(rows, columns=list(SCORES))
 
 
 def only(analysis: Analysis) -> Comparison:

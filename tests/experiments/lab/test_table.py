@@ -12,7 +12,8 @@ from experiments.lab import run
 from experiments.lab.cells import cells_of
 from experiments.lab.earlier import earlier_noise
 from experiments.lab.labfile import read_lab
-from experiments.lab.statistics import analyse, scores_of_records
+from experiments.lab.measures import scores_of_records
+from experiments.lab.statistics import analyse
 from experiments.lab.table import lines_of
 from experiments.lab.workers import Outcome
 from tests.experiments.lab.example import write_lab

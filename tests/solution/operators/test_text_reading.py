@@ -87,6 +87,8 @@ def captions_of(dataset) -> list[str]:
         ([text("OPEN", confidence=0.8)], "a door", "a door", {}),
         ([text("OPEN", height=0.02)], "a door", "a door", {}),
         ([text("7")], "a door", "a door", {}),
+        ([text("Call 9707831360")], "a door", "a door", {}),
+        ([text("ORIGINALALBUMSERIES")], "a door", "a door", {}),
         ([text("开门")], "a door", "a door", {}),
         ([text("开门")], "a door", "a door with a sign reading 开门", {"latin_only": False}),
         ([text("CAFÉ")], "a door", "a door with a sign reading CAFÉ", {}),

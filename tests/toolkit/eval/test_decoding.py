@@ -10,7 +10,7 @@ import pytest
 from toolkit.errors import UserError
 from toolkit.eval import decoding
 from toolkit.eval.decoding import Decoder
-from toolkit.eval.inference import Answerer
+from toolkit.eval.inference import Answerer, fitting
 from toolkit.eval.questions import Question
 
 LONGEST = 12
@@ -99,3 +99,11 @@ def test_a_gpu_that_records_nothing_answers_all_the_same(
     printed = capsys.readouterr().err
     assert printed.startswith("CUDA graphs are off, answers take longer: CUDA error: operation not permitted")
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("free", "images", "questions"), [(73e9, 16, 128), (17e9, 15, 64), (9e9, 8, 32), (3e9, 2, 16), (1e8, 1, 1)]
+)
+def test_a_gpu_answers_as_many_as_its_memory_takes(free: float, images: int, questions: int) -> None:
+    """With MGM-2B and 1,024 new tokens a question takes 64 MB."""
+    assert fitting(free, row=64e6) == (images, questions)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from tests.toolkit.training.conftest import GOLDENS, SmallWorld
 from toolkit.dataset.rows import ImageRoots
+from toolkit.dataset.training_file import read_samples
 from toolkit.errors import RowFault, UserError
 from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.training.data import Collator, SampleReader, TrainingSet, scan
-from toolkit.training.rows import read_rows
 from toolkit.training.trainer import MicroBatches
 
 
@@ -125,9 +125,9 @@ def test_an_image_that_vanishes_during_training_stops_it_by_name(reader: SampleR
 
 
 def test_a_data_file_must_be_a_list_of_rows(tmp_path: Path, small_world: SmallWorld) -> None:
-    assert len(read_rows(small_world.data)) == 22
+    assert len(read_samples(small_world.data)) == 22
     for text, message in (("{}", "expected a JSON list"), ("[]", "no rows"), ("[", "not a JSON document")):
         path = tmp_path / "data.json"
         path.write_text(text)
         with pytest.raises(UserError, match=message):
-            read_rows(path)
+            read_samples(path)
