@@ -87,9 +87,11 @@ def _policy_hash(text: str) -> str:
 
 
 def hash_of(files: Iterable[Path], *texts: str) -> str:
-    """Hash of what a page shows: the content of files, those that are missing too, some texts, and the pages' code."""
+    """Hash of what a page shows: the content of files, those that are missing too, some texts, and the code that reads
+    answers and makes pages."""
     digest = hashlib.sha256()
     code = [path for path in Path(__file__).parent.rglob("*.*") if path.suffix in (".py", ".j2", ".css", ".js")]
+    code += (REPOSITORY / "toolkit" / "eval").glob("*.py")
     for file in [*sorted(code), *files]:
         digest.update(f"{file.name} {sha256_of(file) if file.is_file() else 'missing'}\n".encode())
     digest.update("\0".join(texts).encode(errors="backslashreplace"))

@@ -19,6 +19,8 @@ from toolkit.files import display_path
 if TYPE_CHECKING:
     from experiments.lab.plots import Plot
 
+NAMED = 3  # missing cells of an arm that are named one by one
+
 
 def write_lab_page(file: Path, target: Path | None) -> tuple[Path, bool]:
     """Write the page of a lab, and its plots into a folder beside it; nothing is done where both are up to date.
@@ -110,13 +112,17 @@ def _missing(found: Found) -> Iterator[str]:
     """Every cell without a record, with the reason if one is known."""
     reasons = {(cell["arm"], cell["draw"], cell["seed"]): cell["reason"] for cell in found.summary.get("missing", [])}
     there = {(arm, record["draw"], record["seed"]) for arm, records in found.records.items() for record in records}
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, dict[str, list[str]]] = {}
     for cell in cells_of(found.lab):
         place = cell.arm.name, cell.draw, cell.seed
         if place not in there:
-            by_reason.setdefault(reasons.get(place, "not run yet"), []).append(cell.name)
-    for reason, names in by_reason.items():
-        yield f"Missing: {', '.join(names)}: {reason}"
+            of_arm = by_reason.setdefault(reasons.get(place, "not run yet"), {})
+            of_arm.setdefault(cell.arm.name, []).append(cell.name)
+    for reason, arms in by_reason.items():
+        told = [
+            ", ".join(names) if len(names) <= NAMED else f"{len(names)} cells of {arm}" for arm, names in arms.items()
+        ]
+        yield f"Missing: {', '.join(told)}: {reason}"
 
 
 def _warnings(found: Found) -> Iterator[str]:

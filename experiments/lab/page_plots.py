@@ -32,7 +32,9 @@ def plots_of(found: Found) -> Iterator[Plot]:
     yield _cost(found)
     if lines := list(_losses(found)):
         caption = "Training loss: each training's moving mean (faint), and the mean of an arm's trainings."
-        yield curves("loss", caption, lines, "logged step", "loss")
+        if without := [arm for arm in ranked if arm not in {line.series for line in lines}]:
+            caption += f" No curve was recorded for {', '.join(without)}."
+        yield curves("loss", caption, lines, "logged step", "loss", order=ranked)
     if kinds := kinds_of(found):
         means = [
             Dot(label, arm, 100 * mean)
@@ -40,9 +42,9 @@ def plots_of(found: Found) -> Iterator[Plot]:
             for arm in ranked
             if (mean := found.mean(arm, partial(score_of, benchmark, kind))) is not None
         ]
-        yield dots("categories", "Mean scores by category, over all trainings.", {"": means}, "per cent")
+        yield dots("categories", "Mean scores by category, over all trainings.", {"": means}, "per cent", order=ranked)
     if kept := list(_kept(found)):
-        yield dots("kept", "Rows kept after each operator, by recipe.", {"": kept}, "rows")
+        yield dots("kept", "Rows kept after each operator, by recipe.", {"": kept}, "rows", order=ranked)
 
 
 def _dot(row: str, estimate: Estimate) -> Dot:

@@ -133,7 +133,9 @@ def _style() -> Iterator[None]:
         yield
 
 
-def dots(name: str, caption: str, panels: dict[str, list[Dot]], unit: str, zero: bool = False) -> Plot:
+def dots(
+    name: str, caption: str, panels: dict[str, list[Dot]], unit: str, zero: bool = False, order: Sequence[str] = ()
+) -> Plot:
     """Values with intervals, one row each, side by side in panels that share their rows.
 
     Args:
@@ -141,16 +143,18 @@ def dots(name: str, caption: str, panels: dict[str, list[Dot]], unit: str, zero:
         panels: title -> values; several series in one row are set apart.
         unit: label of the axes.
         zero: draw the line of no difference.
+        order: of all series of a page, so that each has one colour in all plots.
     """
     rows = list(dict.fromkeys(dot.row for values in panels.values() for dot in values))
-    series = list(dict.fromkeys(dot.series for values in panels.values() for dot in values))
+    drawn = list(dict.fromkeys(dot.series for values in panels.values() for dot in values))
+    series = [one for one in order if one in drawn] or drawn
     with _style():
         of_series = 0.17 if any(dot.low is not None for values in panels.values() for dot in values) else 0.06
         inches = 0.9 + len(rows) * max(0.28, of_series * len(series)) + 0.3 * (len(series) > 1)
         figure = Figure(figsize=(WIDTH, inches), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (title, values) in zip(axes, panels.items(), strict=True):
-            _dots(axis, values, rows, series)
+            _dots(axis, values, rows, series, order or series)
             if zero:
                 axis.axvline(0, color=INK, linewidth=0.8, dashes=(4, 3))
             axis.set(title=title, xlabel=unit)
@@ -165,32 +169,37 @@ def dots(name: str, caption: str, panels: dict[str, list[Dot]], unit: str, zero:
         return _plot(figure, name, caption, ["panel", "row", "series", "value", "low", "high"], cells)
 
 
-def _dots(axis: Axes, values: Sequence[Dot], rows: Sequence[str], series: Sequence[str]) -> None:
+def _dots(axis: Axes, values: Sequence[Dot], rows: Sequence[str], series: Sequence[str], order: Sequence[str]) -> None:
     step = 0.62 / max(1, len(series))
     for number, one in enumerate(series):
         mine = [dot for dot in values if dot.series == one]
         places = [rows.index(dot.row) + (number - (len(series) - 1) / 2) * step for dot in mine]
-        colour = COLOURS[number % len(COLOURS)]
+        look = order.index(one)
+        colour = COLOURS[look % len(COLOURS)]
         for dot, place in zip(mine, places, strict=True):
             if dot.low is not None and dot.high is not None:
                 axis.plot([dot.low, dot.high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-        axis.plot([dot.value for dot in mine], places, _marker(number), color=colour, markersize=5, label=_name(one))
+        axis.plot([dot.value for dot in mine], places, _marker(look), color=colour, markersize=5, label=_name(one))
     axis.grid(axis="x")
     axis.tick_params(axis="y", length=0)
     axis.margins(x=0.08)
     axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def curves(name: str, caption: str, lines: Sequence[Line], x: str, y: str) -> Plot:
-    """Curves over training steps: each one faint as it was logged, and its moving mean.
+def curves(
+    name: str, caption: str, lines: Sequence[Line], x: str, y: str, logged: bool = False, order: Sequence[str] = ()
+) -> Plot:
+    """Curves over training steps: each training's moving mean, faint, and the mean of those of a series.
 
     Args:
         name, caption: see `Plot`.
         lines: of all panels.
         x, y: labels of the axes.
+        logged: draw each training as it was logged instead of its moving mean.
+        order: see `dots`.
     """
     panels = list(dict.fromkeys(line.panel for line in lines))
-    series = list(dict.fromkeys(line.series for line in lines))
+    series = list(order) or list(dict.fromkeys(line.series for line in lines))
     with _style():
         figure = Figure(figsize=(WIDTH, 2.7 + 0.3 * (len(series) > 1)), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -198,7 +207,7 @@ def curves(name: str, caption: str, lines: Sequence[Line], x: str, y: str) -> Pl
             for number, one in enumerate(series):
                 mine = [line for line in lines if (line.panel, line.series) == (panel, one)]
                 colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
-                _curves(axis, mine, {"color": colour, "linestyle": dash, "label": _name(one)})
+                _curves(axis, mine, logged, {"color": colour, "linestyle": dash, "label": _name(one)})
             axis.grid(axis="y")
             axis.set(title=panel, xlabel=x, ylabel=y if axis is axes[0] else "")
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -211,13 +220,13 @@ def curves(name: str, caption: str, lines: Sequence[Line], x: str, y: str) -> Pl
         return _plot(figure, name, caption, ["stage", "series", "training", x, y], cells)
 
 
-def _curves(axis: Axes, lines: Sequence[Line], look: dict[str, Any]) -> None:
-    """One series: a single curve as logged and its moving mean; of several, each one's moving mean and their mean."""
+def _curves(axis: Axes, lines: Sequence[Line], logged: bool, look: dict[str, Any]) -> None:
+    """One series: each training faint, and their mean."""
     smooth = [_smooth(line.y) for line in lines]
     for line, values in zip(lines, smooth, strict=True):
-        every = 1 if len(lines) == 1 else len(values) // SHOWN + 1
-        faint = line.y if len(lines) == 1 else values[::every]
-        axis.plot(line.x[::every], faint, color=look["color"], linewidth=0.6, alpha=0.3)
+        every = 1 if logged else len(values) // SHOWN + 1
+        faint = line.y if logged else values
+        axis.plot(line.x[::every], faint[::every], color=look["color"], linewidth=0.6, alpha=0.3)
     if smooth:
         shortest = min(map(len, smooth))
         mean = np.mean([values[:shortest] for values in smooth], axis=0)

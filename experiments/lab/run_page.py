@@ -240,7 +240,9 @@ def _plots(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[Any]:
             if losses:
                 lines.append(Line(STAGE_NAMES[stage], name, steps, losses))
     if lines:
-        drawn.append(curves("loss", "Training loss as logged (faint), and its moving mean.", lines, "step", "loss"))
+        drawn.append(
+            curves("loss", "Training loss as logged (faint), and its moving mean.", lines, "step", "loss", logged=True)
+        )
     return drawn
 
 

@@ -71,6 +71,7 @@
   const card = (question) => {
     const figure = make("figure");
     const images = make("div", undefined, "images");
+    images.hidden = data.images.length === 0;
     if (question.i === null) images.append(make("div", "no image here", "missing"));
     else {
       const image = make("img");
