@@ -88,12 +88,18 @@ def rows_of(stage: Literal["pretrain", "finetune"], count: int) -> list[dict[str
     return rows
 
 
-def write_images(folder: Path) -> None:
-    """`0.jpg`, `1.jpg`, ...: smooth random colours in photographs' sizes, about as slow to decode."""
+def write_images(folder: Path, side: int) -> None:
+    """`0.jpg`, `1.jpg`, ...: smooth random colours in photographs' sizes, about as slow to decode.
+
+    Args:
+        folder: to write to.
+        side: px of the aux tower's input; photographs are as large against it as against 768 px.
+    """
     pixels = np.random.default_rng(0)
     for number in range(IMAGES):
         few = Image.fromarray(pixels.integers(0, 256, (24, 24, 3), dtype=np.uint8))
-        few.resize(SIZES[number % len(SIZES)], Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
+        width, height = (length * side // 768 for length in SIZES[number % len(SIZES)])
+        few.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
 
 
 class RandomReader(SampleReader):

@@ -49,6 +49,7 @@ from toolkit.training import stage as training
 from toolkit.training.memory import MGM_2B, best_fit
 from toolkit.training.plan import RunOptions, Settings
 from toolkit.training.speed import regions
+from toolkit.training.speed.decoder import Decoder
 from toolkit.training.speed.packing import PackedDecoder
 from toolkit.training.trainer import FixedTrainer
 
@@ -86,7 +87,7 @@ def measure(preset: Preset, stage: Literal["pretrain", "finetune"], mode: str, a
             profiler.start()
 
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder))
+        write_images(Path(folder), model.config.image_size_aux)
         figures = preset.stage(stage)
         reader = RandomReader(
             roots=ImageRoots(Path(folder), Path(folder)),
@@ -141,7 +142,7 @@ def mode_of(mode: str) -> Iterator[None]:
     """`train`'s own choice of fast paths, or a part of them: none of a GPU's, or only the one without padding."""
 
     def speed_up(model: MGMGemmaForCausalLM, *_: object, **__: object) -> None:
-        model.decoder = PackedDecoder() if mode == "packed" else None
+        model.decoder = PackedDecoder() if mode == "packed" else Decoder()
 
     with contextlib.ExitStack() as stack:
         # No checkpoint is written here, not even after the last step; compiling need not pay.

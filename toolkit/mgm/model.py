@@ -149,7 +149,7 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         self.model = MGMModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.decoder: Callable[..., torch.Tensor] | None = None  # of training: packing.PackedDecoder
+        self.decoder: Callable[..., torch.Tensor] | None = None  # of training, see speed/decoder.py
         self.post_init()
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -250,8 +250,8 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
 
         Returns:
             loss = mean cross-entropy over all supervised tokens of the batch; logits [B, M, vocabulary] after
-            expansion to M tokens. In training only the S supervised positions go through the vocabulary (256,000 words,
-            a third of the language model's forward): logits are then [S, vocabulary], fp32; a `decoder` gives none.
+            expansion to M tokens. In training a `decoder` gives the loss alone: only supervised positions go
+            through the vocabulary (256,000 words, a third of the language model's forward).
         """
         # While generating, Gemma's own forward sees embeddings first, then one new token at a time with the cache of
         # those before: `past_key_values` up to transformers 5.23, `cache` from 5.24 on.
@@ -263,24 +263,14 @@ class MGMGemmaForCausalLM(GemmaForCausalLM):
         nothing = self.model.encode_nothing() if image_features is None and self.training else 0.0
         if expansion is None:
             expansion = self.expand(input_ids, attention_mask, labels, "right")
-        fast = self.training and not self.model.reference_mode
-        if fast and self.decoder and "packed" in expansion:
+        if self.training and self.decoder and not self.model.reference_mode:
             rows = self._table(input_ids, image_features, expansion) + nothing
             return CausalLMOutputWithPast(loss=self.decoder(self, rows, expansion))
         inputs_embeds, mask = self.embed(input_ids, image_features, expansion)
-        # With padding on the right no real token looks at padding: causal attention needs no mask.
-        hidden = self.model(
-            inputs_embeds=inputs_embeds + nothing, attention_mask=None if fast else mask, use_cache=False, **kwargs
-        )[0]
+        hidden = self.model(inputs_embeds=inputs_embeds + nothing, attention_mask=mask, use_cache=False, **kwargs)[0]
         labels = expansion["labels"].to(hidden.device)
-        if fast:
-            supervised = expansion["supervised"].to(hidden.device)
-            logits = self.lm_head(hidden.flatten(0, 1).index_select(0, supervised)).float()
-            targets = labels.flatten().index_select(0, supervised + 1)
-            loss = nn.functional.cross_entropy(logits, targets)
-        else:
-            logits = self.lm_head(hidden).float()
-            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        logits = self.lm_head(hidden).float()
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     @torch.inference_mode()

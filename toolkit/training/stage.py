@@ -30,6 +30,7 @@ from toolkit.training.memory import Fit, best_fit, sizes_of
 from toolkit.training.order import micro_batches, modality_grouped_order, shuffled_order, word_lengths
 from toolkit.training.plan import RunOptions, Settings
 from toolkit.training.progress import Progress
+from toolkit.training.speed.packing import PackedDecoder
 from toolkit.training.speed.regions import speed_up
 from toolkit.training.trainer import FixedTrainer
 from toolkit.training.zero import disable_compiled_operators, set_single_process_environment, zero_config
@@ -100,10 +101,12 @@ def fit(
     batches = _global_batches(rows, settings)
     per_process = len(batches) // settings.processes
     steps = per_process // settings.accumulation
-    if gpu and not options.reference_mode:
+    if not options.reference_mode:
         warn = functools.partial(print, "warning:", flush=True)
-        speed_up(model, torch.device("cuda"), per_process * settings.batch, say=warn)
+        speed_up(model, torch.device("cuda" if gpu else "cpu"), per_process * settings.batch, say=warn)
     require_space(folder, sizes_of(model), settings.stage, settings.precision, options.save_total_limit)
+    packed = isinstance(model.decoder, PackedDecoder)
+    collate = Collator(reader.tokenizer.pad_token_id, reader.image_tokens, reader.max_length, packed)
     progress = Progress(settings.stage, settings.global_batch)
     arguments = _arguments(model, settings, options, steps, folder)
     trainer = FixedTrainer(
@@ -113,9 +116,7 @@ def fit(
         model=model,
         args=arguments,
         train_dataset=TrainingSet(rows, reader),
-        data_collator=Collator(
-            reader.tokenizer.pad_token_id, reader.image_tokens, reader.max_length, packed=model.decoder is not None
-        ),
+        data_collator=collate,
         callbacks=[progress],
     )
     with arguments.main_process_first(local=False):

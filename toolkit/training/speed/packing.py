@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from toolkit.training.speed.decoder import scaled, supervised_loss
+
 # cuDNN's attention makes a plan for each new length, a second of work: lengths are rounded up to multiples.
 ATTENTION_LENGTHS = 128
 
@@ -142,11 +144,6 @@ def finish(
     return x + layer.mlp(layer.post_attention_layernorm(x))
 
 
-def supervised_loss(hidden: torch.Tensor, vocabulary: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of [S, 2048] against [S], logits and sum in fp32."""
-    return F.cross_entropy(F.linear(hidden, vocabulary).float(), targets)
-
-
 class PackedDecoder:
     """Embeddings of a micro-batch to its loss, through Gemma's layers.
 
@@ -158,18 +155,10 @@ class PackedDecoder:
         self.project, self.finish, self.loss = region(project), region(finish), region(supervised_loss)
 
     def __call__(self, model: nn.Module, table: torch.Tensor, expansion: dict[str, Any]) -> torch.Tensor:
-        """The loss.
-
-        Args:
-            model: MGMGemmaForCausalLM.
-            table: [B * L + N * 576 + 1, 2048], rows of which `expansion["source"]` speaks.
-            expansion: of the loader, with `pack`'s tensors, on the model's device.
-        """
+        """See `Decoder`; the expansion brings `pack`'s tensors."""
         gemma, at = model.model, expansion
-        x = table.index_select(0, at["words"])
+        x = scaled(gemma, table.index_select(0, at["words"]))
         cos, sin = (part[0] for part in gemma.rotary_emb(x, at["position"]))
-        if not hasattr(gemma.embed_tokens, "embed_scale"):  # transformers 5 scales in the embedding
-            x = x * gemma.config.hidden_size**0.5
         lengths = (cos, sin, at["packed"], at["rows"])
         everywhere = (at["packed"], at["rows"], at["real"])
         for layer in gemma.layers[:-1]:

@@ -19,6 +19,7 @@ from torch import nn
 from toolkit.mgm.images import normalise
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.mgm.vision import CLIPTower, ConvNeXtBlock, ConvNeXtTower
+from toolkit.training.speed.decoder import Decoder
 from toolkit.training.speed.packing import PackedDecoder
 
 # Each shape of a region is a kernel of its own: four stages of ConvNeXt, with and without stochastic depth.
@@ -30,7 +31,9 @@ WORTH_COMPILING = 6000
 def speed_up(
     model: MGMGemmaForCausalLM, device: torch.device, samples: int, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Let a model train without padding, and through compiled regions where they pay and can be compiled.
+    """Let a model train without a mask; on a GPU also without padding, and through compiled regions where they pay.
+
+    On a CPU every bit stays as it is.
 
     Args:
         model: changed in place; what it computes differs by rounding only.
@@ -38,6 +41,9 @@ def speed_up(
         samples: that it will be trained on, on one GPU.
         say: takes the line about a missing compiler.
     """
+    if device.type == "cpu":
+        model.decoder = Decoder()
+        return
     model.decoder = PackedDecoder()
     if samples < WORTH_COMPILING:
         return

@@ -16,6 +16,7 @@ from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.training.data import Collator
 from toolkit.training.speed import regions
 
+GPU = torch.device("cuda")  # nothing is sent there
 QUESTION = [2, 4, 9, IMAGE_TOKEN_INDEX, 30]
 WITHOUT_IMAGE = [2, 4, 17]
 
@@ -63,7 +64,7 @@ def test_without_padding_and_by_regions_it_is_the_same_training(
     batch = batch_of(model, *BATCHES[shape])
     plain = loss_and_gradients(model, batch)
     compile_nothing(monkeypatch)
-    regions.speed_up(model, torch.device("cpu"), regions.WORTH_COMPILING, say=pytest.fail)
+    regions.speed_up(model, GPU, regions.WORTH_COMPILING, say=pytest.fail)
     fast = loss_and_gradients(model, batch)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for found in (fast, loss_and_gradients(model, batch)):
@@ -87,7 +88,7 @@ def test_regions_are_whole_graphs_compiled_once(model: MGMGemmaForCausalLM, monk
 
     monkeypatch.setattr(regions, "fault_of_compiler", lambda _: None)
     monkeypatch.setattr(torch, "compile", counted)
-    regions.speed_up(model, torch.device("cpu"), regions.WORTH_COMPILING, say=pytest.fail)
+    regions.speed_up(model, GPU, regions.WORTH_COMPILING, say=pytest.fail)
     model.set_trainable("finetune")
     loss_and_gradients(model, batch_of(model, [3, 7, 1]))
     first = {name: counter.frame_count for name, counter in counters.items()}
@@ -101,13 +102,13 @@ def test_maps_that_patches_cannot_share_stay_as_they_are(tmp_path: Path, monkeyp
     compile_nothing(monkeypatch)
     sizes = {"image_size_aux": 48, "max_length": 24, "dtype": torch.float32, "seed": 1024}
     model = build_model(**write_tiny_base_models(tmp_path / "base"), **sizes)
-    regions.speed_up(model, torch.device("cpu"), regions.WORTH_COMPILING)
+    regions.speed_up(model, GPU, regions.WORTH_COMPILING)
     assert "encode_images" not in vars(model.model)
 
 
 def test_a_short_training_compiles_nothing(model: MGMGemmaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", pytest.fail)
-    regions.speed_up(model, torch.device("cpu"), regions.WORTH_COMPILING - 1)
+    regions.speed_up(model, GPU, regions.WORTH_COMPILING - 1)
     assert model.decoder is not None
 
 
@@ -119,7 +120,7 @@ def test_without_a_compiler_padding_goes_all_the_same(
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     lines: list[str] = []
-    regions.speed_up(model, torch.device("cpu"), regions.WORTH_COMPILING, say=lines.append)
+    regions.speed_up(model, GPU, regions.WORTH_COMPILING, say=lines.append)
     (line,) = lines
     assert "without compiled kernels" in line
     assert "Failed to find C compiler. Please specify" in line
