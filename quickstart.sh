@@ -13,11 +13,17 @@ source toolkit/environment.sh
 echo; echo "== 1/4  recipe: clean and synthesize the seed"
 python solution/process.py --recipe solution/recipes/mini.yaml
 
-echo; echo "== 2/4  train and evaluate on the raw seed (experiment raw)"
-EXP_NAME=raw PRETRAIN_DATASET=../input/mini/mgm_pretrain_mini.jsonl bash toolkit/train_mgm_mini_stage_1.sh
+mkdir -p output
+echo; echo "== 2/4  train and evaluate on the raw seed (experiment raw), on the other core; its words go to output/raw.log"
+EXP_NAME=raw PRETRAIN_DATASET=../input/mini/mgm_pretrain_mini.jsonl \
+    "${TIED[@]}" bash toolkit/train_mgm_mini_stage_1.sh >output/raw.log 2>&1 &
+RAW=$!
+trap 'kill "$RAW" 2>/dev/null && wait "$RAW" || true' EXIT
 
 echo; echo "== 3/4  train and evaluate on the recipe's data (experiment recipe)"
 EXP_NAME=recipe bash toolkit/train_mgm_mini_stage_1.sh
+wait "$RAW" || { tail -n 3 output/raw.log >&2; exit 1; }
+trap - EXIT
 
 echo; echo "== 4/4  pack and compare"
 python -m toolkit pack online recipe --preset mini | tail -n 1

@@ -381,8 +381,9 @@ def test_quickstart_ends_on_the_comparison_and_what_to_do_next(tmp_path: Path) -
     """All steps are stand-ins; pack's is as long as the real one."""
     (tmp_path / "toolkit").mkdir()
     shutil.copy(REPOSITORY / "quickstart.sh", tmp_path)
-    for name in ("install.sh", "toolkit/environment.sh", "toolkit/train_mgm_mini_stage_1.sh"):
+    for name in ("install.sh", "toolkit/train_mgm_mini_stage_1.sh"):
         (tmp_path / name).touch()
+    (tmp_path / "toolkit/environment.sh").write_text("TIED=(env)\n")
     said = 'case "$3" in pack) seq 50; echo "submit.zip: packed";; score) echo "MMBench strict 0.00";; esac'
     script(tmp_path / "bin" / "python", said)
     result = subprocess.run(
@@ -396,7 +397,37 @@ def test_quickstart_ends_on_the_comparison_and_what_to_do_next(tmp_path: Path) -
     end = result.stdout.partition("== 4/4")[2].splitlines()
     assert end[1:4] == ["submit.zip: packed", "", "MMBench strict 0.00"]
     assert sum("MMBench strict is 0 here" in line for line in end) == 1
-    assert [line.split()[0] for line in end[end.index("Next:") + 1 :]] == ["python3", "TRAIN_SEED=1", "bash"]
+    following = [line.split()[0] for line in end[end.index("Next:") + 1 :] if line.startswith("  ")]
+    assert following == ["python3", "TRAIN_SEED=1", "bash"]
+
+
+def test_quickstart_ends_where_either_training_does(tmp_path: Path) -> None:
+    """The two run side by side: a failure of the one is said, one of the other ends the one."""
+    (tmp_path / "toolkit").mkdir()
+    shutil.copy(REPOSITORY / "quickstart.sh", tmp_path)
+    (tmp_path / "install.sh").touch()
+    (tmp_path / "toolkit/environment.sh").write_text("TIED=(env)\n")
+    script(tmp_path / "bin" / "python", "true")
+
+    def started(raw: str, recipe: str) -> subprocess.CompletedProcess[str]:
+        stage = f'case "$EXP_NAME" in raw) {raw};; recipe) {recipe};; esac'
+        (tmp_path / "toolkit/train_mgm_mini_stage_1.sh").write_text(stage)
+        return subprocess.run(
+            ["bash", "quickstart.sh"],
+            cwd=tmp_path,
+            env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    failed = started('echo "error: raw is broken" >&2; exit 3', "sleep 0.2")
+    assert failed.returncode == 1
+    assert failed.stderr == "error: raw is broken\n"
+    assert "== 4/4" not in failed.stdout
+    failed = started("echo $$ >raw.pid; exec sleep 600", "until [[ -s raw.pid ]]; do sleep 0.1; done; exit 4")
+    assert failed.returncode == 4
+    assert not Path("/proc", (tmp_path / "raw.pid").read_text().strip(), "cwd").exists()
 
 
 @pytest.mark.slow

@@ -91,7 +91,8 @@ class Answerer:
             after every batch, its answers by their index in `questions`.
 
         Raises:
-            UserError: an image is missing or unreadable, or leaves no token to the question.
+            UserError: an image is missing or unreadable, or leaves no token to the question; the GPU's memory does not
+                suffice.
         """
         if not questions:
             return
@@ -132,6 +133,9 @@ class Answerer:
                     max_new_tokens,
                 )
                 yield dict(zip(indices, texts, strict=True))
+        except torch.cuda.OutOfMemoryError:
+            fewer = f"run again with --batch {batch // 2}" if batch > 1 else "free some of it and run again"
+            raise UserError(f"{batch} questions at a time are too many for the GPU's memory; {fewer}") from None
         finally:
             readers.shutdown(cancel_futures=True)
 

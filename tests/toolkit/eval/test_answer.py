@@ -168,6 +168,28 @@ def test_interrupted_run_goes_on(
     assert not list(out.glob(".answers-*"))
 
 
+def test_a_full_gpu_is_told_how_many_to_answer(
+    tiny_model: Path,
+    benchmarks: Benchmarks,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = Decoder.continue_prompts
+
+    def fill(self: Decoder, prefixes: torch.Tensor, owners: list[int], *rest: object) -> list[list[int]]:
+        if len(owners) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(self, prefixes, owners, *rest)
+
+    monkeypatch.setattr(Decoder, "continue_prompts", fill)
+    assert evaluate("textvqa", benchmarks, tiny_model, tmp_path / "out", "--batch", "6") == 1
+    assert capsys.readouterr().err == (
+        "error: 6 questions at a time are too many for the GPU's memory; run again with --batch 3\n"
+    )
+    assert evaluate("textvqa", benchmarks, tiny_model, tmp_path / "out", "--batch", "3") == 0
+
+
 def test_answers_of_other_weights_are_not_kept(
     tiny_model: Path, benchmarks: Benchmarks, tmp_path: Path, encoded: list[int]
 ) -> None:
