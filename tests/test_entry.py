@@ -21,6 +21,7 @@ COMMANDS = [
     ["solution/process.py", "--help"],
     ["-m", "benchmarks.inference", "--help"],
     ["-m", "experiments.mini_world.recaptioning", "--help"],
+    ["-m", "experiments.mini_world.image_value", "--help"],
 ]
 SCRIPTS = ["run_tests.sh", "download.sh", "toolkit/train_mgm_mini_stage_1.sh", "toolkit/eval/textvqa.sh"]
 OLD_PYTHONS = [

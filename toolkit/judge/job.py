@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import UserError
-from toolkit.files import display_path, package_versions, sha256_of, write_json
+from toolkit.files import display_path, package_versions, require_file, sha256_of, write_json
 from toolkit.judge.model import load_judge, model_files, pretrain, run_children
 from toolkit.judge.pairs import Pair, blocks_of, read_pairs
 from toolkit.presets import Preset
@@ -109,7 +109,9 @@ class Job:
         Raises:
             UserError: the seed or the preset's questions cannot be read.
         """
-        return read_pairs(self.seed, self.roots, load_originals(self.preset.questions))
+        questions = self.preset.questions
+        require_file(questions, f"`{self.preset.download}` brings it; a seed of the mini world takes --preset mini")
+        return read_pairs(self.seed, self.roots, load_originals(questions))
 
     @cached_property
     def blocks(self) -> list[tuple[Path, Sequence[Pair]]]:
@@ -166,7 +168,6 @@ def compute(job: Job, batch: int, chunk: int, chunks: int, workers: int) -> None
     missing = [(file, pairs) for file, pairs in job.blocks[chunk::chunks] if not file.is_file()]
     if not missing:
         return
-    job.parts.mkdir(parents=True, exist_ok=True)
     model, reader = load_judge(job.model, job.preset, job.roots)
     good = [pair for _, pairs in missing for pair in pairs if not pair.fault]
     batches: list[list[int]] = []  # each of one block, so that it does not depend on which blocks are missing

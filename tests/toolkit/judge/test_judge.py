@@ -221,6 +221,13 @@ def test_rows_none_of_which_can_be_judged_leave_no_file(words, small_seed, tmp_p
     assert not (tmp_path / "values.parquet").exists()
 
 
+def test_a_preset_whose_files_are_not_there_is_told_with_what_brings_them(words, small_seed, tmp_path, capsys):
+    (small_seed.folder / "stage_1.json").unlink()
+    assert main(words) == 1
+    assert "stage_1.json: no such file; `python -m toolkit mini build` brings it" in capsys.readouterr().err
+    assert not list(tmp_path.glob("values*"))
+
+
 @pytest.mark.slow
 def test_without_a_model_one_is_pre_trained_once(small_world, tmp_path, capfd):  # noqa: F811
     """End to end: the judge learns on the very rows, is kept, and serves a second run."""
