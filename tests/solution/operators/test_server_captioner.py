@@ -18,7 +18,7 @@ from solution.runner.data_juicer import OPERATORS
 from tests.solution.chat_stub import MODEL, ChatStub, caption_for, pixels_of
 from tests.solution.conftest import TEXT, sample_image
 
-KEY = "sk-a-very-secret-key"
+KEY = "sk-a-very/secret-key"
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +251,7 @@ def test_where_an_image_was_taken_is_not_sent(tmp_path):
 def test_the_key_is_sent_and_nowhere_else(stub, data, monkeypatch, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("CAPTION_KEY", f" {KEY}\n")
-    stub.behave = only("413", 1)  # whose message repeats the key
+    stub.behave = only("413", 1)  # whose message repeats the key, as JSON may write it
     operator = writer(stub, api_key_env="CAPTION_KEY")
     found = operator.run(data(3))
     assert {seen.headers["authorization"] for seen in stub.seen} == {f"Bearer {KEY}"}
@@ -259,6 +259,11 @@ def test_the_key_is_sent_and_nowhere_else(stub, data, monkeypatch, tmp_path, cap
     kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     for place in (caplog.text, str(found[:]), str(vars(operator)), str(kept), str(dill.dumps(operator))):
         assert KEY not in place
+
+
+def test_a_word_given_as_key_stays_in_captions(stub, data, monkeypatch):
+    monkeypatch.setenv("CAPTION_KEY", "dog")
+    assert "a red dog number" in write(stub, data(1), api_key_env="CAPTION_KEY")["text"][0]
 
 
 @pytest.mark.parametrize(
