@@ -55,7 +55,7 @@ def data(tmp_path):
 
 
 def writer(stub, **settings):
-    settings = {"endpoint": stub.endpoint, "model": MODEL, "timeout": 5.0, "retries": 2} | settings
+    settings = {"endpoint": stub.endpoint, "model": MODEL, "timeout": 30.0, "retries": 2} | settings
     return OPERATORS.modules["caption_writer_mapper"](auto_op_parallelism=False, **settings)
 
 
@@ -112,7 +112,7 @@ def test_an_answer_that_is_no_caption_fails_its_row_alone(stub, data, kind, fail
         ("503", "captioner gave no answer: HTTP 503"),
         ("drop", "captioner gave no answer: connection lost"),
         ("short", "captioner gave no answer: connection lost"),
-        ("hang", "captioner gave no answer: timed out after 0.3 s"),
+        ("hang", "captioner gave no answer: timed out after 1 s"),
         ("html", "captioner's answer cannot be read: text/html instead of application/json"),
         ("wrong type", "captioner's answer cannot be read: text/plain instead of application/json"),
         ("cut", "captioner's answer cannot be read: JSON that is cut short or damaged"),
@@ -123,7 +123,7 @@ def test_what_may_pass_is_tried_again_and_then_fails_the_row(stub, data, kind, f
     rows = data(3)
     bad = only(kind, 1)
     stub.behave = lambda seen: bad(seen) if seen.earlier < 2 else "ok"
-    short = {"timeout": 0.3} if kind == "hang" else {}
+    short = {"timeout": 1.0} if kind == "hang" else {}
     assert write(stub, rows, seed=1, **short)["__failure__"] == [""] * 3
     assert sorted(seen.earlier for seen in stub.seen) == [0, 0, 0, 1, 2]
     stub.behave = bad
