@@ -144,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(400, json.dumps({"error": {"message": text, "code": 400}}).encode())
         elif kind.isdigit():
             text = f"The model does not exist. Your key: {self.headers.get('authorization')}"
-            self._send(int(kind), json.dumps({"error": {"message": text}}).encode(), wait="0")
+            content = json.dumps({"error": {"message": text}}).replace("/", "\\/")
+            self._send(int(kind), content.encode(), wait="0")
         else:
             self._send(200, self._answer(*SAYS.get(kind, (caption, "stop"))))
 

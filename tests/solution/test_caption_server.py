@@ -62,7 +62,11 @@ def answered(scores) -> int:
 
 @pytest.mark.parametrize(
     ("processes", "options"),
-    [(1, ()), (2, ()), pytest.param(2, ("--executor", "ray"), marks=pytest.mark.slow)],
+    [
+        (1, ()),
+        pytest.param(2, (), marks=pytest.mark.slow),
+        pytest.param(2, ("--executor", "ray"), marks=pytest.mark.slow),
+    ],
     ids=["one", "two", "ray"],
 )
 def test_every_row_gets_its_caption_and_the_key_stays_in_memory(recipe, run_process, processes, options):

@@ -34,6 +34,7 @@ _LONGEST_WAIT = 60.0  # s, also where a server asks for more
 _CONNECT = 10.0  # s for a connection
 _IDLE = 60.0  # s that a connection is kept for the next request
 _MOST_BYTES = 1 << 20  # of an answer
+_LONG_KEY = 12  # characters; servers that need none are given words as keys, which captions hold too
 _SECONDS = 0.25  # between two times that answers are handed on
 _UNANSWERED = 20  # rows in succession without an answer: it is not the rows
 _PASSING = (408, 409, 425, 429)  # and all from 500
@@ -157,9 +158,9 @@ class ChatServer:
         self._was_reached = True
         if status == 200:
             try:
-                return read_answer(headers.get("content-type", ""), self._without_key(body))
+                return self._without_key(read_answer(headers.get("content-type", ""), body), _LONG_KEY)
             except UnreadableError as error:
-                raise _PassingError(f"captioner's answer cannot be read: {error}") from None
+                raise _PassingError(f"captioner's answer cannot be read: {self._without_key(str(error))}") from None
         if status == 404:
             raise SetupFault(await self._missing(client))
         if fault := self._fault_of(status):
@@ -167,12 +168,12 @@ class ChatServer:
         if status in _PASSING or status >= 500:
             wait = _wanted_wait(headers.get("retry-after"))
             raise _PassingError(f"captioner gave no answer: HTTP {status}", wait=wait)
-        raise _RefusedError(refused_request(status, self._without_key(body)))
+        raise _RefusedError(self._without_key(refused_request(status, body)))
 
-    def _without_key(self, body: bytes) -> bytes:
-        """What a server sent, without the key should it repeat it."""
-        key = _key(self.api_key_env).encode() if self.api_key_env else b""
-        return body.replace(key, b"(key)") if key else body
+    def _without_key(self, text: str, shortest: int = 1) -> str:
+        """A server's words without the key, should it repeat it; one that is shorter than ``shortest`` may stay."""
+        key = _key(self.api_key_env).split()[-1] if self.api_key_env else ""
+        return text.replace(key, "(key)") if key and len(key) >= shortest else text
 
     def _fault_of(self, status: int) -> str:
         """What a status says about the server rather than about the request; empty for others."""
@@ -195,7 +196,7 @@ class ChatServer:
         if models is None or self.model in models:
             return f"{self.endpoint} has no /chat/completions (HTTP 404); a server's address mostly ends in /v1"
         listed = ", ".join(models[:20]) + ", ..." * (len(models) > 20)
-        return f"{self.endpoint} has no model {self.model}; its models: {listed or 'none'}"
+        return f"{self.endpoint} has no model {self.model}; its models: {self._without_key(listed) or 'none'}"
 
     async def _models(self, client: httpx.AsyncClient) -> list[str] | None:
         """The models that the server lists; None where it has no list. Raises SetupFault for a wrong key."""
@@ -205,7 +206,7 @@ class ChatServer:
         if status != 200:
             return None
         with suppress(ValueError, TypeError, KeyError, RecursionError):
-            return [str(model["id"]) for model in json.loads(self._without_key(body))["data"]]
+            return [str(model["id"]) for model in json.loads(body)["data"]]
         return None
 
     async def _unreachable(self, client: httpx.AsyncClient) -> str:
