@@ -26,7 +26,7 @@ from solution.analysis.scoring import Asked, inside
 from solution.analysis.template import template_of
 from solution.operators.common.images import ImageError
 from solution.report.page import templates, thumbnail
-from solution.runner.errors import visible
+from solution.runner.errors import visible, without_secrets
 from solution.runner.files import replaced, shown
 from solution.runner.recipe import Recipe
 
@@ -113,7 +113,10 @@ class _Page:
             "statistics": statistics,
             "marks": [mark for operator in self.asked if (mark := self._mark(operator))],
             "slots": [{"number": number, "name": name} for number, name in self.slots],
-            "template": template_of(self.recipe, self.slots),
+            "template": [
+                without_secrets(part) if isinstance(part, str) else part
+                for part in template_of(self.recipe, self.slots)
+            ],
             "samples": self._samples(statistics),
         }
         left = MOST_BYTES - 200_000 - len(_embedded(result))
@@ -137,7 +140,7 @@ class _Page:
                 for kind in ("filter", "mapper", "deduplicator", "selector")
             },
             "recipe": shown(self.recipe.path),
-            "text": self.recipe.text,
+            "text": without_secrets(self.recipe.text),
             "dataset": ", ".join(map(shown, self.recipe.datasets)),
             "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "versions": f"Data-Juicer {version('py-data-juicer')}",
