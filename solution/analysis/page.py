@@ -10,7 +10,6 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,6 @@ class _Page:
             "recipe": shown(self.recipe.path),
             "text": without_secrets(self.recipe.text),
             "dataset": ", ".join(map(shown, self.recipe.datasets)),
-            "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "versions": f"Data-Juicer {version('py-data-juicer')}",
             "scores": shown(scores),
         }
@@ -170,8 +168,9 @@ class _Page:
             pool = pool[np.isfinite(pool)]
             if not len(pool):
                 continue
-            between = math.floor(np.median(pool)) + 0.5
-            is_whole = bool((pool == np.round(pool)).all()) or not all(operator.accepts(key, between) for key in limits)
+            fractions = np.sort(pool[pool != np.round(pool)])
+            middle = float(fractions[len(fractions) // 2]) if len(fractions) else 0.0
+            is_whole = not len(fractions) or not all(operator.accepts(key, middle) for key in limits)
             cutting = {key: limit for key, limit in limits.items() if not inside(pool, {key: limit}).all()}
             axis = axis_of(pool, cutting.values(), is_whole)
             edges = edges_of(pool, cutting.values(), axis, is_whole, most)
