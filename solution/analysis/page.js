@@ -425,6 +425,7 @@ async function copy() {
 
 async function start() {
   byId("rows-scored").textContent = count(data.rows);
+  byId("date").textContent = document.lastModified; // not written into the page: equal runs give equal pages
   for (const mark of data.marks) {
     const goes = await unpacked(mark.goes);
     for (let row = 0; row < goes.length; row++) dropping[row] += goes[row];

@@ -10,7 +10,6 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from solution.analysis.scoring import Asked, inside
 from solution.analysis.template import template_of
 from solution.operators.common.images import ImageError
 from solution.report.page import templates, thumbnail
-from solution.runner.errors import visible
+from solution.runner.errors import visible, without_secrets
 from solution.runner.files import replaced, shown
 from solution.runner.recipe import Recipe
 
@@ -113,7 +112,10 @@ class _Page:
             "statistics": statistics,
             "marks": [mark for operator in self.asked if (mark := self._mark(operator))],
             "slots": [{"number": number, "name": name} for number, name in self.slots],
-            "template": template_of(self.recipe, self.slots),
+            "template": [
+                without_secrets(part) if isinstance(part, str) else part
+                for part in template_of(self.recipe, self.slots)
+            ],
             "samples": self._samples(statistics),
         }
         left = MOST_BYTES - 200_000 - len(_embedded(result))
@@ -137,9 +139,8 @@ class _Page:
                 for kind in ("filter", "mapper", "deduplicator", "selector")
             },
             "recipe": shown(self.recipe.path),
-            "text": self.recipe.text,
+            "text": without_secrets(self.recipe.text),
             "dataset": ", ".join(map(shown, self.recipe.datasets)),
-            "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "versions": f"Data-Juicer {version('py-data-juicer')}",
             "scores": shown(scores),
         }
@@ -167,8 +168,9 @@ class _Page:
             pool = pool[np.isfinite(pool)]
             if not len(pool):
                 continue
-            between = math.floor(np.median(pool)) + 0.5
-            is_whole = bool((pool == np.round(pool)).all()) or not all(operator.accepts(key, between) for key in limits)
+            fractions = np.sort(pool[pool != np.round(pool)])
+            middle = float(fractions[len(fractions) // 2]) if len(fractions) else 0.0
+            is_whole = not len(fractions) or not all(operator.accepts(key, middle) for key in limits)
             cutting = {key: limit for key, limit in limits.items() if not inside(pool, {key: limit}).all()}
             axis = axis_of(pool, cutting.values(), is_whole)
             edges = edges_of(pool, cutting.values(), axis, is_whole, most)
