@@ -1,0 +1,1 @@
+"""What of the evaluation sets is in training data: images by a perceptual hash, captions by common words."""
