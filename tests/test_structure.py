@@ -97,11 +97,12 @@ DIRECTIONS = {
     "solution.operators.common": "",
     "toolkit.__main__": "toolkit.commands toolkit.errors toolkit.entry toolkit.processes",
     "toolkit.toolkit": "",
-    "toolkit.commands": "toolkit.judge toolkit.export toolkit.submission toolkit.training toolkit.eval "
-    "toolkit.download toolkit.mini "
+    "toolkit.commands": "toolkit.judge toolkit.contamination toolkit.export toolkit.submission toolkit.training "
+    "toolkit.eval toolkit.download toolkit.mini "
     f"toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.judge": f"toolkit.training toolkit.mgm toolkit.dataset {BASE}",
     "toolkit.submission": f"toolkit.dataset toolkit.fixed_part {BASE}",
+    "toolkit.contamination": f"toolkit.eval toolkit.dataset {BASE}",
     "toolkit.export": f"toolkit.dataset {BASE}",
     "toolkit.training": f"toolkit.training.speed toolkit.mgm toolkit.dataset toolkit.fixed_part {BASE}",
     "toolkit.training.speed": "toolkit.mgm",

@@ -31,6 +31,7 @@ from toolkit.training.inputs import signature_of
 from toolkit.training.trainability import trainability_test
 
 SHOWN_FAULTS = 20
+PAGE = "overlaps.html"  # that toolkit/contamination writes
 # Times the side of the mini world's images: seed_1k's smallest are 1.75 times as large.
 LARGER = 1.5
 # What decides a report besides the data.
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="also write the report, with every fault, as JSON")
     parser.add_argument(
         "--fixes", type=Path, help="also write a JSONL of every faulty line and odd image, and what to do about it"
+    )
+    parser.add_argument(
+        "--contamination",
+        type=Path,
+        metavar="DIR",
+        help="also look for images and captions of the evaluation sets; overlaps.parquet and .html go there",
     )
     parser.add_argument(
         "--once",
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.images.is_dir():
         raise UserError(f"--images {args.images}: no such folder; expected the seed's folder")
     known = REPOSITORY / "output" / f".checked-{preset.name}.json"
-    signature = _signature(args, preset) if args.once and not (args.json or args.fixes) else None
+    signature = _signature(args, preset) if args.once and not (args.json or args.fixes or args.contamination) else None
     if signature and (lines := _reports(known).get(signature)):
         print(f"{args.file}: unchanged since it was checked", *lines, sep="\n")
         return
@@ -86,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, _record(report, args, preset, seconds))
     if args.fixes:
         write_jsonl(args.fixes, _fixes(report))
+    shared = args.contamination is not None and _look_for_exams(args, preset)
     if not report.valid_rows:
         raise UserError(f"{args.file}: no row can be trained")
     if report.faults and args.on_error == "stop":
@@ -93,8 +101,23 @@ def run(args: argparse.Namespace) -> None:
             f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
             "fix or drop them (--fixes FILE lists how), or pass --on-error skip"
         )
+    if shared and args.on_error == "stop":
+        raise UserError(
+            f"{args.file}: rows share images or captions with the evaluation sets, see {args.contamination / PAGE}; "
+            "drop them (evaluation_overlap_filter in a recipe), or pass --on-error skip"
+        )
     if signature and not report.faults and not report.remarks:
         write_json(known, dict([*_reports(known).items(), (signature, lines)][-REPORTS_KEPT:]))
+
+
+def _look_for_exams(args: argparse.Namespace, preset: Preset) -> bool:
+    """Write and print what rows share with the evaluation sets; whether there is anything."""
+    from toolkit.contamination.search import search  # OpenCV takes a moment
+
+    roots = ImageRoots(seed=args.images, processed=args.file.parent)
+    found, lines = search(args.file, roots, preset, args.contamination)
+    print(*lines, f"  contamination  {args.contamination / PAGE} shows them", sep="\n")
+    return bool(found.pairs or found.captions)
 
 
 def _signature(args: argparse.Namespace, preset: Preset) -> str | None:

@@ -194,12 +194,8 @@ def _without_borders(grey: Grey) -> list[Grey]:
         cut = [_border(lines) for lines in (grey, grey[::-1], grey.T, grey.T[::-1])]
         top, bottom, left, right = (lines + (lines > 0) for lines in cut)  # one more: there the border is mixed in
         height, width = grey.shape
-        if (
-            not (cut[0] and cut[1])
-            and not (cut[2] and cut[3])
-            or height - top - bottom < LEAST_SIDE
-            or width - left - right < LEAST_SIDE
-        ):
+        has_border = (cut[0] and cut[1]) or (cut[2] and cut[3])  # the sky of a photograph is on one side
+        if not has_border or height - top - bottom < LEAST_SIDE or width - left - right < LEAST_SIDE:
             break
         views.append(grey[top : height - bottom, left : width - right])
     return views

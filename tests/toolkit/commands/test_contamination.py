@@ -1,0 +1,81 @@
+"""`check --contamination`: rows that show or say what the evaluation sets do, as lines, table and page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image, ImageOps
+
+from tests.conftest import SmallSeed
+from tests.toolkit.contamination.test_images import photograph
+from toolkit.__main__ import main
+from toolkit.presets import load_preset
+
+QUESTIONS = 12
+
+
+@pytest.fixture
+def words(small_seed: SmallSeed, tmp_path: Path) -> list[str]:
+    """A check of four rows: one shows a mirrored image of TextVQA, one repeats a question, two are clean."""
+    mini = load_preset("mini")
+    exam = tmp_path / "exam"
+    exam.mkdir()
+    for number in range(QUESTIONS):
+        photograph(number).save(exam / f"{number}.jpg")
+    lines = [
+        {"question_id": f"q{number}", "image": f"{number}.jpg", "text": f"What stands on sign number {number} here?\nX"}
+        for number in range(QUESTIONS)
+    ]
+    (exam / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (exam / "mmbench.tsv").write_text("".join(mini.mmbench.questions.read_text().splitlines(True)[:3]))
+    values = yaml.safe_load(small_seed.preset.read_text())
+    values["textvqa"] |= {"questions": str(exam / "questions.jsonl"), "images": str(exam)}
+    values["mmbench"]["questions"] = str(exam / "mmbench.tsv")
+    small_seed.preset.write_text(yaml.safe_dump(values))
+    ImageOps.mirror(Image.open(exam / "3.jpg")).save(small_seed.folder / "images" / "1.png")
+    for number in (0, 2, 3):
+        photograph(50 + number).save(small_seed.folder / "images" / f"{number}.png")
+    told = small_seed.row(2, text="<image>\n<b>what stands on sign number 7 here?</b> Dave <|__dj__eoc|>")
+    file = small_seed.write(small_seed.row(0), small_seed.row(1), told, small_seed.row(3))
+    return ["check", *small_seed.arguments(file), "--contamination", str(tmp_path / "found")]
+
+
+def test_what_is_shared_is_named_and_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert "1 of 4 images are copies of the evaluation sets' 13, in 1 rows" in said.out
+    assert "line 2 (images/1.png): TextVQA q3, mirrored" in said.out
+    assert "1 of 4 captions share their words" in said.out
+    assert "line 3 (id s2): TextVQA q7: 'what stands on sign number 7 here'" in said.out
+    assert "rows share images or captions with the evaluation sets" in said.err
+    assert said.err.count("\n") == 1
+    assert main([*words, "--on-error", "skip"]) == 0
+    table = pq.read_table(tmp_path / "found" / "overlaps.parquet").to_pylist()
+    assert [(row["id"], row["image_in"], row["text_in"]) for row in table] == [
+        ("s0", "", ""), ("s1", "TextVQA q3", ""), ("s2", "", "TextVQA q7"), ("s3", "", "")
+    ]  # fmt: skip
+    page = (tmp_path / "found" / "overlaps.html").read_text()
+    assert page.count("<figure>") == 1
+    assert "default-src 'none'" in page
+    assert "<script" not in page
+
+
+def test_nothing_shared_is_said(words: list[str], small_seed: SmallSeed, capsys: pytest.CaptureFixture[str]) -> None:
+    small_seed.write(small_seed.row(0), small_seed.row(3))
+    assert main(words) == 0
+    assert "0 of 2 images are copies of the evaluation sets' 13" in capsys.readouterr().out
+
+
+def test_missing_evaluation_sets_are_named(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "exam" / "questions.jsonl").unlink()
+    assert main(words) == 1
+    assert "questions.jsonl: no such file, and nothing to compare with; `" in capsys.readouterr().err
+    assert not (tmp_path / "found").exists()

@@ -1,0 +1,116 @@
+"""Planted copies are found, other images are not; the quick search finds what comparing all hashes finds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from toolkit.contamination.images import RADIUS, NearHashes, Wanted
+from toolkit.errors import RowFault
+
+COUNT = 20
+SIZE = (360, 280)
+
+
+def photograph(number: int) -> Image.Image:
+    """Something like one: shapes of all sizes, of random colours."""
+    random = np.random.default_rng(number)
+    layers = np.zeros((SIZE[1], SIZE[0], 3))
+    for cells in (3, 6, 12, 24, 48):
+        noise = Image.fromarray(random.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        layers += np.asarray(noise.resize(SIZE, Image.Resampling.BICUBIC), dtype=float) / cells**0.5
+    layers -= layers.min()
+    return Image.fromarray((layers * 255 / layers.max()).astype(np.uint8))
+
+
+def recompressed(image: Image.Image, _number: int) -> Image.Image:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=30)
+    return Image.open(content)
+
+
+def cropped(share: float) -> Callable[[Image.Image, int], Image.Image]:
+    def crop(image: Image.Image, number: int) -> Image.Image:
+        width, height = (round(side * share) for side in image.size)
+        left, top = np.random.default_rng(number).integers(0, (image.width - width + 1, image.height - height + 1))
+        return image.crop((left, top, left + width, top + height))
+
+    return crop
+
+
+COPIES: dict[str, tuple[Callable[[Image.Image, int], Image.Image], float]] = {
+    "the same": (lambda image, _: image, 1.0),
+    "recompressed": (recompressed, 0.95),
+    "half the size": (lambda image, _: image.resize((180, 140)), 0.95),
+    "twice the size": (lambda image, _: image.resize((720, 560)), 0.95),
+    "narrower": (lambda image, _: image.resize((300, 280)), 0.95),
+    "grey": (lambda image, _: image.convert("L"), 0.95),
+    "with a border": (lambda image, _: ImageOps.expand(image, 40, "white"), 0.95),
+    "with two borders": (lambda image, _: ImageOps.expand(ImageOps.expand(image, 20, "white"), 9, "black"), 0.95),
+    "letterboxed": (lambda image, _: ImageOps.pad(image, (360, 360), color="black"), 0.95),
+    "mirrored": (lambda image, _: ImageOps.mirror(image), 0.95),
+    "70 % of the area": (cropped(0.7**0.5), 0.85),
+    "70 % of each side": (cropped(0.7), 0.85),
+    "a mirrored crop": (lambda image, number: ImageOps.mirror(cropped(0.8)(image, number)), 0.85),
+}
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> Wanted:
+    folder = tmp_path_factory.mktemp("wanted")
+    for number in range(COUNT):
+        photograph(number).save(folder / f"{number:02d}.png")
+    images: list[Path | bytes] = sorted(folder.iterdir())
+    return Wanted([images[0].read_bytes(), *images[1:]])  # MMBench's are no files
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_are_found(wanted: Wanted, tmp_path: Path, kind: str) -> None:
+    change, share = COPIES[kind]
+    paths = [tmp_path / f"{number}.png" for number in range(COUNT)]
+    for number, path in enumerate(paths):
+        change(photograph(number), number).save(path)
+    found = list(wanted.copies_among(paths))
+    right = [bool(matches) and matches[0].wanted == number for number, matches in enumerate(found)]
+    assert np.mean(right) >= share
+    assert {match.image for matches in found for match in matches} <= set(range(COUNT))
+    if kind in ("mirrored", "the same"):
+        assert all(matches[0].mirrored == (kind == "mirrored") for matches in found if matches)
+
+
+def test_other_images_are_not(wanted: Wanted, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.jpg" for number in range(100, 160)]
+    for number, path in enumerate(paths, 100):
+        photograph(number).save(path)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"none")
+    *found, last = wanted.copies_among([*paths, broken])
+    assert found == [[]] * len(paths)
+    assert isinstance(last, RowFault)
+
+
+def test_nearly_uniform_images_match_nothing(wanted: Wanted, tmp_path: Path) -> None:
+    paths = [tmp_path / "white.png", tmp_path / "line.png"]
+    Image.new("L", (200, 200), 255).save(paths[0])
+    Image.new("L", (3, 400), 90).save(paths[1])
+    assert list(wanted.copies_among(paths)) == [[], []]
+
+
+def test_near_hashes_are_those_of_comparing_all() -> None:
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 1 << 64, 3000, dtype=np.uint64)
+    for count in range(16):  # some near ones: so many bits changed
+        bits = sum(np.uint64(1) << np.uint64(bit) for bit in random.choice(64, count, replace=False))
+        hashes[count * 7] = hashes[2999] ^ np.uint64(bits)
+    near = NearHashes(hashes, RADIUS)
+    for wanted_hash in (hashes[2999], hashes[5], np.uint64(0)):
+        distances = np.bitwise_count(hashes ^ wanted_hash)
+        places, found = near.find(wanted_hash)
+        assert places.tolist() == np.nonzero(distances <= RADIUS)[0].tolist()
+        assert found.tolist() == distances[distances <= RADIUS].tolist()
+    assert len(near.find(hashes[2999])[0]) >= RADIUS + 1
