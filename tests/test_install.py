@@ -372,8 +372,8 @@ def test_the_one_command_is_installed_and_serves_the_checkout_it_is_called_in(ma
         (machine.kit / "toolkit" / "eval", machine.kit),
         (other, other.parent),
     ):
-        command = [machine.venv / "bin" / "better-synth", "a b", "c"]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        words = [machine.venv / "bin" / "better-synth", "a b", "c"]
+        result = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
         assert result.stdout == f"{kit}: a b c\n"
 
 
@@ -422,8 +422,7 @@ def test_quickstart_ends_where_either_training_does(tmp_path: Path) -> None:
         )
 
     failed = started('echo "error: raw is broken" >&2; exit 3', "sleep 0.2")
-    assert failed.returncode == 1
-    assert failed.stderr == "error: raw is broken\n"
+    assert (failed.returncode, failed.stderr) == (1, "error: raw is broken\n")
     assert "== 4/4" not in failed.stdout
     failed = started("echo $$ >raw.pid; exec sleep 600", "until [[ -s raw.pid ]]; do sleep 0.1; done; exit 4")
     assert failed.returncode == 4

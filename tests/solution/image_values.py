@@ -1,4 +1,4 @@
-"""Files as `python -m toolkit judge` writes them, by hand."""
+"""Files as `python -m toolkit judge` and `check --contamination` write them, by hand."""
 
 import hashlib
 import json
@@ -33,4 +33,18 @@ def write_values(file: Path, seed: Path, values: list[float | None], faults: lis
     } | about  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns).replace_schema_metadata({"judge": json.dumps(told)}), file)
+    return file
+
+
+def write_overlaps(file: Path, seed: Path, found: set[str]) -> Path:
+    """What a search for the evaluation sets found: the images of the rows with these ids."""
+    lines = [json.loads(line) for line in seed.read_text().splitlines()]
+    captions = [line["text"].removeprefix("<__dj__image>\n").removesuffix(" <|__dj__eoc|>") for line in lines]
+    columns = {
+        "image": pa.array([digest((seed.parent / line["images"][0]).read_bytes()) for line in lines], pa.binary(16)),
+        "image_in": ["TextVQA 1" if line["id"] in found else "" for line in lines],
+        "caption": pa.array([digest(caption.encode()) for caption in captions], pa.binary(16)),
+        "text_in": [""] * len(lines),
+    }
+    pq.write_table(pa.table(columns).replace_schema_metadata({"overlaps": json.dumps({"version": 1})}), file)
     return file

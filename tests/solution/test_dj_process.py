@@ -16,7 +16,7 @@ from tests import warm
 from tests.solution import model_folders
 from tests.solution.chat_stub import MODEL, ChatStub
 from tests.solution.conftest import ROOT
-from tests.solution.image_values import write_values
+from tests.solution.image_values import write_overlaps, write_values
 from toolkit.__main__ import main as toolkit
 
 pytestmark = pytest.mark.slow
@@ -140,7 +140,9 @@ def extras(clip_folder, seed, tmp_path, monkeypatch) -> list[dict]:
     painter = {"hf_painter": str(model_folders.save_pipeline(make / "painter")), "steps": 2, "size": 32}
     owlvit = str(model_folders.save_owlvit(make / "owlvit"))
     values = write_values(tmp_path / "values.parquet", seed, [number / 20 for number in range(20)])
+    overlaps = write_overlaps(tmp_path / "overlaps.parquet", seed, {"005"})
     return [
+        {"evaluation_overlap_filter": {"overlaps": str(overlaps)}},
         {"image_value_filter": {"values": str(values), "min_rank": 0.1}},
         {"image_text_reading_filter": {"side": 48}},
         {"image_text_reading_mapper": {"side": 48}},
