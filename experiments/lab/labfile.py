@@ -357,5 +357,7 @@ def _rungs(values: Mapping[str, Any], ladder: Mapping[Any, Any], lab: Lab, where
             _known(key, RUNG_KEYS, here, "key of a rung")
         rest = {key: value for key, value in values.items() if key != "ladder"}
         rest["records"] = display_path(lab.records / name)
+        if lab.records.is_dir():  # a rung may be the lab itself
+            rest["reuse"] = [*values.get("reuse", []), display_path(lab.records)]
         rungs[name] = lab_of(rest | (changes or {}), f"{lab.name}-{name}", here)
     return rungs

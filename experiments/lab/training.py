@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -243,11 +242,6 @@ def _read_texts(folder: Path, asked: list[Any]) -> list[str]:
 
     found = {(answer.question_id, answer.prompt): answer.text for answer in read_answers(folder / ANSWERS)}
     return [found[question.question_id, question.prompt] for question in asked]
-
-
-def remove(folder: Path) -> None:
-    """Remove what a finished cell no longer needs: weights of a full-size model take 6 GB."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 Trainer = Callable[[Job], Trained]

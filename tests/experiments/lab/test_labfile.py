@@ -29,6 +29,7 @@ def test_the_example_says_what_it_says():
     assert lab.arms["random"].size_of == "mini"
     assert lab.arms["mini"].source == lab.arms["mini_again"].source == "solution/recipes/mini.yaml"
     assert lab.world.questions == 600
+    assert lab.records in lab.rungs["usual"].reuse
     assert [(rung.preset.sample_cap, rung.records.name) for rung in lab.rungs.values()] == [
         (300, "small"),
         (1200, "usual"),
