@@ -88,18 +88,12 @@ def rows_of(stage: Literal["pretrain", "finetune"], count: int) -> list[dict[str
     return rows
 
 
-def write_images(folder: Path, side: int) -> None:
-    """`0.jpg`, `1.jpg`, ...: smooth random colours in photographs' sizes, about as slow to decode.
-
-    Args:
-        folder: to write to.
-        side: px of the aux tower's input; photographs are as large against it as against 768 px.
-    """
+def write_images(folder: Path) -> None:
+    """`0.jpg`, `1.jpg`, ...: smooth random colours in photographs' sizes, about as slow to decode."""
     pixels = np.random.default_rng(0)
     for number in range(IMAGES):
         few = Image.fromarray(pixels.integers(0, 256, (24, 24, 3), dtype=np.uint8))
-        width, height = (length * side // 768 for length in SIZES[number % len(SIZES)])
-        few.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
+        few.resize(SIZES[number % len(SIZES)], Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
 
 
 class RandomReader(SampleReader):
@@ -115,12 +109,19 @@ class RandomReader(SampleReader):
         return ids, labels
 
 
-def operations(model: MGMGemmaForCausalLM, stage: Literal["pretrain", "finetune"], rows: list[dict[str, Any]]) -> float:
+def operations(
+    model: MGMGemmaForCausalLM, stage: Literal["pretrain", "finetune"], samples: list[tuple[list[int], list[int]]]
+) -> float:
     """Operations that one of these samples needs on the average, a multiply-add counting two.
 
     Towers and adapter are counted by torch, forward; Gemma's layers by their shapes: forward and, backward, once for
     what goes through and once for weights that learn. The last layer works where something is learnt, attention looks
     back.
+
+    Args:
+        model: on its device.
+        stage: decides what learns.
+        samples: ids and labels, see `SampleReader.tokens`.
     """
     config = model.config
     side = config.image_size_aux
@@ -131,14 +132,15 @@ def operations(model: MGMGemmaForCausalLM, stage: Literal["pretrain", "finetune"
     projections = config.hidden_size * (heads + 2 * config.num_key_value_heads * config.head_dim)
     rest = config.hidden_size * (heads + 3 * config.intermediate_size)
     layers, total = config.num_hidden_layers, 0.0
-    for row in rows:
-        asked, learnt = (len(turn["value"].split()) for turn in row["conversations"])
-        tokens = model.image_tokens + asked + learnt - 1
+    for ids, labels in samples:
+        images, learnt = ids.count(IMAGE_TOKEN_INDEX), len(labels) - labels.count(IGNORE_INDEX)
+        tokens = len(ids) + images * (model.image_tokens - 1)
         linear = layers * projections * tokens + rest * ((layers - 1) * tokens + learnt)
         vocabulary = config.hidden_size * config.vocab_size * learnt
         # Attention's backward pass makes two products for each of the forward's two, weights or not.
         total += 2 * passes * (linear + vocabulary) + 3 * 2 * layers * heads * tokens**2
-    return counter.get_total_flops() + total / len(rows)
+        total += images * counter.get_total_flops()
+    return total / len(samples)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

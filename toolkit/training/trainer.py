@@ -140,6 +140,8 @@ class FixedTrainer(Trainer):
         return str(Path(self.args.output_dir, UNFINISHED))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step == self.state.max_steps:
+            return  # the result is written next: of MGM-2B 6 GB, where a checkpoint is 41
         unfinished = Path(self.args.output_dir, UNFINISHED)
         try:
             super()._save_checkpoint(*args, **kwargs)
