@@ -418,7 +418,6 @@ def test_quickstart_ends_where_either_training_does(tmp_path: Path) -> None:
             env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
             capture_output=True,
             text=True,
-            timeout=60,
         )
 
     failed = started('echo "error: raw is broken" >&2; exit 3', "sleep 0.2")

@@ -174,18 +174,19 @@ def _fixed_lines(script: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _modules(root: Path) -> list[Path]:
     """Files of the workspace that the entry points import, also where they shadow an installed library."""
-    found: dict[str, Path] = {}
+    found: dict[str, Path | None] = {}
     waiting = list(ENTRY_POINTS)
     while waiting:
         _add(waiting.pop(), root, found, waiting)
-    return list(found.values())
+    return [path for path in found.values() if path]
 
 
-def _add(name: str, root: Path, found: dict[str, Path], waiting: list[str]) -> bool:
-    """Find a module and what it imports; False where the workspace does not hold it."""
+def _add(name: str, root: Path, found: dict[str, Path | None], waiting: list[str]) -> bool:
+    """Find a module and what it imports; False, and None in `found`, where the workspace does not hold it."""
     if name in found:
-        return True
+        return found[name] is not None
     parent = name.rpartition(".")[0]
+    found[name] = None
     if parent and not _add(parent, root, found, waiting):
         return False
     base = root.joinpath(*name.split("."))
@@ -206,10 +207,18 @@ def _imports(path: Path, package: str) -> Iterator[str]:
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: not Python ({error.msg})") from None
-    for node in ast.walk(tree):
+    for node in _statements(tree.body):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _statements(nodes: list[Any]) -> Iterator[ast.AST]:
+    """Statements of a body and of all bodies in them: what `ast.walk` finds of them, without the expressions."""
+    for node in nodes:
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(node, part, []))

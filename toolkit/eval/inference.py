@@ -32,8 +32,10 @@ MAX_READERS = 16
 GRID = {"image_grid": 1, "image_global": False}
 # torch cannot resize the aux tower's maps of 38 images and more at once.
 MAX_IMAGES_ENCODED_TOGETHER = 16
-CPU_BATCH = 16
-GPU_BATCHES = (128, 64, 32, 16, 8, 4, 2)
+BATCHES = (128, 64, 32, 16, 8, 4, 2)
+# A CPU gains nothing by more questions; these bytes they may take.
+CPU_BATCH = 64
+CPU_BYTES = 1e9
 # Of an image in both towers with MGM-2B, in half precision: 18.6 GB were the most with 16 images and 128 questions.
 TOWER_BYTES = 0.65e9
 TOWERS_SHARE = 0.6  # of what is free, at most
@@ -196,12 +198,12 @@ class Answerer:
     def _fitting(self, length: int) -> tuple[int, int]:
         """Images encoded and questions answered at a time when prompts and answers have up to `length` tokens."""
         device, config = self.model.device, self.model.config
-        if device.type == "cpu":
-            return MAX_IMAGES_ENCODED_TOGETHER, CPU_BATCH
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * self.model.dtype.itemsize
         # The cache twice, as prefixes are kept beside it; logits in two precisions.
         row = 2 * token * length + 8 * config.vocab_size
+        if device.type == "cpu":
+            return MAX_IMAGES_ENCODED_TOGETHER, min(CPU_BATCH, _batch_within(CPU_BYTES, row))
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return fitting(torch.cuda.mem_get_info(device)[0] + kept, row)
 
 
@@ -213,8 +215,11 @@ def fitting(free: float, row: float) -> tuple[int, int]:
         row: bytes that a question takes.
     """
     images = max(1, min(MAX_IMAGES_ENCODED_TOGETHER, int(TOWERS_SHARE * free / TOWER_BYTES)))
-    free -= images * TOWER_BYTES
-    return images, next((batch for batch in GPU_BATCHES if batch * row <= free), 1)
+    return images, _batch_within(free - images * TOWER_BYTES, row)
+
+
+def _batch_within(free: float, row: float) -> int:
+    return next((batch for batch in BATCHES if batch * row <= free), 1)
 
 
 def _order(images: Sequence[Path | bytes], lengths: Sequence[int], window: int) -> list[int]:

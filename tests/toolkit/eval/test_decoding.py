@@ -107,3 +107,8 @@ def test_a_gpu_that_records_nothing_answers_all_the_same(
 def test_a_gpu_answers_as_many_as_its_memory_takes(free: float, images: int, questions: int) -> None:
     """With MGM-2B and 1,024 new tokens a question takes 64 MB."""
     assert fitting(free, row=64e6) == (images, questions)
+
+
+def test_a_cpu_answers_fewer_where_they_are_large(answerer: Answerer) -> None:
+    assert answerer._fitting(100) == (16, 64)
+    assert answerer._fitting(200_000)[1] < 64
