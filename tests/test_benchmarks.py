@@ -44,3 +44,11 @@ def test_recaptioning_compares_recipes_that_differ_in_one_operator(tmp_path) -> 
     (step,) = (step for step in with_it if RECAPTION in step)
     assert step[RECAPTION]["min_score"] == -1
     assert [other for other in with_it if other != step] == without_it
+
+
+@pytest.mark.slow
+def test_the_page_of_an_analysis_is_made_and_used() -> None:
+    done = warm.run([sys.executable, "-m", "benchmarks.analysis", "500"], cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "500 rows, 8 statistics: made in" in done.stdout
+    assert "of 200 moves the median one was counted in" in done.stdout
