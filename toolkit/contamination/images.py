@@ -3,7 +3,8 @@
 A 64-bit perceptual hash (the signs of the lowest frequencies of a 32 x 32 image; C. Zauner, "Implementation and
 benchmarking of perceptual image hash functions", 2010) finds candidates: every wanted image is hashed whole and in 134
 windows of 70 to 92 % of its sides, each also mirrored; every other image once, and without its border if it has one. A
-candidate counts where image and window correlate: by hashes alone one pair in ten thousand would be a copy.
+candidate counts where image and window correlate, as a whole and in their details: by hashes alone one pair in ten
+thousand would be a copy, by the whole alone shoes on white.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ BORDER_RANGE = 12  # grey levels within a line of a border
 BLUR = 1.0  # px, standard deviation: pixels of two scalings agree only then
 RADIUS = 11  # bits in which hashes of copies may differ
 MIN_CORRELATION = 0.9
+COARSE, MIN_DETAIL = 4.0, 0.75  # px, standard deviation; and the least correlation of what is finer
 CANDIDATES = 4  # windows of a pair that are looked at closely
 SCALES = (1.0, 0.92, 0.84, 0.77, 0.7)
 STEP = 0.05  # of a side, between windows
@@ -231,16 +233,26 @@ def _hash(frequencies: np.ndarray) -> np.uint64:
 
 
 def _correlation(grey: Grey, window: _Window) -> float:
-    """The highest correlation of an image with a window, a little moved and stretched."""
+    """The highest correlation of an image with a window, a little moved and stretched; -1 where details differ."""
     top, left, height, width = window.box
     margin = max(4, round(MARGIN * max(height, width)))
-    around = np.ascontiguousarray(
-        window.grey[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin]
-    )
+    place = slice(max(0, top - margin), top + height + margin), slice(max(0, left - margin), left + width + margin)
+    around, details = (np.ascontiguousarray(view[place]) for view in (window.grey, _details(window.grey)))
     view = np.ascontiguousarray(grey[:, ::-1]) if window.mirrored else grey
     best = -1.0
     for stretch in STRETCHES:
         size = (min(round(width * stretch), around.shape[1]), min(round(height * stretch), around.shape[0]))
         template = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
-        best = max(best, float(cv2.matchTemplate(around, template, cv2.TM_CCOEFF_NORMED).max()))
-    return best if math.isfinite(best) else -1.0
+        found = cv2.matchTemplate(around, template, cv2.TM_CCOEFF_NORMED)
+        _, value, _, (x, y) = cv2.minMaxLoc(found)
+        if not max(best, MIN_CORRELATION) <= value < math.inf:
+            continue
+        same = cv2.matchTemplate(details, _details(template), cv2.TM_CCOEFF_NORMED)
+        if same[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max() >= MIN_DETAIL:
+            best = float(value)
+    return best
+
+
+def _details(grey: Grey) -> Grey:
+    """Without what is larger than a few pixels: shoes on white have one outline, and laces of their own."""
+    return grey - cv2.GaussianBlur(grey, (0, 0), COARSE)
