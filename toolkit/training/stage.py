@@ -103,7 +103,8 @@ def fit(
     steps = per_process // settings.accumulation
     if not options.reference_mode:
         warn = functools.partial(print, "warning:", flush=True)
-        speed_up(model, torch.device("cuda" if gpu else "cpu"), per_process * settings.batch, say=warn)
+        device = torch.device("cuda" if gpu else "cpu")
+        speed_up(model, device, per_process * settings.batch, settings.batch, warn)
     require_space(folder, sizes_of(model), settings.stage, settings.precision, options.save_total_limit)
     packed = isinstance(model.decoder, PackedDecoder)
     collate = Collator(reader.tokenizer.pad_token_id, reader.image_tokens, reader.max_length, packed)

@@ -70,16 +70,22 @@ def test_batch_command_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("stage", "batch", "gigabytes"),
+    ("stage", "batch", "gigabytes", "compiled"),
     [
-        ("pretrain", 16, 33.3),
-        ("finetune", 4, 54.3),
+        ("pretrain", 16, 32.2, 22.4),
+        ("finetune", 4, 55.0, 51.5),
+        ("finetune", 8, 68.3, 58.8),
     ],
 )
-def test_the_estimate_is_a_little_above_what_was_measured(stage: str, batch: int, gigabytes: float) -> None:
-    """torch's peak on one H100, default mode; the estimate counts 4 GiB for what torch does not see."""
+def test_the_estimate_is_a_little_above_what_was_measured(
+    stage: str, batch: int, gigabytes: float, compiled: float
+) -> None:
+    """torch's peak on one H100 by `benchmarks.training`; the estimate counts 4 GiB for what torch does not see.
+
+    It knows nothing of compiled kernels, which keep less: a short training, or one without a compiler, has none.
+    """
     estimate = stage_bytes(MGM_2B, stage, Fit(batch, checkpointing=False, offload=False), processes=1)
-    assert gigabytes * GB < estimate < 1.25 * gigabytes * GB
+    assert max(gigabytes, compiled) * GB < estimate < 1.25 * gigabytes * GB
 
 
 def test_eight_samples_finetune_on_80_gigabytes() -> None:

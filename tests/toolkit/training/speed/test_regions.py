@@ -15,8 +15,11 @@ from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.training.data import Collator
 from toolkit.training.speed import regions
+from toolkit.training.speed.decoder import Decoder, supervised_loss
+from toolkit.training.speed.packing import PackedDecoder
 
 GPU = torch.device("cuda")  # nothing is sent there
+LONG = (regions.WORTH_COMPILING, regions.SMALLEST_BATCH)
 QUESTION = [2, 4, 9, IMAGE_TOKEN_INDEX, 30]
 WITHOUT_IMAGE = [2, 4, 17]
 
@@ -64,7 +67,7 @@ def test_without_padding_and_by_regions_it_is_the_same_training(
     batch = batch_of(model, *BATCHES[shape])
     plain = loss_and_gradients(model, batch)
     compile_nothing(monkeypatch)
-    regions.speed_up(model, GPU, regions.WORTH_COMPILING, say=pytest.fail)
+    regions.speed_up(model, GPU, *LONG, say=pytest.fail)
     fast = loss_and_gradients(model, batch)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for found in (fast, loss_and_gradients(model, batch)):
@@ -88,7 +91,7 @@ def test_regions_are_whole_graphs_compiled_once(model: MGMGemmaForCausalLM, monk
 
     monkeypatch.setattr(regions, "fault_of_compiler", lambda _: None)
     monkeypatch.setattr(torch, "compile", counted)
-    regions.speed_up(model, GPU, regions.WORTH_COMPILING, say=pytest.fail)
+    regions.speed_up(model, GPU, *LONG, say=pytest.fail)
     model.set_trainable("finetune")
     loss_and_gradients(model, batch_of(model, [3, 7, 1]))
     first = {name: counter.frame_count for name, counter in counters.items()}
@@ -102,14 +105,37 @@ def test_maps_that_patches_cannot_share_stay_as_they_are(tmp_path: Path, monkeyp
     compile_nothing(monkeypatch)
     sizes = {"image_size_aux": 48, "max_length": 24, "dtype": torch.float32, "seed": 1024}
     model = build_model(**write_tiny_base_models(tmp_path / "base"), **sizes)
-    regions.speed_up(model, GPU, regions.WORTH_COMPILING)
+    regions.speed_up(model, GPU, *LONG, say=pytest.fail)
     assert "encode_images" not in vars(model.model)
 
 
-def test_a_short_training_compiles_nothing(model: MGMGemmaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_not_pay_is_not_compiled(model: MGMGemmaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short training, and a micro-batch that the GPU is done with before the host."""
     monkeypatch.setattr(torch, "compile", pytest.fail)
-    regions.speed_up(model, GPU, regions.WORTH_COMPILING - 1)
-    assert model.decoder is not None
+    samples, batch = LONG
+    for less in ((samples - 1, batch), (samples, batch - 1)):
+        regions.speed_up(model, GPU, *less, say=pytest.fail)
+        assert isinstance(model.decoder, PackedDecoder)
+
+
+def test_on_a_cpu_every_bit_stays(model: MGMGemmaForCausalLM) -> None:
+    """Against Gemma's own forward, which makes a mask."""
+    model.set_trainable("finetune")
+    regions.speed_up(model, torch.device("cpu"), *LONG, say=pytest.fail)
+    assert isinstance(model.decoder, Decoder)
+    batch = batch_of(model, [3, 7, 1], text_only=1)
+    fast = loss_and_gradients(model, batch)
+
+    def masked(model: MGMGemmaForCausalLM, table: torch.Tensor, expansion: dict) -> torch.Tensor:
+        embedded = table[expansion["source"]]
+        mask = expansion["source"] != len(table) - 1
+        hidden = model.model(inputs_embeds=embedded, attention_mask=mask, use_cache=False)[0]
+        rows, places = hidden.flatten(0, 1), expansion["supervised"]
+        return supervised_loss(rows[places], model.lm_head.weight, expansion["labels"].flatten()[places + 1])
+
+    model.decoder = masked
+    for one, other in zip(loss_and_gradients(model, batch), fast, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_without_a_compiler_padding_goes_all_the_same(
@@ -120,7 +146,7 @@ def test_without_a_compiler_padding_goes_all_the_same(
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     lines: list[str] = []
-    regions.speed_up(model, GPU, regions.WORTH_COMPILING, say=lines.append)
+    regions.speed_up(model, GPU, *LONG, say=lines.append)
     (line,) = lines
     assert "without compiled kernels" in line
     assert "Failed to find C compiler. Please specify" in line
