@@ -21,7 +21,7 @@ RAW=$!
 trap 'kill "$RAW" 2>/dev/null && wait "$RAW" || true' EXIT
 
 echo; echo "== 3/4  train and evaluate on the recipe's data (experiment recipe)"
-EXP_NAME=recipe bash toolkit/train_mgm_mini_stage_1.sh
+EXP_NAME=recipe "${TIED[@]}" bash toolkit/train_mgm_mini_stage_1.sh
 wait "$RAW" || { tail -n 3 output/raw.log >&2; exit 1; }
 trap - EXIT
 
