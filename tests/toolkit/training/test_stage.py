@@ -104,6 +104,14 @@ def test_stochastic_depth_is_on_unless_switched_off(small_world: SmallWorld, tmp
     assert losses[True] != losses[False]
 
 
+def test_no_checkpoint_is_written_where_the_result_comes_next(small_world: SmallWorld, tmp_path: Path) -> None:
+    """After the last step: 41 GB of MGM-2B's. Those due before it stay."""
+    options = dataclasses.replace(OPTIONS, save_steps=2)
+    rows, reader = small_world.rows()[:18], reader_of(small_world)
+    fit(model_of(small_world), rows, reader, SETTINGS, options, tmp_path, save_weights=lambda _folder: None)
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_too_few_rows_for_one_step_are_refused(small_world: SmallWorld, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="4 rows make no pretrain step: one takes 6"):
         fit(model_of(small_world), small_world.rows()[:4], reader_of(small_world), SETTINGS, OPTIONS, tmp_path, print)
