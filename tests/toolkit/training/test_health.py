@@ -59,7 +59,7 @@ def test_a_disk_without_room_is_refused_before_the_first_step(
     model, rows, reader = model_of(small_world), small_world.rows(), reader_of(small_world)
     sizes = sizes_of(model)
     weights = lambda folder: save_adapter(model, folder / "mm_projector.bin")  # noqa: E731
-    fit(model, rows, reader, SETTINGS, OPTIONS, tmp_path, weights)
+    fit(model, rows, reader, SETTINGS, dataclasses.replace(OPTIONS, save_steps=2), tmp_path, weights)
     taken = sum(path.stat().st_size for path in tmp_path.glob("checkpoint-*/*"))
     one = checkpoint_bytes(sizes, "pretrain", "fp32")
     assert taken < one < 2 * taken
