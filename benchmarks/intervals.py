@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.lab.statistics import analyse
+from experiments.lab.comparison.statistics import analyse
 from tests.experiments.lab.simulation import BASELINE, labs
 
 DESIGNS: tuple[dict[str, Any], ...] = (

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from experiments.lab import table
 from experiments.lab.bench import Bench
 from experiments.lab.cells import SUMMARY, cells_of, read_answers, read_lab_records, write_record
-from experiments.lab.findings import findings, same_data
+from experiments.lab.comparison import table
+from experiments.lab.comparison.measures import scores_of_records
+from experiments.lab.comparison.ranks import rank_agreement
 from experiments.lab.labfile import Lab, read_lab
-from experiments.lab.measures import scores_of_records
+from experiments.lab.pages.findings import findings, same_data
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
-from experiments.lab.ranks import rank_agreement
 from experiments.lab.workers import Outcome, make_cells, visible_gpus
 from toolkit.errors import UserError
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run one action; returns the exit status. Raises UserError for wrong names and files."""
     if args.action == "page":
-        pages = importlib.import_module(f"{LAB}.pages")
+        pages = importlib.import_module(f"{LAB}.pages.subject")
         path, written = pages.write(args.subject, args.baseline, args.preset, args.out)
         print(f"{'written' if written else 'up to date'}: {path}")
         return 0

@@ -14,7 +14,7 @@ from toolkit.files import display_path, write_json
 from toolkit.presets import Preset
 
 # An experiment uses the referee and is no part of it: known here by its name only.
-COMPARISON = "experiments.lab.against"
+COMPARISON = "experiments.lab.comparison.against"
 WIDTH = 80
 
 

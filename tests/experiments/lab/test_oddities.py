@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.lab.oddities import warnings_of
+from experiments.lab.comparison.oddities import warnings_of
 from toolkit.files import REPOSITORY
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.lab import page, plots
 from experiments.lab.cells import SUMMARY
-from experiments.lab.findings import findings
 from experiments.lab.labfile import read_lab
-from experiments.lab.page import write_lab_page
+from experiments.lab.pages import page, plots
+from experiments.lab.pages.findings import findings
+from experiments.lab.pages.page import write_lab_page
 from tests.experiments.lab.example import write_lab
 from tests.experiments.lab.test_run_page import Reader, data_of
 from tests.solution.report.test_report import HOSTILE, console_of, load

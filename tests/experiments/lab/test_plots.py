@@ -10,7 +10,7 @@ import warnings
 import pytest
 from PIL import Image
 
-from experiments.lab.plots import Dot, Line, Plot, curves, dots, scatter
+from experiments.lab.pages.plots import Dot, Line, Plot, curves, dots, scatter
 
 HOSTILE = ["$x^{$", "</svg><script>alert(1)</script>", "中文", "a\nb\x00", "=1+1", "x" * 300, "", "_hidden"]
 

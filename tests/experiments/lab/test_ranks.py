@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.lab import ranks
-from experiments.lab.ranks import rank_agreement
-from experiments.lab.results import RankAgreement
+from experiments.lab.comparison import ranks
+from experiments.lab.comparison.ranks import rank_agreement
+from experiments.lab.comparison.results import RankAgreement
 from toolkit.errors import UserError
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.lab import plots, run_page
-from experiments.lab.against import compare_runs
 from experiments.lab.answers import Given, outcomes
-from experiments.lab.browser import Entry, browser
+from experiments.lab.comparison.against import compare_runs
 from experiments.lab.finished import bootstrap, interval
+from experiments.lab.pages import plots, run_page
+from experiments.lab.pages.browser import Entry, browser
 from tests.experiments.lab import example
 from tests.experiments.lab.example import ANSWERS
 from tests.solution.report.test_report import HOSTILE, console_of, load
@@ -281,5 +281,5 @@ def test_intervals_contain_what_they_should():
 
 def test_the_pages_look_like_the_recipes_report():
     """Copies, because a participant may change `solution/` and the referee's pages must not depend on it."""
-    own = REPOSITORY / "experiments/lab/templates/page.css"
+    own = REPOSITORY / "experiments/lab/pages/templates/page.css"
     assert own.read_bytes() == (REPOSITORY / "solution/report/page.css").read_bytes()

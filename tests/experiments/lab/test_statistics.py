@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.lab.measures import SCORES, measured_noise, scores_of, scores_of_records
-from experiments.lab.results import Analysis, Comparison
-from experiments.lab.statistics import analyse, holm, smallest_gain
+from experiments.lab.comparison.measures import SCORES, measured_noise, scores_of, scores_of_records
+from experiments.lab.comparison.results import Analysis, Comparison
+from experiments.lab.comparison.statistics import analyse, holm, smallest_gain
 from tests.experiments.lab.simulation import BASELINE, MEAN, labs
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY

@@ -10,11 +10,11 @@ import pytest
 
 from experiments.lab import run
 from experiments.lab.cells import cells_of
-from experiments.lab.earlier import earlier_noise
+from experiments.lab.comparison.earlier import earlier_noise
+from experiments.lab.comparison.measures import scores_of_records
+from experiments.lab.comparison.statistics import analyse
+from experiments.lab.comparison.table import lines_of
 from experiments.lab.labfile import read_lab
-from experiments.lab.measures import scores_of_records
-from experiments.lab.statistics import analyse
-from experiments.lab.table import lines_of
 from experiments.lab.workers import Outcome
 from tests.experiments.lab.example import write_lab
 from toolkit.files import REPOSITORY
@@ -69,7 +69,7 @@ def test_earlier_noise_is_that_of_the_presets_largest_lab(tmp_path: Path) -> Non
 def test_a_finished_lab_prints_its_table_and_a_ladder_its_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.lab.ranks.RESAMPLES", 20)
+    monkeypatch.setattr("experiments.lab.comparison.ranks.RESAMPLES", 20)
     monkeypatch.setattr(run, "write_summary", lambda lab, outcomes: None)
     skills = {"none": 0.1, "raw": 0.3, "random": 0.5, "recipe": 0.8}
     rungs = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from experiments.lab.earlier import earlier_noise
+from experiments.lab.comparison.earlier import earlier_noise
 from tests.toolkit.eval.conftest import Benchmarks
 from toolkit.__main__ import main
 from toolkit.eval import score
@@ -73,12 +73,12 @@ def test_differences_have_intervals_that_say_what_they_hold(
     write_answers(results, benchmarks, "recipe", 9, ["A"] * 6)
     write_answers(results, benchmarks, "raw", 3, ["A", "A", "B", "A", "B", "A"])
     command = ["score", "recipe", "--baseline", "raw", "--preset", str(benchmarks.preset)]
-    monkeypatch.setattr("experiments.lab.against.earlier_noise", lambda preset: earlier_noise("mini"))
+    monkeypatch.setattr("experiments.lab.comparison.against.earlier_noise", lambda preset: earlier_noise("mini"))
     assert main(command) == 0
     known = capsys.readouterr().out
     assert "the luck of questions and of trainings, the latter as in" in known.replace("\n", " ")
     assert "recipe against raw: not decided: about" in known
-    monkeypatch.setattr("experiments.lab.against.earlier_noise", lambda preset: None)
+    monkeypatch.setattr("experiments.lab.comparison.against.earlier_noise", lambda preset: None)
     assert main(command) == 0
     unknown = capsys.readouterr().out
     assert "the luck of the questions alone" in unknown

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.lab.measures import CELL
-from experiments.lab.results import Estimate, RankAgreement
+from experiments.lab.comparison.measures import CELL
+from experiments.lab.comparison.results import Estimate, RankAgreement
 from toolkit.errors import UserError
 
 RESAMPLES = 1000

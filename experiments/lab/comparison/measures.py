@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.lab.noise import Noise
-from experiments.lab.results import BOTH, NoiseSource
+from experiments.lab.comparison.noise import Noise
+from experiments.lab.comparison.results import BOTH, NoiseSource
 from toolkit.errors import UserError
 
 # Columns of the two tables, both long, one row per value.

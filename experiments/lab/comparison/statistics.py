@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from experiments.lab.measures import Cell, EarlierNoise, Measure, measures_of
-from experiments.lab.noise import BORROWED_FREEDOM, Noise, Variance, moderated, of_questions
-from experiments.lab.results import Analysis, ArmResult, Comparison, Estimate
+from experiments.lab.comparison.measures import Cell, EarlierNoise, Measure, measures_of
+from experiments.lab.comparison.noise import BORROWED_FREEDOM, Noise, Variance, moderated, of_questions
+from experiments.lab.comparison.results import Analysis, ArmResult, Comparison, Estimate
 from toolkit.errors import UserError
 
 LEVEL = 0.05

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.lab.browser import browser
 from experiments.lab.cells import cells_of
-from experiments.lab.findings import NAMES, Found, entries_of, findings, recipes_of, same_data
+from experiments.lab.comparison.results import BOTH
+from experiments.lab.comparison.table import interval
 from experiments.lab.labfile import read_lab
-from experiments.lab.markup import PAGES, duration, hash_of, is_current, render, write_page
-from experiments.lab.page_tables import categories, cost, differences, leaderboard
-from experiments.lab.results import BOTH
-from experiments.lab.table import interval
+from experiments.lab.pages.browser import browser
+from experiments.lab.pages.findings import NAMES, Found, entries_of, findings, recipes_of, same_data
+from experiments.lab.pages.markup import PAGES, duration, hash_of, is_current, render, write_page
+from experiments.lab.pages.page_tables import categories, cost, differences, leaderboard
 from toolkit.files import display_path
 
 if TYPE_CHECKING:
-    from experiments.lab.plots import Plot
+    from experiments.lab.pages.plots import Plot
 
 NAMED = 3  # missing cells of an arm that are named one by one
 
@@ -42,7 +42,7 @@ def write_lab_page(file: Path, target: Path | None) -> tuple[Path, bool]:
     if is_current(path, inputs) and path.with_suffix("").is_dir():
         return path, False
     found = findings(lab, file)
-    from experiments.lab.page_plots import plots_of
+    from experiments.lab.pages.page_plots import plots_of
 
     drawn = list(plots_of(found))
     for plot in drawn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from experiments.lab.results import Analysis, Comparison, Estimate
+from experiments.lab.comparison.results import Analysis, Comparison, Estimate
 
 WIDTH = 80
 NAMES = {"textvqa": "TextVQA", "mmbench": "MMBench"}

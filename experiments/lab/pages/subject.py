@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.lab.run_page import write_run_page
+from experiments.lab.pages.run_page import write_run_page
 from toolkit.errors import UserError
 from toolkit.files import display_path, require_output
 
@@ -34,7 +34,7 @@ def write(subject: str, baseline: str | None, preset: str | None, target: Path |
     elif baseline or preset:
         raise UserError(f"{subject}: a lab names its own baseline and preset; --baseline and --preset are for a run")
     else:
-        from experiments.lab.page import write_lab_page
+        from experiments.lab.pages.page import write_lab_page
 
         path, written = write_lab_page(Path(subject), target)
     return display_path(path), written

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from experiments.lab.cells import Record
-from experiments.lab.findings import NAMES, Found
-from experiments.lab.markup import STAGE_NAMES, Table, duration
-from experiments.lab.table import interval
+from experiments.lab.comparison.table import interval
+from experiments.lab.pages.findings import NAMES, Found
+from experiments.lab.pages.markup import STAGE_NAMES, Table, duration
 
 
 def leaderboard(found: Found) -> Table:

@@ -1,7 +1,7 @@
 """What a comparison of arms says: the values that the table prints and the page draws. All scores are points, 0 to 100.
 
-`experiments/lab/statistics.py` makes them; they hold nothing but numbers and texts, so that whoever shows them needs
-neither the records nor a statistics library.
+`experiments/lab/comparison/statistics.py` makes them; they hold nothing but numbers and texts, so that whoever shows
+them needs neither the records nor a statistics library.
 """
 
 from __future__ import annotations

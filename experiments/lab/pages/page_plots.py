@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from experiments.lab.findings import NAMES, Found, recipes_of
-from experiments.lab.markup import STAGE_NAMES
-from experiments.lab.page_tables import cost_of, kinds_of, samples, score_of
-from experiments.lab.plots import Dot, Line, Plot, curves, dots, scatter
-from experiments.lab.results import Estimate
+from experiments.lab.comparison.results import Estimate
+from experiments.lab.pages.findings import NAMES, Found, recipes_of
+from experiments.lab.pages.markup import STAGE_NAMES
+from experiments.lab.pages.page_tables import cost_of, kinds_of, samples, score_of
+from experiments.lab.pages.plots import Dot, Line, Plot, curves, dots, scatter
 
 
 def plots_of(found: Found) -> Iterator[Plot]:

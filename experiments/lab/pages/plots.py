@@ -23,7 +23,7 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from experiments.lab.markup import visible
+from experiments.lab.pages.markup import visible
 from toolkit.processes import unfinished
 
 # Okabe and Ito's palette without its yellow: told apart by colour-blind readers; lines also differ by their dashes.

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments.lab.earlier import earlier_noise
+from experiments.lab.comparison.earlier import earlier_noise
+from experiments.lab.comparison.measures import scores_of
+from experiments.lab.comparison.results import Analysis
+from experiments.lab.comparison.statistics import analyse
 from experiments.lab.finished import FinishedRun
-from experiments.lab.measures import scores_of
-from experiments.lab.results import Analysis
-from experiments.lab.statistics import analyse
 
 RUN, BASELINE = "run", "baseline"
 QUESTIONS_ONLY = (

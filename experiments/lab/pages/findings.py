@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.lab.answers import Given
-from experiments.lab.browser import Entry
 from experiments.lab.cells import SUMMARY, Record, read_answers, read_lab_records
+from experiments.lab.comparison.results import BOTH, Analysis, ArmResult, Comparison
 from experiments.lab.labfile import Lab
-from experiments.lab.markup import BENCHMARK_NAMES
-from experiments.lab.results import BOTH, Analysis, ArmResult, Comparison
+from experiments.lab.pages.browser import Entry
+from experiments.lab.pages.markup import BENCHMARK_NAMES
 from toolkit.errors import UserError
 from toolkit.eval import mmbench
 from toolkit.files import REPOSITORY, display_path, read_json
@@ -79,10 +79,10 @@ def findings(lab: Lab, file: Path) -> Found:
     Raises:
         UserError: no cell of it is there yet; a record is none.
     """
-    from experiments.lab.earlier import earlier_noise
-    from experiments.lab.measures import scores_of_records
-    from experiments.lab.oddities import warnings_of
-    from experiments.lab.statistics import analyse
+    from experiments.lab.comparison.earlier import earlier_noise
+    from experiments.lab.comparison.measures import scores_of_records
+    from experiments.lab.comparison.oddities import warnings_of
+    from experiments.lab.comparison.statistics import analyse
 
     records = read_lab_records(lab.records, lab.arms)
     if not records:

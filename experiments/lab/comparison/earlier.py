@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.lab.measures import EarlierNoise, measured_noise, scores_of_records
+from experiments.lab.comparison.measures import EarlierNoise, measured_noise, scores_of_records
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, display_path, read_json
 

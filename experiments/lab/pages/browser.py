@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from experiments.lab.answers import Given
-from experiments.lab.markup import visible
+from experiments.lab.pages.markup import visible
 from toolkit.dataset.images import opened
 from toolkit.errors import RowFault
 

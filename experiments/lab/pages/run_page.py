@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab.against import RUN, compare
 from experiments.lab.answers import Outcome
-from experiments.lab.browser import Entry, browser
+from experiments.lab.comparison.against import RUN, compare
+from experiments.lab.comparison.results import BOTH, Analysis, Estimate
 from experiments.lab.finished import DRAWS, STAGES, FinishedRun, Row, interval
-from experiments.lab.markup import (
+from experiments.lab.pages.browser import Entry, browser
+from experiments.lab.pages.markup import (
     BENCHMARK_NAMES,
     PAGES,
     STAGE_NAMES,
@@ -24,7 +25,6 @@ from experiments.lab.markup import (
     render,
     write_page,
 )
-from experiments.lab.results import BOTH, Analysis, Estimate
 from toolkit.errors import UserError
 from toolkit.files import display_path
 
@@ -223,7 +223,7 @@ def _warnings_of(run: FinishedRun) -> list[str]:
 
 
 def _plots(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[Any]:
-    from experiments.lab.plots import Dot, Line, curves, dots
+    from experiments.lab.pages.plots import Dot, Line, curves, dots
 
     panels: dict[str, list[Dot]] = {"": []}
     for run, name in zip(runs, names, strict=True):

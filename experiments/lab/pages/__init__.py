@@ -1,0 +1,1 @@
+"""Pages of labs and of finished runs, with their plots."""
