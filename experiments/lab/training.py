@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,8 @@ class CachedTrainer:
             image_tokens=model.image_tokens,
             features=self.features,
         )
+        # A stage whose towers' features are at hand starts from the beginning: its checkpoints hold no weights.
+        shutil.rmtree(job.folder / stage, ignore_errors=True)
         options = RunOptions(workers=0, logging_steps=1, save_steps=NEVER, save_total_limit=1)
         with contextlib.redirect_stdout(io.StringIO()):
             outcome = fit(model, rows, reader, settings, options, job.folder / stage, lambda _folder: None)
