@@ -67,8 +67,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
-        parser.error(f"no command {argv[0]!r}" + f"; did you mean {near[0]}?" * bool(near) + " --help lists them")
+        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(argv[0], COMMANDS, 1))
+        parser.error(f"no command {argv[0]!r}{near} --help lists them")
     name = parser.parse_args(argv[:1]).command
 
     command = importlib.import_module(f"toolkit.commands.{name}")

@@ -90,8 +90,9 @@ def test_a_result_is_never_written_over_what_is_read(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_misspelt_command_is_told_the_nearest(capsys):
+@pytest.mark.parametrize(("word", "near"), [("trian", "; did you mean train?"), ("xyz", "")])
+def test_a_misspelt_command_is_told_the_nearest(capsys, word, near):
     with pytest.raises(SystemExit) as ended:
-        main(["trian"])
+        main([word])
     assert ended.value.code == 2
-    assert "no command 'trian'; did you mean train? --help lists them" in capsys.readouterr().err
+    assert f"no command {word!r}{near} --help lists them" in capsys.readouterr().err
