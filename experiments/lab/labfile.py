@@ -33,6 +33,7 @@ DATASETS = {
 OUTPUT = REPOSITORY / "output" / "lab"
 RECIPES = REPOSITORY / "solution" / "recipes"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.+]*"  # of arms and rungs: it becomes part of a file's name, whose parts `-` parts
+LARGEST_SEED = 999_999_999  # as TRAIN_SEED
 MOST_SEEDS = 1000
 
 
@@ -178,6 +179,8 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
     Raises:
         UserError: see `read_lab`.
     """
+    for key in values:
+        _known(key, ("seeds", *(field.name for field in dataclasses.fields(_Keys))), where, "key")
     if "seeds" not in values:
         raise UserError(f"{where}: key 'seeds' is missing: how many trainings of each arm, or a list of seeds")
     keys = build(_Keys, {key: value for key, value in values.items() if key != "seeds"}, where)
@@ -258,12 +261,13 @@ def _known(name: Any, known: Iterable[str], where: str, what: str) -> None:
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     if type(value) is int and 0 < value <= MOST_SEEDS:
         return tuple(range(value))
-    if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
+    if isinstance(value, list) and value and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in value):
         if len(set(value)) < len(value):
             raise UserError(f"{where}: a seed occurs twice in {value}")
         return tuple(value)
     raise UserError(
-        f"{where} must be how many (1 to {MOST_SEEDS}) or a list of whole numbers from 0 on, found {value!r:.60}"
+        f"{where} must be how many (1 to {MOST_SEEDS}) or a list of whole numbers from 0 to {LARGEST_SEED}, found "
+        f"{value!r:.60}"
     )
 
 

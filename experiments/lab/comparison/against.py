@@ -41,7 +41,7 @@ def compare(runs: Sequence[FinishedRun]) -> Analysis:
         runs: the run and its baseline; all questions of both are scored.
 
     Returns:
-        of the arms RUN and BASELINE; its one note says which luck the intervals hold.
+        of the arms RUN and BASELINE; its notes say what is missing and which luck the intervals hold.
 
     Raises:
         UserError: as `outcomes` does.
@@ -64,4 +64,7 @@ def compare(runs: Sequence[FinishedRun]) -> Analysis:
     earlier = earlier_noise(runs[0].preset.name)
     analysis = analyse(scores_of(answers), BASELINE, answers, earlier)
     note = WITH_TRAINING.format(source=earlier.source) if earlier else QUESTIONS_ONLY.format(preset=runs[0].preset.name)
-    return Analysis(analysis.baseline, analysis.measures, analysis.arms, analysis.comparisons, [note], [])
+    notes = [note]
+    if missing := sorted(set(both.index) - set(answers["benchmark"])):
+        notes.insert(0, f"Compared without {' and '.join(missing)}, which is not scored for both.")
+    return Analysis(analysis.baseline, analysis.measures, analysis.arms, analysis.comparisons, notes, [])

@@ -48,7 +48,9 @@ def test_defaults_and_the_order_of_cells(written):
 
 
 WRONG = {
-    "an unknown key": (f"seeds: 1\nbudget_hour: 1\n{ARMS}", "unknown key 'budget_hour', did you mean 'budget_hours'?"),
+    "an unknown key": (f"seeds: 1\nbudget_hour: 1\n{ARMS}", "no key 'budget_hour'; did you mean 'budget_hours'?"),
+    "a misspelt key that is needed": (f"sedes: 1\n{ARMS}", "no key 'sedes'; did you mean 'seeds'?"),
+    "a seed of 24 digits": (f"seeds: [{'9' * 24}]\n{ARMS}", "whole numbers from 0 to 999999999, found"),
     "no seeds": (ARMS, "key 'seeds' is missing: how many trainings of each arm"),
     "a seed that is none": (f"seeds: [0, one]\n{ARMS}", r"seeds must be how many .*, found \[0, 'one'\]"),
     "a seed twice": (f"seeds: [1, 1]\n{ARMS}", "a seed occurs twice"),
