@@ -256,7 +256,7 @@ function drawStatistic(statistic) {
 // --- images ---
 
 function picture(sample, remark) {
-  const image = sample.image ? element("img", { alt: "", src: sample.image }) : element("div", { className: "missing", textContent: "no image" });
+  const image = sample.image ? element("img", { alt: "", src: sample.image }) : element("div", { className: "missing", textContent: "not shown here" });
   const isStaying = sample.place === undefined || dropping[sample.place] === 0;
   const state = element("span", { className: isStaying ? "stays" : "goes", textContent: isStaying ? "stays" : "dropped" });
   const small = element("small", {}, state, ` \u00b7 ${remark} \u00b7 id ${sample.id}`);

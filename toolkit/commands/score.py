@@ -41,12 +41,14 @@ def run(args: argparse.Namespace) -> None:
     score, notes = score_answers(folder, preset)
     name = args.preset or preset.name
     runs = [ScoredRun(_short(args.experiment, preset), score)]
-    if args.baseline:
+    if args.baseline is not None:
         baseline_folder, _ = find_answers(args.baseline, name)
+        if baseline_folder.resolve() == folder.resolve():
+            raise UserError(f"--baseline {args.baseline}: the same answers; name another run to compare with")
         runs.append(ScoredRun(_short(args.baseline, preset), score_answers(baseline_folder, preset)[0]))
     written = folder.with_name(f"{folder.name}.score.json") if folder.is_file() else folder / "score.json"
     write_json(written, {"answers": folder.name, "preset": preset.name, **score, "not_scored": notes})
-    differences, remarks = _differences(args.experiment, args.baseline, name) if args.baseline else ({}, [])
+    differences, remarks = _differences(args.experiment, args.baseline, name) if args.baseline is not None else ({}, [])
     if len(runs) > 1 and differences:
         remarks[-1] = f"{runs[0].name} against {runs[1].name}: {remarks[-1]}."
     blind, hidden = _blind(folder, preset)

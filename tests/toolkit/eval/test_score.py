@@ -90,6 +90,14 @@ def test_differences_have_intervals_that_say_what_they_hold(
     assert ends(known) != ends(unknown)
 
 
+@pytest.mark.parametrize("name", ["recipe", ""])
+def test_a_run_is_not_compared_with_itself_or_nothing(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["score", "recipe", "--preset", str(benchmarks.preset), "--baseline", name]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_the_same_answers_are_a_tie(results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("recipe", "again"):
         write_answers(results, benchmarks, name, 9, ["A", "A", "A", "A", "B", "A"])
