@@ -7,13 +7,14 @@ import shutil
 import time
 from pathlib import Path
 
+from toolkit.dataset.image_stamps import is_same, stamp_of
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import UserError
+from toolkit.errors import RowFault, UserError
 from toolkit.files import package_versions, read_json, sha256_of, write_json
 from toolkit.processes import owner_of
 
-RECORD = "export.json"
+RECORD, CARD = "export.json", "README.md"
 KINDS = ("parquet", "webdataset", "llava")
 
 
@@ -39,12 +40,13 @@ def run(args: argparse.Namespace) -> None:
     with owner_of(out.parent, f"export-{out.name}"):
         unfinished = out.with_name(f".{out.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        if _is_there(args.source, args.to, out):
-            print(f"{args.out}: already exported from the same file")
+        identity = _identity(args)
+        if _is_there(out, identity):
+            print(f"{args.out}: already exported from the same rows and images")
             return
         unfinished.mkdir(parents=True)
         try:
-            line = _back(args.source, unfinished) if args.to == "rows" else _export(args, unfinished)
+            line = _back(args.source, unfinished) if args.to == "rows" else _export(args, identity, unfinished)
             if out.exists():
                 out.rmdir()
             unfinished.rename(out)
@@ -53,22 +55,47 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.out}: {line}")
 
 
-def _is_there(source: Path, kind: str, out: Path) -> bool:
-    """Whether the folder is this export; one with anything else in it is refused."""
+def _identity(args: argparse.Namespace) -> dict[str, str]:
+    """What decides an export's files; of images their paths, sizes and times are looked at when it is written."""
+    if args.to == "rows" or not args.source.is_file():
+        return {}
+    for name in ("name", "licence", "source_of_data"):
+        if any(not character.isprintable() for character in getattr(args, name) or ""):
+            raise UserError(f"--{name.replace('_', '-')}: expected one line, found {getattr(args, name)!r}")
+    identity = {"source": sha256_of(args.source), "format": args.to, "images": str(args.images or "")}
+    identity |= {name: getattr(args, name) or "" for name in ("name", "licence", "source_of_data")}
+    return identity | ({"questions": sha256_of(args.questions)} if args.questions and args.questions.is_file() else {})
+
+
+def _is_there(out: Path, identity: dict[str, str]) -> bool:
+    """Whether the folder is this very export, whole; one with anything else in it is refused."""
     if not out.exists():
         return False
     if not out.is_dir():
         raise UserError(f"--out {out}: a file; name a folder")
-    if (out / RECORD).is_file() and source.is_file():
-        record = read_json(out / RECORD)
-        if isinstance(record, dict) and (record.get("format"), record.get("source")) == (kind, sha256_of(source)):
+    record = read_json(out / RECORD) if (out / RECORD).is_file() else None
+    if identity and isinstance(record, dict) and record.get("identity") == identity:
+        images = {name: Path(path) for name, path in record["image_files"].items()}
+        if is_same(images, record["image_stamp"]) and not _damage(out, record["files"]):
             return True
     if any(out.iterdir()):
-        raise UserError(f"--out {out}: holds something else; remove it, or choose another folder")
+        raise UserError(
+            f"--out {out}: holds something else, or an export of other rows, images or options, or a damaged one; "
+            "remove it, or choose another folder"
+        )
     return False
 
 
-def _export(args: argparse.Namespace, folder: Path) -> str:
+def _damage(folder: Path, files: dict[str, str]) -> str | None:
+    """Which file of an export is missing or has changed; its card may."""
+    for name, sha256 in files.items():
+        path = folder / name
+        if name != CARD and (not path.is_file() or sha256_of(path) != sha256):
+            return f"{path}: {'changed since it was exported' if path.is_file() else 'missing'}"
+    return None
+
+
+def _export(args: argparse.Namespace, identity: dict[str, str], folder: Path) -> str:
     from toolkit.export.card import About, card
     from toolkit.export.formats import WRITERS
     from toolkit.export.rows import read_entries, require_readable
@@ -78,19 +105,25 @@ def _export(args: argparse.Namespace, folder: Path) -> str:
     if not images.is_dir():
         raise UserError(f"--images {images}: no such folder; expected the seed's folder")
     roots = ImageRoots(seed=images, processed=file.parent)
-    rows, different = require_readable(file, roots)
+    rows, paths = require_readable(file, roots)
+    different = len(paths)
     originals = load_originals(args.questions) if args.questions else {}
-    WRITERS[args.to](read_entries(file, roots), folder, originals)
+    try:
+        WRITERS[args.to](read_entries(file, roots), folder, originals)
+    except RowFault as fault:  # of LLaVA's format alone
+        raise UserError(f"{file}: {fault}; give the seed's questions (--questions), or export to parquet") from None
     name = args.name or args.out.absolute().name
     about = About(name, args.to, args.licence, args.source_of_data, rows, different)
-    (folder / "README.md").write_text(card(file, about), encoding="utf-8")
+    (folder / CARD).write_text(card(file, about), encoding="utf-8")
     files = {
         path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()
     }
     record = {
         "command": "export",
         "format": args.to,
-        "source": sha256_of(file),
+        "identity": identity,
+        "image_files": {name: str(path.absolute()) for name, path in paths.items()},
+        "image_stamp": stamp_of(paths),
         "counts": {"rows": rows, "images": different},
         "files": files,
         "versions": package_versions(),
@@ -111,9 +144,7 @@ def _back(source: Path, folder: Path) -> str:
     kind, files = (record.get("format"), record.get("files")) if isinstance(record, dict) else (None, None)
     if kind not in KINDS or not isinstance(files, dict):
         raise UserError(f"{source / RECORD}: damaged; export again")
-    for name, sha256 in files.items():
-        path = source / name
-        if not path.is_file() or sha256_of(path) != sha256:
-            raise UserError(f"{path}: {'changed since it was exported' if path.is_file() else 'missing'}; export again")
+    if damage := _damage(source, files):
+        raise UserError(f"{damage}; remove the folder and export again")
     counts = read_back(kind, source, folder)
     return f"{counts['rows']:,} rows and {counts['images']:,} images; image paths start from this folder"

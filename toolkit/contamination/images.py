@@ -3,8 +3,8 @@
 A 64-bit perceptual hash (the signs of the lowest frequencies of a 32 x 32 image; C. Zauner, "Implementation and
 benchmarking of perceptual image hash functions", 2010) finds candidates: every wanted image is hashed whole and in 134
 windows of 70 to 92 % of its sides, each also mirrored; every other image once, and without its border if it has one. A
-candidate counts where image and window correlate, as a whole and in their details: by hashes alone one pair in ten
-thousand would be a copy, by the whole alone shoes on white.
+candidate counts where image and window correlate, as a whole, in their details and colours: by hashes alone one pair
+in ten thousand would be a copy, by the whole alone shoes on white.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ STEP = 0.05  # of a side, between windows
 STRETCHES = (0.94, 0.97, 1.0, 1.03, 1.06)  # of a window, in the close look
 MARGIN = 0.08  # of a window's longer side, by which it may lie elsewhere
 IMAGES_AT_ONCE = 256
+COLOURS = 4  # parts of each side whose mean colours are compared
+NO_COLOUR, LEAST_COLOUR, COLOUR_RANGE = 128, 6, 16  # of a chroma: of grey; of a coloured part; between copies
 MIRROR = np.where(np.arange(FREQUENCIES) % 2, -1, 1)[None].astype(np.float32)  # what mirroring does to frequencies
 
-Grey = np.ndarray  # [H, W] float32
+Pixels = np.ndarray  # [H, W, 3] float32: luma and two chromas, 0 to 255
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
@@ -89,20 +91,20 @@ class Wanted:
                         yield sorted(_best(numbered), key=lambda match: -match.correlation)
 
     def _candidates(
-        self, looks: Sequence[list[Grey] | RowFault], pool: ThreadPoolExecutor
+        self, looks: Sequence[list[Pixels] | RowFault], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[int, Match]]:
-        views = [(number, grey) for number, look in enumerate(looks) if not isinstance(look, RowFault) for grey in look]
-        for (number, _), matches in zip(views, pool.map(self._matches, (grey for _, grey in views)), strict=True):
+        views = [(number, view) for number, look in enumerate(looks) if not isinstance(look, RowFault) for view in look]
+        for (number, _), matches in zip(views, pool.map(self._matches, (view for _, view in views)), strict=True):
             yield from ((number, match) for match in matches)
 
-    def _matches(self, grey: Grey) -> list[Match]:
+    def _matches(self, pixels: Pixels) -> list[Match]:
         """Wanted images whose closest windows correlate with one view of an image."""
-        windows, distances = self.near.find(_hash(_frequencies(grey)))
+        windows, distances = self.near.find(_hash(_frequencies(pixels)))
         looks, found = Counter[int](), []
         for index in np.lexsort((windows, distances)):
             window, wanted = self.windows[windows[index]], int(self.owner[windows[index]])
             looks[wanted] += 1
-            if looks[wanted] <= CANDIDATES and (correlation := _correlation(grey, window)) >= MIN_CORRELATION:
+            if looks[wanted] <= CANDIDATES and (correlation := _correlation(pixels, window)) >= MIN_CORRELATION:
                 found.append(Match(0, wanted, correlation, window.mirrored))
         return found
 
@@ -150,18 +152,18 @@ def _best(matches: list[Match]) -> list[Match]:
 
 @dataclass(frozen=True)
 class _Window:
-    grey: Grey  # the whole image
+    pixels: Pixels  # the whole image
     box: Box
     mirrored: bool
     hash: np.uint64
 
 
 def _windows_of(source: Path | bytes) -> list[_Window]:
-    whole = _grey(source)
+    whole = _pixels(source)
     windows = []
-    for grey in {view.shape: view for view in (whole, _without_borders(whole)[-1])}.values():
-        blurred = _blurred(grey)
-        for box in _boxes(*grey.shape):
+    for pixels in {view.shape: view for view in (whole, _without_borders(whole)[-1])}.values():
+        blurred = _blurred(pixels)
+        for box in _boxes(*pixels.shape[:2]):
             top, left, height, width = box
             found = _frequencies(blurred[top : top + height, left : left + width])
             windows.append(_Window(blurred, box, False, _hash(found)))
@@ -169,48 +171,48 @@ def _windows_of(source: Path | bytes) -> list[_Window]:
     return windows
 
 
-def _look_of(path: Path) -> list[Grey] | RowFault:
+def _look_of(path: Path) -> list[Pixels] | RowFault:
     try:
-        return [_blurred(grey) for grey in _without_borders(_grey(path))]
+        return [_blurred(pixels) for pixels in _without_borders(_pixels(path))]
     except RowFault as fault:
         return fault
 
 
-def _grey(source: Path | bytes) -> Grey:
-    """The image in grey, its longer side SIDE pixels."""
+def _pixels(source: Path | bytes) -> Pixels:
+    """The image's luma and chroma, its longer side SIDE pixels."""
     with opened(source) as image:
         if image.format == "JPEG":
-            image.draft("L", (SIDE, SIDE))
-        grey = image.convert("L")
-        scale = SIDE / max(grey.size)
-        width, height = (max(LEAST_SIDE, round(side * scale)) for side in grey.size)
+            image.draft("YCbCr", (SIDE, SIDE))
+        colours = image if image.mode == "YCbCr" else image.convert("RGB").convert("YCbCr")
+        scale = SIDE / max(colours.size)
+        width, height = (max(LEAST_SIDE, round(side * scale)) for side in colours.size)
         kind = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-        return np.asarray(grey.resize((width, height), kind, reducing_gap=2), dtype=np.float32)
+        return np.asarray(colours.resize((width, height), kind, reducing_gap=2), dtype=np.float32)
 
 
-def _without_borders(grey: Grey) -> list[Grey]:
+def _without_borders(pixels: Pixels) -> list[Pixels]:
     """The image, then without its border, then without the next one: a frame around a white margin is two."""
-    views = [grey]
+    views = [pixels]
     for _ in range(3):
-        grey = views[-1]
+        grey = views[-1][..., 0]
         cut = [_border(lines) for lines in (grey, grey[::-1], grey.T, grey.T[::-1])]
         top, bottom, left, right = (lines + (lines > 0) for lines in cut)  # one more: there the border is mixed in
         height, width = grey.shape
         has_border = (cut[0] and cut[1]) or (cut[2] and cut[3])  # the sky of a photograph is on one side
         if not has_border or height - top - bottom < LEAST_SIDE or width - left - right < LEAST_SIDE:
             break
-        views.append(grey[top : height - bottom, left : width - right])
+        views.append(views[-1][top : height - bottom, left : width - right])
     return views
 
 
-def _border(lines: Grey) -> int:
+def _border(lines: np.ndarray) -> int:
     """How many lines in front are of one colour each."""
     uniform = np.ptp(lines, axis=1) <= BORDER_RANGE
     return int(np.argmin(uniform)) if not uniform.all() else 0
 
 
-def _blurred(grey: Grey) -> Grey:
-    return cv2.GaussianBlur(np.ascontiguousarray(grey), (0, 0), BLUR)
+def _blurred(pixels: Pixels) -> Pixels:
+    return cv2.GaussianBlur(np.ascontiguousarray(pixels), (0, 0), BLUR)
 
 
 def _boxes(height: int, width: int) -> Iterator[Box]:
@@ -222,8 +224,8 @@ def _boxes(height: int, width: int) -> Iterator[Box]:
                 yield round(top), round(left), *box
 
 
-def _frequencies(grey: Grey) -> np.ndarray:
-    small = cv2.resize(grey, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
+def _frequencies(pixels: Pixels) -> np.ndarray:
+    small = cv2.resize(np.ascontiguousarray(pixels[..., 0]), (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     return cv2.dct(small)[:FREQUENCIES, :FREQUENCIES]
 
 
@@ -232,27 +234,44 @@ def _hash(frequencies: np.ndarray) -> np.uint64:
     return np.packbits(np.append(values > np.median(values), False)).view(np.uint64)[0]
 
 
-def _correlation(grey: Grey, window: _Window) -> float:
-    """The highest correlation of an image with a window, a little moved and stretched; -1 where details differ."""
+def _correlation(pixels: Pixels, window: _Window) -> float:
+    """The highest correlation of an image with a window, a little moved and stretched.
+
+    -1 where details or colours differ; a grey image may be a copy of a coloured one.
+    """
     top, left, height, width = window.box
     margin = max(4, round(MARGIN * max(height, width)))
     place = slice(max(0, top - margin), top + height + margin), slice(max(0, left - margin), left + width + margin)
-    around, details = (np.ascontiguousarray(view[place]) for view in (window.grey, _details(window.grey)))
-    view = np.ascontiguousarray(grey[:, ::-1]) if window.mirrored else grey
+    around = window.pixels[place]
+    grey = np.ascontiguousarray(around[..., 0])
+    details = np.ascontiguousarray(_details(window.pixels[..., 0])[place])
+    view = np.ascontiguousarray(pixels[:, ::-1]) if window.mirrored else pixels
     best = -1.0
     for stretch in STRETCHES:
-        size = (min(round(width * stretch), around.shape[1]), min(round(height * stretch), around.shape[0]))
+        size = (min(round(width * stretch), grey.shape[1]), min(round(height * stretch), grey.shape[0]))
         template = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
-        found = cv2.matchTemplate(around, template, cv2.TM_CCOEFF_NORMED)
-        _, value, _, (x, y) = cv2.minMaxLoc(found)
+        luma = np.ascontiguousarray(template[..., 0])
+        _, value, _, (x, y) = cv2.minMaxLoc(cv2.matchTemplate(grey, luma, cv2.TM_CCOEFF_NORMED))
         if not max(best, MIN_CORRELATION) <= value < math.inf:
             continue
-        same = cv2.matchTemplate(details, _details(template), cv2.TM_CCOEFF_NORMED)
-        if same[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max() >= MIN_DETAIL:
+        same = cv2.matchTemplate(details, _details(luma), cv2.TM_CCOEFF_NORMED)
+        if same[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max() < MIN_DETAIL:
+            continue
+        if _same_colours(around[y : y + size[1], x : x + size[0]], template):
             best = float(value)
     return best
 
 
-def _details(grey: Grey) -> Grey:
+def _details(grey: np.ndarray) -> np.ndarray:
     """Without what is larger than a few pixels: shoes on white have one outline, and laces of their own."""
-    return grey - cv2.GaussianBlur(grey, (0, 0), COARSE)
+    return grey - cv2.GaussianBlur(np.ascontiguousarray(grey), (0, 0), COARSE)
+
+
+def _same_colours(one: Pixels, other: Pixels) -> bool:
+    chromas = [
+        cv2.resize(np.ascontiguousarray(view[..., 1:]), (COLOURS, COLOURS), interpolation=cv2.INTER_AREA) - NO_COLOUR
+        for view in (one, other)
+    ]
+    if min(np.abs(chroma).max() for chroma in chromas) < LEAST_COLOUR:
+        return True
+    return bool(np.abs(chromas[0] - chromas[1]).max() <= COLOUR_RANGE)

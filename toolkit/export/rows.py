@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +21,7 @@ class Entry:
     """One row of a `processed_data.jsonl`.
 
     Args:
-        line: as it stands in the file, without its line end.
+        line: as it stands in the file, without its line end; absolute image paths are relative to the image root.
         row: what it says.
         image: its file.
     """
@@ -44,11 +45,15 @@ def read_entries(file: Path, roots: ImageRoots) -> Iterator[Entry]:
     require_file(file, "run a recipe first (python solution/process.py)")
     with opened(file) as lines:
         for number, line in enumerate(lines, 1):
-            line = line.removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n")
+            line = line.removeprefix(BYTE_ORDER_MARK).rstrip(b"\n")
             if not line.strip():
                 continue
             try:
-                row = parse_row(with_relative_images(parse_object(line), roots))
+                values = parse_object(line)
+                written = json.dumps(values.get("images"))
+                row = parse_row(with_relative_images(values, roots))
+                if json.dumps(values.get("images")) != written:  # else nobody could read them elsewhere
+                    line = json.dumps(values, ensure_ascii=False).encode()
                 image = roots.resolve(row.image) if row.image else None
                 if image and not image.is_file():
                     raise RowFault("missing_image", f"{image}: no such file")
@@ -57,28 +62,29 @@ def read_entries(file: Path, roots: ImageRoots) -> Iterator[Entry]:
             yield Entry(line, row, image)
 
 
-def require_readable(file: Path, roots: ImageRoots) -> tuple[int, int]:
+def require_readable(file: Path, roots: ImageRoots) -> tuple[int, dict[str, Path]]:
     """Look at every row, and at every image once.
 
     Returns:
-        how many rows and different images there are.
+        how many rows there are, and each image: name in the rows -> file.
 
     Raises:
         UserError: those of `read_entries`; an image cannot be decoded; there is no row.
     """
-    rows, images = 0, {}
+    rows = 0
+    images: dict[str, Path] = {}
     for entry in read_entries(file, roots):
         rows += 1
         if entry.image:
-            images[entry.image] = None
+            images[str(entry.row.image)] = entry.image
     if not rows:
         raise UserError(f"{file}: no row to export")
-    waiting = iter(images)
+    waiting = iter(images.values())
     while some := list(islice(waiting, IMAGES_AT_ONCE)):
         for path, found in inspect_images(some).items():
             if isinstance(found, RowFault):
                 raise UserError(f"{path}: {found}; {_advice(file, roots)}")
-    return rows, len(images)
+    return rows, images
 
 
 def _advice(file: Path, roots: ImageRoots) -> str:

@@ -143,15 +143,58 @@ def test_what_is_there_is_kept(
     out = tmp_path / "out"
     assert export(rows, small_seed, "webdataset", out) == 0
     assert export(rows, small_seed, "webdataset", out) == 0
-    assert "already exported from the same file" in capsys.readouterr().out
+    assert "already exported from the same rows and images" in capsys.readouterr().out
     assert export(rows, small_seed, "parquet", out) == 1
-    assert "holds something else; remove it, or choose another folder" in capsys.readouterr().err
+    assert "holds something else, or an export of other rows, images or options" in capsys.readouterr().err
     (out / "train-000000.tar").write_bytes(b"cut")
     assert main(["export", str(out), "--to", "rows", "--out", str(tmp_path / "back")]) == 1
-    assert "train-000000.tar: changed since it was exported; export again" in capsys.readouterr().err
+    assert (
+        "train-000000.tar: changed since it was exported; remove the folder and export again" in capsys.readouterr().err
+    )
     assert not (tmp_path / "back").exists()
     assert main(["export", str(small_seed.folder), "--to", "rows", "--out", str(tmp_path / "back")]) == 1
     assert "no export of this kit" in capsys.readouterr().err
+
+
+def test_an_export_is_not_taken_for_another(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other words for the card, a changed image, a lost file; the card itself may be edited."""
+    out = tmp_path / "out"
+    assert export(rows, small_seed, "parquet", out) == 0
+    (out / "README.md").write_text("Mine.")
+    assert export(rows, small_seed, "parquet", out) == 0
+    assert main(["export", str(out), "--to", "rows", "--out", str(tmp_path / "back")]) == 0
+    assert export(rows, small_seed, "parquet", out, "--licence", "mit") == 1
+    photograph = small_seed.folder / "images" / "1.png"
+    before = photograph.read_bytes()
+    photograph.write_bytes((small_seed.folder / "images" / "2.png").read_bytes())
+    assert export(rows, small_seed, "parquet", out) == 1
+    photograph.write_bytes(before)
+    assert export(rows, small_seed, "parquet", out) == 0
+    next(out.glob("data/*")).unlink()
+    assert export(rows, small_seed, "parquet", out) == 1
+    assert capsys.readouterr().err.count("or a damaged one; remove it, or choose another folder") == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_absolute_paths_become_relative(small_seed: SmallSeed, tmp_path: Path, kind: str) -> None:
+    row = small_seed.row(1)
+    file = small_seed.write(row | {"images": [str(small_seed.folder / "images" / "1.png")]})
+    assert export(file, small_seed, kind, tmp_path / "out") == 0
+    assert main(["export", str(tmp_path / "out"), "--to", "rows", "--out", str(tmp_path / "back")]) == 0
+    assert json.loads((tmp_path / "back" / "processed_data.jsonl").read_text()) == row
+
+
+def test_what_a_format_cannot_hold_is_one_line(
+    small_seed: SmallSeed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = small_seed.write({"id": "t", "text": "text alone <|__dj__eoc|>"})
+    assert export(file, small_seed, "llava", tmp_path / "out") == 1
+    assert "no_question" in (error := capsys.readouterr().err)
+    assert error.endswith("give the seed's questions (--questions), or export to parquet\n")
+    assert export(file, small_seed, "parquet", tmp_path / "out", "--name", "a\nb") == 1
+    assert capsys.readouterr().err == "error: --name: expected one line, found 'a\\nb'\n"
 
 
 @pytest.mark.slow
