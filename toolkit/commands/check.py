@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
     require_file(args.file, "run a recipe first (python solution/process.py)")
     for path in filter(None, (args.json, args.fixes)):
         require_output(path, args.file)
+    if args.contamination and (args.contamination.is_file() or args.contamination == Path()):
+        raise UserError(f"--contamination {args.contamination}: expected a folder of its own, made if it is missing")
     if not args.images.is_dir():
         raise UserError(f"--images {args.images}: no such folder; expected the seed's folder")
     known = REPOSITORY / "output" / f".checked-{preset.name}.json"

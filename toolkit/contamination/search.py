@@ -72,9 +72,14 @@ def read_exam(preset: Preset) -> Exam:
     for path in (preset.textvqa.questions, preset.mmbench.questions):
         if not path.is_file():
             raise UserError(f"{path}: no such file, and nothing to compare with; `{preset.download}` brings it")
+    asked = textvqa.read_questions(preset.textvqa.questions, preset.textvqa.images)
+    if not asked:
+        raise UserError(
+            f"{preset.textvqa.questions}: no question in it, and nothing to compare with; {preset.download}"
+        )
     names: dict[Path | bytes, str] = {}
     texts: dict[str, str] = {}
-    for question in textvqa.read_questions(preset.textvqa.questions, preset.textvqa.images):
+    for question in asked:
         name = f"TextVQA {question.question_id}"
         names.setdefault(question.image, name)
         texts[name] = question.prompt.partition("\n")[0]

@@ -26,7 +26,8 @@ class EvaluationOverlaps:
             "`python -m toolkit check SEED.jsonl --images DIR --preset P --contamination output/contamination` makes it"
         )
         if not Path(self.file).is_file():
-            raise ValueError(f"{self.file} is missing; {advice}")
+            what = "a folder; name overlaps.parquet in it" if Path(self.file).is_dir() else f"missing; {advice}"
+            raise ValueError(f"{self.file} is {what}")
         try:
             about = json.loads((pq.read_schema(self.file).metadata or {}).get(_METADATA, b"null"))
         except (pa.ArrowInvalid, ValueError):

@@ -72,9 +72,20 @@ def test_nothing_shared_is_said(words: list[str], small_seed: SmallSeed, capsys:
     assert "0 of 2 images are copies of the evaluation sets' 13" in capsys.readouterr().out
 
 
+def test_a_file_is_no_folder_for_the_result(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (tmp_path / "exam" / "questions.jsonl", ""):
+        assert main([*words[:-1], str(folder)]) == 1
+        assert "expected a folder of its own" in capsys.readouterr().err
+
+
 def test_missing_evaluation_sets_are_named(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "exam" / "questions.jsonl").write_text("\n")
+    assert main(words) == 1
+    assert "questions.jsonl: no question in it, and nothing to compare with" in capsys.readouterr().err
     (tmp_path / "exam" / "questions.jsonl").unlink()
     assert main(words) == 1
     assert "questions.jsonl: no such file, and nothing to compare with; `" in capsys.readouterr().err
