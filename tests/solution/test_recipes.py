@@ -113,6 +113,18 @@ def test_nothing_ends_above_the_cap_by_design(path):
         assert caps[-1] == (1200 if "mini" in path.parts or path.stem == "mini" else 200_000)
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_no_mapper_stands_between_scores_and_the_selector_that_ranks_by_them(path):
+    """A mapper may change what was scored, so scores end there."""
+    names = [
+        next(iter(step)) if isinstance(step, dict) else step for step in yaml.safe_load(path.read_text())["process"]
+    ]
+    for position, name in enumerate(names):
+        if name == "fill_to_cap_selector":
+            after = next(at for at in range(position, -1, -1) if names[at].endswith("_filter"))
+            assert not [other for other in names[after:position] if other.endswith("_mapper")]
+
+
 def test_every_row_of_the_table_and_every_finalist_has_a_recipe():
     expected = {
         "aesthetics", "matching", "words", "similarity", "similarity_aesthetics", "similarity_recaption",
