@@ -100,6 +100,10 @@ def test_a_failing_step_ends_the_script_with_a_status_and_a_line(script: Path, t
         in_turn = [call for call in calls if not call.startswith("tee ")]
         after = in_turn[in_turn.index(step) + 1 :] if step in in_turn else []
         ran = [call for call in made if not call.startswith("tee ")]
+        if script.name == "quickstart.sh":  # its two trainings run at the same time; what follows them must not run
+            last = [call for call in steps if any(word in call for word in (" pack ", " lab page ", " --baseline "))]
+            after, in_turn = [], []
+            ran = [call for call in ran if call in last[last.index(step) + 1 if step in last else 0 :]]
         assert len(ran) + len(after) <= len(in_turn), f"steps ran after {step}: {ran}"
 
 

@@ -125,7 +125,9 @@ class Stock:
         recipe.write_text(json.dumps({"dataset_path": str(self.seed), "process": [{name: parameters}]}))
         audit = self.folder / "audit" / f"{name}.parquet"
         data = DataSet((self.seed,))
-        run = Run(load_recipe(recipe, None), data, MINI, result, audit, {"inputs": {}}, "skip", True, 1.0)
+        run = Run(
+            load_recipe(recipe, None), data, MINI, result, audit, {"inputs": {}, "versions": {}}, "skip", True, 1.0
+        )
         send_to_the_run(unfinished_folder(audit))
         try:
             run.execute(lambda counts: None)
