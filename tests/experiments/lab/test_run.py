@@ -60,7 +60,7 @@ def test_a_lab_is_trained_once_and_the_same_rows_are(lab, training, capsys):
     assert {name for name, state in found.items() if state == "there"} == {"again-draw0-seed0", "again-draw0-seed1"}
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 6
-    assert said[0].startswith("[1 of 8] raw-draw0-seed0: textvqa 0.0, mmbench 0.0, ")
+    assert said[0].startswith("[1 of 8] raw-draw0-seed0: textvqa 0.0, mmbench 0.0")
     assert " left" in said[0]
     assert len(record_files(lab.records)) == 8
     assert set(states(lab).values()) == {"there"}
