@@ -91,11 +91,11 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.file}: {report.rows:,} rows checked in {seconds} s")
     lines = _lines(report, preset)
     print("\n".join(lines))
+    shared = _look_for_exams(args, preset) if args.contamination else None
     if args.json:
-        write_json(args.json, _record(report, args, preset, seconds))
+        write_json(args.json, _record(report, args, preset, seconds) | {"contamination": shared})
     if args.fixes:
         write_jsonl(args.fixes, _fixes(report))
-    shared = args.contamination is not None and _look_for_exams(args, preset)
     if not report.valid_rows:
         raise UserError(f"{args.file}: no row can be trained")
     if report.faults and args.on_error == "stop":
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
             "fix or drop them (--fixes FILE lists how), or pass --on-error skip"
         )
-    if shared and args.on_error == "stop":
+    if shared and (shared["images"] or shared["captions"]) and args.on_error == "stop":
         raise UserError(
             f"{args.file}: rows share images or captions with the evaluation sets, see {args.contamination / PAGE}; "
             "drop them (evaluation_overlap_filter in a recipe), or pass --on-error skip"
@@ -112,14 +112,17 @@ def run(args: argparse.Namespace) -> None:
         write_json(known, dict([*_reports(known).items(), (signature, lines)][-REPORTS_KEPT:]))
 
 
-def _look_for_exams(args: argparse.Namespace, preset: Preset) -> bool:
-    """Write and print what rows share with the evaluation sets; whether there is anything."""
+def _look_for_exams(args: argparse.Namespace, preset: Preset) -> dict[str, list[int]]:
+    """Write and print what rows share with the evaluation sets: the lines with an image, with a caption of theirs."""
     from toolkit.contamination.search import search  # OpenCV takes a moment
 
     roots = ImageRoots(seed=args.images, processed=args.file.parent)
     found, lines = search(args.file, roots, preset, args.contamination)
     print(*lines, f"  contamination  {args.contamination / PAGE} shows them", sep="\n")
-    return bool(found.pairs or found.captions)
+    return {
+        "images": sorted(line for name in found.pairs for line in found.lines[name]),
+        "captions": [line for line, *_ in found.captions],
+    }
 
 
 def _signature(args: argparse.Namespace, preset: Preset) -> str | None:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         unfinished = out.with_name(f".{out.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         identity = _identity(args)
-        if _is_there(out, identity):
+        if _is_there(args, out, identity):
             print(f"{args.out}: already exported from the same rows and images")
             return
         unfinished.mkdir(parents=True)
@@ -56,18 +56,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _identity(args: argparse.Namespace) -> dict[str, str]:
-    """What decides an export's files; of images their paths, sizes and times are looked at when it is written."""
+    """What decides an export's files besides its images; nothing that tells of this machine, as it is given away."""
     if args.to == "rows" or not args.source.is_file():
         return {}
     for name in ("name", "licence", "source_of_data"):
         if any(not character.isprintable() for character in getattr(args, name) or ""):
             raise UserError(f"--{name.replace('_', '-')}: expected one line, found {getattr(args, name)!r}")
-    identity = {"source": sha256_of(args.source), "format": args.to, "images": str(args.images or "")}
+    identity = {"source": sha256_of(args.source), "format": args.to}
     identity |= {name: getattr(args, name) or "" for name in ("name", "licence", "source_of_data")}
     return identity | ({"questions": sha256_of(args.questions)} if args.questions and args.questions.is_file() else {})
 
 
-def _is_there(out: Path, identity: dict[str, str]) -> bool:
+def _is_there(args: argparse.Namespace, out: Path, identity: dict[str, str]) -> bool:
     """Whether the folder is this very export, whole; one with anything else in it is refused."""
     if not out.exists():
         return False
@@ -75,7 +75,9 @@ def _is_there(out: Path, identity: dict[str, str]) -> bool:
         raise UserError(f"--out {out}: a file; name a folder")
     record = read_json(out / RECORD) if (out / RECORD).is_file() else None
     if identity and isinstance(record, dict) and record.get("identity") == identity:
-        images = {name: Path(path) for name, path in record["image_files"].items()}
+        from toolkit.export.rows import read_entries
+
+        images = {str(entry.row.image): entry.image for entry in read_entries(args.source, _roots(args)) if entry.image}
         if is_same(images, record["image_stamp"]) and not _damage(out, record["files"]):
             return True
     if any(out.iterdir()):
@@ -84,6 +86,13 @@ def _is_there(out: Path, identity: dict[str, str]) -> bool:
             "remove it, or choose another folder"
         )
     return False
+
+
+def _roots(args: argparse.Namespace) -> ImageRoots:
+    images = args.images or args.source.parent
+    if not images.is_dir():
+        raise UserError(f"--images {images}: no such folder; expected the seed's folder")
+    return ImageRoots(seed=images, processed=args.source.parent)
 
 
 def _damage(folder: Path, files: dict[str, str]) -> str | None:
@@ -101,10 +110,7 @@ def _export(args: argparse.Namespace, identity: dict[str, str], folder: Path) ->
     from toolkit.export.rows import read_entries, require_readable
 
     start = time.monotonic()
-    file, images = args.source, args.images or args.source.parent
-    if not images.is_dir():
-        raise UserError(f"--images {images}: no such folder; expected the seed's folder")
-    roots = ImageRoots(seed=images, processed=file.parent)
+    file, roots = args.source, _roots(args)
     rows, paths = require_readable(file, roots)
     different = len(paths)
     originals = load_originals(args.questions) if args.questions else {}
@@ -122,7 +128,6 @@ def _export(args: argparse.Namespace, identity: dict[str, str], folder: Path) ->
         "command": "export",
         "format": args.to,
         "identity": identity,
-        "image_files": {name: str(path.absolute()) for name, path in paths.items()},
         "image_stamp": stamp_of(paths),
         "counts": {"rows": rows, "images": different},
         "files": files,

@@ -55,7 +55,9 @@ def test_what_is_shared_is_named_and_refused(
     assert "line 3 (id s2): TextVQA q7: 'what stands on sign number 7 here'" in said.out
     assert "rows share images or captions with the evaluation sets" in said.err
     assert said.err.count("\n") == 1
-    assert main([*words, "--on-error", "skip"]) == 0
+    report = tmp_path / "report.json"
+    assert main([*words, "--on-error", "skip", "--json", str(report)]) == 0
+    assert json.loads(report.read_text())["contamination"] == {"images": [2], "captions": [3]}
     table = pq.read_table(tmp_path / "found" / "overlaps.parquet").to_pylist()
     assert [(row["id"], row["image_in"], row["text_in"]) for row in table] == [
         ("s0", "", ""), ("s1", "TextVQA q3", ""), ("s2", "", "TextVQA q7"), ("s3", "", "")

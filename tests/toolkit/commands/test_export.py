@@ -162,6 +162,7 @@ def test_an_export_is_not_taken_for_another(
     """Other words for the card, a changed image, a lost file; the card itself may be edited."""
     out = tmp_path / "out"
     assert export(rows, small_seed, "parquet", out) == 0
+    assert str(tmp_path) not in (out / "export.json").read_text(), "an export tells nothing of the machine"
     (out / "README.md").write_text("Mine.")
     assert export(rows, small_seed, "parquet", out) == 0
     assert main(["export", str(out), "--to", "rows", "--out", str(tmp_path / "back")]) == 0
