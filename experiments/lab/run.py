@@ -93,6 +93,8 @@ def make(lab: Lab) -> list[Outcome]:
     gpus = visible_gpus()
     if lab.preset.needs_gpu and not gpus:
         raise UserError(f"preset {lab.preset.name} needs a CUDA GPU and none is visible; `preset: mini` runs without")
+    for folder in (lab.output, lab.records):  # a system may refuse what it seems to allow
+        folder.mkdir(parents=True, exist_ok=True)
     cells = cells_of(lab)
     budget = 3600 * lab.budget_hours or float("inf")
     found: list[Outcome] = []

@@ -22,7 +22,7 @@ from solution.runner.audit import Ledger, Step, aligned
 from solution.runner.configuration.parameters import accepted
 from solution.runner.data_juicer import OPERATORS, Deduplicator, Filter, NestedDataset, Selector
 from solution.runner.errors import visible
-from solution.runner.failures import whole, without
+from solution.runner.failures import whole, without, without_failed
 from solution.runner.files import replaced, stamp_of_files
 from solution.runner.histogram import ENDLESS, histogram
 from solution.runner.pipeline import (
@@ -153,7 +153,8 @@ def _compared(number: int, operator: Deduplicator, dataset: NestedDataset, ledge
     is_kept = np.ones(len(dataset), bool)
     if comes.any():
         _, result = chosen(operator, dataset.select(np.flatnonzero(comes)), ledger)
-        is_kept = ~comes | np.isin(numbers_of(dataset, ROW), numbers_of(whole(result, ledger), ROW))
+        left = without_failed(whole(result, ledger), ledger)
+        is_kept = ~comes | np.isin(numbers_of(dataset, ROW), numbers_of(left, ROW))
     failed = np.isin(numbers_of(dataset, ROW), ledger.failed_now())
     dataset = without(dataset, np.flatnonzero(failed).tolist())
     return dataset.add_column(f"{_COLUMN}{number}", is_kept[~failed])

@@ -132,6 +132,18 @@ def test_every_row_is_accounted_for(make_seed, make_recipe, analyze):
     assert "<b>fill_to_cap_selector</b> chooses among the rows that reach it and was left out" in text
 
 
+def test_rows_that_a_deduplicator_cannot_compare_fail_as_in_a_run(make_seed, make_recipe, run_process, analyze):
+    """A text-only row among images: nothing to compare."""
+    seed = make_seed(CAPTIONS[:6])
+    seed.write_text(seed.read_text() + '{"id": "t", "text": "text alone <|__dj__eoc|>", "images": []}\n')
+    recipe = make_recipe([{"caption_words_filter": {"min_num": 1}}, {"picture_deduplicator": {"max_distance": 0}}])
+    done, run = analyze(recipe, seed), run_process(recipe, seed)
+    assert (done.code, run.code) == (0, 0), done.err + run.err
+    assert staying(data_of(done.page)) == len(run.rows)
+    last = pq.read_table(done.scores).to_pylist()[-1]
+    assert (last["state"], last["reason"]) == ("failed", "the row has no image")
+
+
 def test_rows_that_a_mapper_made_count_as_in_a_run(make_seed, make_recipe, run_process, analyze, captioner_folder):
     """A created row has the scores that its parent was given before: where the parent is dropped it never comes."""
     seed = make_seed(CAPTIONS[:10])
