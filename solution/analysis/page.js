@@ -146,7 +146,7 @@ function build(statistic) {
 function control(statistic, threshold) {
   const label = `${threshold.name} of ${statistic.name}`;
   const range = element("input", { type: "range", min: 0, max: POSITIONS, step: 1, ariaLabel: label });
-  const box = element("input", { type: "number", step: "any", placeholder: "none", ariaLabel: `${label}, as a number` });
+  const box = element("input", { type: "number", step: "any", placeholder: threshold.idle ?? "none", ariaLabel: `${label}, as a number` });
   Object.assign(threshold, { range, box });
   range.dataset.slot = box.dataset.slot = `${statistic.number}.${threshold.name}`;
   range.addEventListener("input", () => {

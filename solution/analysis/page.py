@@ -27,6 +27,7 @@ from solution.operators.common.images import ImageError
 from solution.report.page import templates, thumbnail
 from solution.runner.errors import visible, without_secrets
 from solution.runner.files import replaced, shown
+from solution.runner.histogram import ENDLESS
 from solution.runner.recipe import Recipe
 
 MOST_BYTES = 20_000_000  # of a page
@@ -194,13 +195,14 @@ class _Page:
         return found
 
     def _thresholds(self, operator: Asked, limits: dict[str, float], cutting: dict[str, float]) -> list[dict[str, Any]]:
-        """What can be moved: `value` is None where the recipe's threshold drops nothing."""
+        """What can be moved: `value` is None where the recipe's threshold, `idle` then, drops nothing."""
         found = []
         for key in limits:
             slot = (operator.number, key)
             if slot not in self.slots:
                 self.slots.append(slot)
-            found.append({"slot": self.slots.index(slot), "name": key, "value": cutting.get(key)})
+            idle = limits[key] if abs(limits[key]) < ENDLESS else None
+            found.append({"slot": self.slots.index(slot), "name": key, "value": cutting.get(key), "idle": idle})
         return found
 
     def _mark(self, operator: Asked) -> dict[str, Any] | None:

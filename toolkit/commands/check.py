@@ -119,6 +119,11 @@ def _look_for_exams(args: argparse.Namespace, preset: Preset) -> dict[str, list[
     roots = ImageRoots(seed=args.images, processed=args.file.parent)
     found, lines = search(args.file, roots, preset, args.contamination)
     print(*lines, f"  contamination  {args.contamination / PAGE} shows them", sep="\n")
+    if found.pairs and not preset.needs_gpu:
+        print(
+            "  contamination  the mini world draws all its images from the same things and skies: a thing cut out of "
+            "one looks as in another"
+        )
     return {
         "images": sorted(line for name in found.pairs for line in found.lines[name]),
         "captions": [line for line, *_ in found.captions],

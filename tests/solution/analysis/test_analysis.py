@@ -101,6 +101,10 @@ def test_the_count_is_that_of_a_run_and_no_model_is_asked_twice(
     data = data_of(done.page)
     assert staying(data) == len(run.rows) < data["rows"] == len(CAPTIONS) + 1
     assert [mark["step"] for mark in data["marks"]] == ["caption_deduplicator"]
+    width = next(found for found in data["statistics"] if found["stat"] == "image_width")
+    assert [(limit["name"], limit["value"], limit["idle"]) for limit in width["thresholds"]] == [
+        ("min_width", None, 16), ("max_width", None, None)
+    ]  # fmt: skip
     scores = pq.read_table(done.scores).to_pylist()
     assert len(scores) == len(CAPTIONS) + 1
     of_run = {line["row"]: line for line in pq.read_table(run.audit).to_pylist() if line["state"] == "kept"}

@@ -51,6 +51,7 @@ def test_what_is_shared_is_named_and_refused(
     said = capsys.readouterr()
     assert "1 of 4 images are copies of the evaluation sets' 13, in 1 rows" in said.out
     assert "line 2 (images/1.png): TextVQA q3, mirrored" in said.out
+    assert "the mini world draws all its images from the same things and skies" in said.out
     assert "1 of 4 captions share their words" in said.out
     assert "line 3 (id s2): TextVQA q7: 'what stands on sign number 7 here'" in said.out
     assert "rows share images or captions with the evaluation sets" in said.err
