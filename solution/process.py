@@ -43,6 +43,7 @@ from solution.runner.record import (
     RESULT,
     TESTED_DATA_JUICER,
     audits_in,
+    datasets_of,
     describe_inputs,
     is_done,
     record_of,
@@ -179,7 +180,8 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
     root = None if arguments.images else shared
     data = DataSet(recipe.datasets, root, recipe.text_key, recipe.image_key, recipe.ratio, arguments.limit)
     images = (arguments.images or shared).absolute()
-    result, audit = places_of(recipe, arguments.output, data.is_trial, is_analysis)
+    name = analysis_name(recipe, arguments.dataset) if is_analysis else ""
+    result, audit = places_of(recipe, arguments.output, data.is_trial, name)
     on_error = arguments.on_error or recipe.on_error
     settings = {"on_error": on_error, **recipe.settings(), **({"limit": data.limit} if data.limit else {})}
     inputs = describe_inputs(recipe, images, settings | ({"trial": True} if data.is_trial else {}))
@@ -190,6 +192,9 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
             "inputs; --overwrite runs it again"
         )
         return
+    earlier, today = datasets_of(result), ", ".join(map(shown, recipe.datasets))
+    if is_analysis and result.is_file() and earlier not in ("", today):
+        print(f"note: {shown(result)} is about {earlier}: the page about {today} takes its place", file=sys.stderr)
     warn_of_untested_version()
     set_environment(recipe, audit.parent.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
@@ -236,15 +241,22 @@ def common_folder(files: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([file.absolute().parent for file in files]))
 
 
-def places_of(recipe: Recipe, output: Path | None, is_trial: bool, is_analysis: bool) -> tuple[Path, Path]:
+def analysis_name(recipe: Recipe, given: Sequence[Path] | None) -> str:
+    """What an analysis is called: as its recipe, and as the data set that was given in place of the recipe's own."""
+    if not given:
+        return recipe.name
+    return f"{recipe.name}.{recipe.dataset.stem[:80]}" + (f".and_{len(given) - 1}_more" if len(given) > 1 else "")
+
+
+def places_of(recipe: Recipe, output: Path | None, is_trial: bool, analysis: str = "") -> tuple[Path, Path]:
     """The files of result and audit. Raises UserError where the result would take the place of the data set.
 
-    A trial has a folder and names of its own, so that it is never taken for a submission. Of an analysis they are its
-    page and its scores, in a folder beside the audits.
+    A trial has a folder and names of its own, so that it is never taken for a submission. Of an ``analysis``, by its
+    name, they are its page and its scores, in a folder beside the audits.
     """
     result = output.absolute() / RESULT if output else recipe.export_path or ROOT / "output" / "processed_data" / RESULT
-    folder, name = audit_folder(recipe, result), recipe.name
-    if is_analysis:
+    folder, name = audit_folder(recipe, result), analysis or recipe.name
+    if analysis:
         folder = folder.with_name("analysis")
         name += ".trial" if is_trial else ""
         result = folder / f"{name}.html"

@@ -5,6 +5,7 @@
 A judge is pre-trained on each draw of the seed and says what its pairs are worth (`python -m toolkit judge`); then the
 recipes run on each draw and are trained on, as cells of a lab: a rerun does what is missing. Records are in
 `records/image_value`; those of raw and the mini recipe are taken from the mini world's own. Prints the lab's table.
+On `dev` there are also the thresholds that `image_value_first.yaml` has its own from.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from toolkit.mini.seed import build_seed
 
 WORK = OUTPUT / "image_value"
 OPERATOR = "image_value_filter"
+# Shares of the seed that `image_value_first.yaml` might drop as well, tried on dev.
+OTHER_RANKS = (0.2, 0.5)
 
 
 def main() -> int:
@@ -37,9 +40,10 @@ def main() -> int:
     arguments = parser.parse_args()
     values = [judged(draw) for draw in range(arguments.draws)]
     own = RECORDS / arguments.split
+    other_ranks = OTHER_RANKS if arguments.split == "dev" else ()
     keys = {
         "seeds": arguments.seeds, "baseline": "raw", "records": str(RECORDS / "image_value" / arguments.split),
-        "arms": {"raw": "raw", "recipe": display_path(RECIPE), **recipes(values)},
+        "arms": {"raw": "raw", "recipe": display_path(RECIPE), **recipes(values, other_ranks)},
         "reuse": [display_path(own)] if own.is_dir() else [],
         "world": {"draws": arguments.draws, "split": arguments.split, "questions": QUESTIONS},
     }  # fmt: skip
@@ -72,18 +76,25 @@ def judged(draw: int) -> Path:
     return file
 
 
-def recipes(values: Sequence[Path]) -> dict[str, str]:
-    """The kit's recipes by arm; those that read image values read these."""
+def recipes(values: Sequence[Path], other_ranks: Sequence[float] = ()) -> dict[str, str]:
+    """The kit's recipes by arm; those that read image values read these.
+
+    Args:
+        values: files of `judged`.
+        other_ranks: each makes an arm more, `image_value_first.yaml` with this `min_rank`.
+    """
+    chosen = {"image_value": ("image_value", {}), "image_value_first": ("image_value_first", {})}
+    chosen |= {f"image_value_first_{rank}": ("image_value_first", {"min_rank": rank}) for rank in other_ranks}
     found = {"reading": display_path(RECIPES / "mini" / "reading.yaml")}
-    for name in ("image_value", "image_value_first"):
-        content = yaml.safe_load((RECIPES / "mini" / f"{name}.yaml").read_text(encoding="utf-8"))
+    for arm, (recipe, changed) in chosen.items():
+        content = yaml.safe_load((RECIPES / "mini" / f"{recipe}.yaml").read_text(encoding="utf-8"))
         for step in content["process"]:
             if OPERATOR in step:
-                step[OPERATOR]["values"] = list(map(str, values))
-        file = WORK / f"{name}.yaml"
+                step[OPERATOR] |= {"values": list(map(str, values)), **changed}
+        file = WORK / f"{arm}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        found[name] = display_path(file)
+        found[arm] = display_path(file)
     return found
 
 

@@ -1,7 +1,8 @@
 """A statistic's values as small whole numbers with which a page counts exactly.
 
 The thresholds that the page offers are short decimals, the *edges*; each value is sent as its place among them. Counts
-are exact for every threshold that is an edge, and nothing else can be chosen.
+are exact for every threshold that is an edge, and for any between two edges that have no value between them: nothing
+else can be chosen.
 """
 
 import math

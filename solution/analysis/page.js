@@ -53,6 +53,25 @@ function nearestEdge(edges, value) {
   return value - edges[low] < edges[high] - value ? low : high;
 }
 
+// The place of a threshold among the codes: that of its edge, or of the gap between two.
+function codeOf(edges, value) {
+  let low = 0, high = edges.length; // the first edge that is not below the value
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (edges[middle] < value) low = middle + 1; else high = middle;
+  }
+  return edges[low] === value ? 2 * low + 1 : 2 * low;
+}
+
+// The value itself where rows can be counted exactly for it, else the nearest edge.
+function countable(statistic, slot, value) {
+  const { edges } = statistic, nearest = edges[nearestEdge(edges, value)];
+  const code = codeOf(edges, value);
+  if (code % 2 || value < edges[0] || value > edges.at(-1) || statistic.is_whole) return nearest;
+  const sharing = statistics.filter((other) => other.thresholds.some((threshold) => threshold.slot === slot));
+  return sharing.some((other) => other.codes.includes(code)) ? nearest : value;
+}
+
 function binsOfCodes(statistic) {
   const { axis, edges } = statistic;
   const bins = new Uint8Array(2 * edges.length + 1);
@@ -70,7 +89,7 @@ function recount(statistic) {
   const bound = (side, otherwise) => {
     const limit = statistic.thresholds.find((threshold) => threshold.name.startsWith(side));
     const value = limit && slots[limit.slot].value;
-    return value === null || value === undefined ? otherwise : 2 * nearestEdge(statistic.edges, value) + 1;
+    return value === null || value === undefined ? otherwise : codeOf(statistic.edges, value);
   };
   const low = bound("min_", 0), high = bound("max_", HIGHEST);
   const { codes, drops } = statistic;
@@ -162,8 +181,11 @@ function control(statistic, threshold) {
     choose(statistic, threshold, statistic.edges[Math.min(statistic.edges.length - 1, Math.max(0, index))]);
   });
   box.addEventListener("change", () => {
-    const value = box.value === "" ? slots[threshold.slot].original : statistic.edges[nearestEdge(statistic.edges, Number(box.value))];
+    const typed = box.value === "" ? null : Number(box.value);
+    const value = typed === null ? slots[threshold.slot].original : countable(statistic, threshold.slot, typed);
     choose(statistic, threshold, value);
+    if (typed !== null && typed !== value) statistic.remark = `; ${typed} cannot be chosen here, ${value} is the nearest threshold`;
+    box.value = value ?? "";
   });
   return element("label", { className: "slider" }, element("span", { textContent: threshold.name }), range, box);
 }
@@ -186,6 +208,7 @@ function choose(statistic, threshold, value) {
 }
 
 function changed(moved) {
+  for (const statistic of moved) statistic.remark = "";
   const touched = new Set(moved.flatMap((statistic) => statistic.thresholds.map((threshold) => threshold.slot)));
   for (const statistic of statistics) {
     if (statistic.thresholds.some((threshold) => touched.has(threshold.slot))) recount(statistic);
@@ -248,7 +271,7 @@ function drawStatistic(statistic) {
     if (document.activeElement !== threshold.box || threshold.box.value === "") threshold.box.value = value === null ? "" : value;
   });
   if (statistic.thresholds.length) {
-    statistic.told.textContent = `alone ${count(statistic.alone)} rows stay; ${count(only)} are dropped by this one only`;
+    statistic.told.textContent = `alone ${count(statistic.alone)} rows stay; ${count(only)} are dropped by this one only${statistic.remark}`;
   }
   drawSides(statistic);
 }
@@ -259,7 +282,8 @@ function picture(sample, remark) {
   const image = sample.image ? element("img", { alt: "", src: sample.image }) : element("div", { className: "missing", textContent: "not shown here" });
   const isStaying = sample.place === undefined || dropping[sample.place] === 0;
   const state = element("span", { className: isStaying ? "stays" : "goes", textContent: isStaying ? "stays" : "dropped" });
-  const small = element("small", {}, state, ` \u00b7 ${remark} \u00b7 id ${sample.id}`);
+  const id = sample.id.length > 40 ? `${sample.id.slice(0, 39)}\u2026` : sample.id;
+  const small = element("small", { title: `id ${sample.id}` }, state, ` \u00b7 ${remark} \u00b7 id ${id}`);
   return element("figure", {}, element("div", { className: "images" }, image), element("figcaption", {}, element("span", { className: "caption", textContent: sample.caption, title: sample.caption }), small));
 }
 
@@ -364,11 +388,11 @@ async function search() {
   lines ??= data.search.rows ? await searchable() : [];
   const samples = new Map(data.samples.map((sample) => [sample.place, sample]));
   const isWanted = (line) => line.id.toLowerCase() === words || line.caption.toLowerCase().includes(words);
-  for (const line of words ? lines : []) {
-    if (isWanted(line)) found.push(line);
-    if (found.length === 4 * NEAREST) break;
-  }
+  for (const line of words ? lines : []) if (isWanted(line)) found.push(line);
   found.sort((one, other) => (other.id.toLowerCase() === words) - (one.id.toLowerCase() === words));
+  const all = found.length;
+  found.splice(4 * NEAREST);
+  byId("search-count").textContent = words ? `${count(all)} found${all > found.length ? `, ${found.length} of them shown` : ""}` : "";
   byId("search-found").replaceChildren(...found.map((line) => {
     const scores = statistics.map((statistic) => `${statistic.stat} ${scoreOf(statistic, line.place, samples.get(line.place))}`);
     return picture({ ...line, image: samples.get(line.place)?.image }, scores.join(", "));
@@ -404,7 +428,7 @@ function readAddress() {
   for (const statistic of statistics) {
     for (const threshold of statistic.thresholds) {
       const slot = slots[threshold.slot], text = given.get(`${slot.number}.${slot.name}`);
-      slot.value = text && Number.isFinite(Number(text)) ? statistic.edges[nearestEdge(statistic.edges, Number(text))] : slot.original;
+      slot.value = text && Number.isFinite(Number(text)) ? countable(statistic, threshold.slot, Number(text)) : slot.original;
     }
   }
   changed(statistics);
@@ -437,7 +461,7 @@ async function start() {
     const edges = new Float64Array((await unpacked(found.edges)).buffer);
     const ranked = data.samples.filter((sample) => sample.values[column] !== null);
     ranked.sort((one, other) => one.values[column] - other.values[column]);
-    const statistic = { ...found, column, codes, edges, ranked, drops: new Uint8Array(data.rows) };
+    const statistic = { ...found, column, codes, edges, ranked, drops: new Uint8Array(data.rows), remark: "" };
     return Object.assign(statistic, { binOf: binsOfCodes(statistic) });
   }));
   for (const statistic of statistics) {

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from solution.analysis.axis import MOST_EDGES, axis_of, codes_of, edges_of
-from solution.analysis.scoring import Asked, inside
+from solution.analysis.scoring import IDLE, Asked, inside
 from solution.analysis.template import template_of
 from solution.operators.common.images import ImageError
 from solution.report.page import templates, thumbnail
@@ -139,6 +139,7 @@ class _Page:
                 kind: [operator for operator in self.asked if operator.kind == kind]
                 for kind in ("filter", "mapper", "deduplicator", "selector")
             },
+            "idle": IDLE,
             "recipe": shown(self.recipe.path),
             "text": without_secrets(self.recipe.text),
             "dataset": ", ".join(map(shown, self.recipe.datasets)),
@@ -185,6 +186,7 @@ class _Page:
                     "step": operator.step,
                     "number": operator.number,
                     "axis": vars(axis),
+                    "is_whole": is_whole,
                     "edges": packed(edges.astype("<f8").tobytes()),
                     "codes": _packed_codes(codes_of(values, edges, is_kept)),
                     "known": len(known),
@@ -207,7 +209,9 @@ class _Page:
 
     def _mark(self, operator: Asked) -> dict[str, Any] | None:
         """Rows that an operator would drop whatever the thresholds: copies, and a filter's with other rules."""
-        if operator.kind != "deduplicator" and (operator.kind != "filter" or operator.is_adjustable):
+        if operator.kind != "deduplicator" and (
+            operator.kind != "filter" or operator.is_adjustable or operator.is_idle
+        ):
             return None
         goes = ~self._values(operator.step).astype(bool)
         about = {"step": operator.step, "number": operator.number, "kind": operator.kind, "count": int(goes.sum())}

@@ -2,7 +2,8 @@
 
 Filters say what they would do and are not obeyed. Mappers are applied, as the filters after them see what they write.
 Deduplicators are asked about the rows that the recipe's own thresholds leave in front of them, as in a run. Selectors
-choose among whatever rows reach them and are left out. The scores come from the operators themselves and lie in the
+choose among whatever rows reach them and are left out. A row without an image is scored by what needs none, and counts
+as dropped where a run would fail it. The scores come from the operators themselves and lie in the
 score store, so that a later run asks no model again.
 """
 
@@ -15,15 +16,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Json, concatenate_datasets
 
 from solution.operators.common.captions import caption_of
+from solution.operators.common.reasons import NO_IMAGE
 from solution.operators.common.rows import PART, ROW
 from solution.runner.audit import Ledger, Step, aligned
 from solution.runner.configuration.parameters import accepted
-from solution.runner.data_juicer import OPERATORS, Deduplicator, Filter, NestedDataset, Selector
-from solution.runner.errors import visible
+from solution.runner.data_juicer import OPERATORS, STATS, Deduplicator, Filter, NestedDataset, Selector
+from solution.runner.errors import UserError, visible
 from solution.runner.failures import whole, without, without_failed
-from solution.runner.files import replaced, stamp_of_files
+from solution.runner.files import replaced, shown, stamp_of_files
 from solution.runner.histogram import ENDLESS, histogram
 from solution.runner.pipeline import (
     Runs,
@@ -31,6 +34,7 @@ from solution.runner.pipeline import (
     chosen,
     judged,
     limits_of,
+    registry,
     run_operator,
     statistics_of,
     thresholds_of,
@@ -44,6 +48,7 @@ _COLUMN = (
     "__analysis__"  # begins the columns that travel with the rows: scores of an operator, and whether it keeps them
 )
 STATES = {"kept": "scored", "dropped": "removed", "failed": "failed"}  # the ledger's -> the analysis's
+IDLE = "they drop no row; those of images need rows with one"
 _LINE = (
     "id",
     "row",
@@ -68,6 +73,8 @@ class Asked:
     kind: str  # filter, deduplicator, selector or mapper
     statistics: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> its thresholds by parameter
     is_adjustable: bool = False  # a row is kept exactly where every statistic lies within its thresholds
+    is_idle: bool = False  # a filter that drops no row and scores none, as one of images where rows have none
+    remark: str = ""  # for the user
 
     def column(self, stat: str) -> str:
         """The name of a statistic's column in the analysis's file."""
@@ -87,6 +94,17 @@ class Analysis(Run):
     """
 
     present: "Callable[[list[Asked], Callable[[Sequence[int]], list[list[str]]]], None] | None" = None
+
+    def execute(self, write_record: Callable[[dict[str, Any]], None]) -> None:
+        """As of a run. Raises UserError as well where the recipe has no filter."""
+        modules = registry(self.recipe)
+        names = [name for name, _ in self.recipe.process]
+        if modules.keys() >= set(names) and not any(issubclass(modules[name], Filter) for name in names):
+            raise UserError(
+                f"recipe {shown(self.recipe.path)} has no filter, so there are no scores to look at: "
+                "`process.py analyze first_look` takes a set of filters that need no model"
+            )
+        super().execute(write_record)
 
     def _apply(self, number: int, operator: Any, dataset: NestedDataset, ledger: Ledger, run: Any) -> NestedDataset:
         """The rows with what the operator says of them; only rows that it could not judge are gone."""
@@ -117,7 +135,7 @@ class Analysis(Run):
     ) -> None:
         """Put the file of scores and the page in the place of earlier ones, then the record."""
         asked = [
-            _asked(number, operator, ledger.steps[number].name, dataset)
+            _asked(number, operator, ledger.steps[number], dataset)
             for number, operator in enumerate(operators, start=1)
         ]
         counts = ledger.totals()
@@ -134,6 +152,8 @@ class Analysis(Run):
 def _scored(number: int, operator: Filter, dataset: NestedDataset, ledger: Ledger, run: Runs) -> NestedDataset:
     """The rows with a filter's statistics and what it would do, none of them dropped."""
     scored, _, is_kept = judged(operator, dataset, ledger, run)
+    if rows := _excused(ledger, len(dataset)):
+        scored, is_kept = _with_unscored(scored, is_kept, dataset, rows)
     columns, thresholds = statistics_of(scored), thresholds_of(operator)
     charts = (histogram(stat, values, is_kept, limits_of(stat, thresholds)) for stat, values in columns.items())
     ledger.steps[-1].scores += filter(None, charts)
@@ -142,6 +162,34 @@ def _scored(number: int, operator: Filter, dataset: NestedDataset, ledger: Ledge
     for stat, values in columns.items():
         scored = scored.add_column(f"{_COLUMN}{number}.{stat}", values)
     return scored.add_column(f"{_COLUMN}{number}", is_kept)
+
+
+def _excused(ledger: Ledger, rows_in: int) -> list[int]:
+    """Rows that failed as they have no image: in an analysis they go on, for what can be said of their captions."""
+    rows = ledger.take_back(NO_IMAGE)
+    if rows:
+        ledger.steps[-1].remark = (
+            "no row has an image: left out"
+            if len(rows) == rows_in
+            else f"{len(rows):,} rows have no image: they count as dropped here, and a run fails them"
+        )
+    return rows
+
+
+def _with_unscored(
+    scored: NestedDataset, is_kept: np.ndarray, dataset: NestedDataset, rows: list[int]
+) -> tuple[NestedDataset, np.ndarray]:
+    """The scored rows and what becomes of them, with those rows of the data set that have no score and are dropped.
+
+    Where that is all of them nothing is dropped.
+    """
+    rest = dataset.select(np.flatnonzero(np.isin(numbers_of(dataset, ROW), rows)))
+    rest = rest.remove_columns(STATS) if STATS in rest.column_names else rest
+    rest = rest.add_column(STATS, ["{}"] * len(rest), feature=Json())
+    whole_set = NestedDataset(concatenate_datasets([scored, rest]) if len(scored) else rest)
+    order = np.argsort(positions_of(numbers_of(whole_set, ROW), numbers_of(dataset, ROW)))
+    is_kept = np.concatenate([is_kept, np.full(len(rest), len(rest) == len(dataset))])
+    return whole_set.select(order), is_kept[order]
 
 
 def _compared(number: int, operator: Deduplicator, dataset: NestedDataset, ledger: Ledger) -> NestedDataset:
@@ -154,7 +202,8 @@ def _compared(number: int, operator: Deduplicator, dataset: NestedDataset, ledge
     if comes.any():
         _, result = chosen(operator, dataset.select(np.flatnonzero(comes)), ledger)
         left = without_failed(whole(result, ledger), ledger)
-        is_kept = ~comes | np.isin(numbers_of(dataset, ROW), numbers_of(left, ROW))
+        is_excused = len(_excused(ledger, int(comes.sum()))) == comes.sum()
+        is_kept = ~comes | is_excused | np.isin(numbers_of(dataset, ROW), numbers_of(left, ROW))
     failed = np.isin(numbers_of(dataset, ROW), ledger.failed_now())
     dataset = without(dataset, np.flatnonzero(failed).tolist())
     return dataset.add_column(f"{_COLUMN}{number}", is_kept[~failed])
@@ -166,11 +215,11 @@ def _column(dataset: NestedDataset, name: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _asked(number: int, operator: Any, step: str, dataset: NestedDataset) -> Asked:
+def _asked(number: int, operator: Any, step: Step, dataset: NestedDataset) -> Asked:
     """What the operator was asked, by the columns that it left."""
     kinds = {Filter: "filter", Deduplicator: "deduplicator", Selector: "selector"}
     kind = next((name for base, name in kinds.items() if isinstance(operator, base)), "mapper")
-    asked = Asked(number, operator._name, step, kind)
+    asked = Asked(number, operator._name, step.name, kind, remark=step.remark)
     if kind != "filter":
         return asked
     start = f"{_COLUMN}{number}."
@@ -186,6 +235,7 @@ def _asked(number: int, operator: Any, step: str, dataset: NestedDataset) -> Ask
         unknown |= np.isnan(values)
         with np.errstate(invalid="ignore"):
             within &= inside(values, asked.statistics[stat])
+    asked.is_idle = not columns and bool(is_kept.all())
     asked.is_adjustable = bool(usual and thresholds and (within == is_kept)[~unknown].all())
     return asked
 
@@ -266,6 +316,8 @@ def summary(audit: Path, asked: list[Asked], counts: dict[str, int]) -> str:
             thresholds = ", ".join(f"{key} {limit:g}" for key, limit in limits.items() if abs(limit) < ENDLESS)
             body.append((operator.column(stat), *told, thresholds, f"{inside(values, limits).sum():,}"))
     lines = aligned([header, *body]) if body else []
+    if idle := [operator.step for operator in asked if operator.is_idle]:
+        lines.append(f"nothing to score for {', '.join(idle)}: {IDLE}")
     lines.append(
         f"{counts['in']:,} in + {counts['created']:,} created = {counts['scored']:,} scored + "
         f"{counts['removed']:,} removed by mappers + {counts['failed']:,} failed"

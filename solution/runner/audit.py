@@ -191,6 +191,15 @@ class Ledger:
         if self.on_error == "stop":
             raise UserError(f"{self.name_row(row)}: {reason}; fix or remove the row, or use --on-error skip")
 
+    def take_back(self, reason: str) -> list[int]:
+        """Rows that the current operator failed for a reason go on after all; returns their numbers, rising."""
+        name = self.steps[-1].name
+        where = "FROM rows WHERE state = 'failed' AND operator = ? AND reason = ?"
+        rows = [row for (row,) in self._rows.execute(f"SELECT row {where} ORDER BY row", (name, reason))]
+        self._rows.executemany("UPDATE rows SET state = 'kept' WHERE row = ?", ((row,) for row in rows))
+        self.steps[-1].failed -= len(rows)
+        return rows
+
     def create(self, parents: Sequence[int], texts: Sequence[str]) -> list[int]:
         """The current operator created a row with a text from each parent; returns the new rows' numbers."""
         (last,) = self._rows.execute("SELECT max(row) FROM rows").fetchone()

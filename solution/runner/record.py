@@ -67,6 +67,15 @@ def describe_inputs(recipe: Recipe, images: Path, settings: dict[str, Any]) -> d
     }
 
 
+def datasets_of(result: Path) -> str:
+    """The data set that a result is of, by its record; empty where there is none that tells."""
+    try:
+        found = json.loads(record_of(result).read_text(encoding="utf-8"))["inputs"]["dataset"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+    return ", ".join(file["path"] for file in (found if isinstance(found, list) else [found]))
+
+
 def _python_files(path: Path) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from .faults import machine_fault
+from .reasons import NO_IMAGE
 
 # Formats of images in data sets (MPO counts as JPEG). Pillow reads more: for EPS it would run Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -85,7 +86,7 @@ def open_image(path: str | Path, is_checked_only: bool = False) -> Image.Image:
 def open_row_images(paths: Sequence[str] | None) -> list[Image.Image]:
     """All images of one row. Raises ImageError for the first bad one, or where the row has none."""
     if not paths:
-        raise ImageError("the row has no image")
+        raise ImageError(NO_IMAGE)
     return [open_image(path) for path in paths]
 
 

@@ -15,6 +15,7 @@ OUTSIDE_THRESHOLDS = "outside the operator's thresholds"
 CAPTIONED = "captioned from the image"
 GENERATED = "image generated from the caption"
 IMAGE_CHANGED = "another image from the operator"
+NO_IMAGE = "the row has no image"
 TOKENS_CHANGED = "the operator changed the number of image tokens"
 
 _WHERE_TO = "write it to synthetic_images in the operator's work_dir, or where Data-Juicer's transfer_filename says"

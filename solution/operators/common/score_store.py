@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from .faults import machine_fault
 from .images import ImageError, stat_image
 from .places import CHECKOUT
+from .reasons import NO_IMAGE
 
 _KEY = pa.binary(16)
 _MOST_PARTS = 64  # this many small parts are merged into one
@@ -223,7 +224,7 @@ def values_per_row(
     for row, (paths, own_texts) in enumerate(zip(images, texts, strict=True)):
         try:
             if not paths:
-                raise ImageError("the row has no image")
+                raise ImageError(NO_IMAGE)
             keys[row] = score_key(paths, *own_texts)
         except ImageError as error:
             failures[row] = str(error)

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -39,7 +40,7 @@ def analyze(tmp_path):
         words = ["analyze", *([str(recipe)] if recipe else []), "--dataset", str(seed)]
         words += ["--output", str(output / "processed_data"), *options]
         done = warm.run([sys.executable, str(ROOT / "solution" / "process.py"), *words], cwd=tmp_path)
-        name = f"{recipe.stem if recipe else 'first_look'}{'.trial' if '--limit' in options else ''}"
+        name = f"{recipe.stem if recipe else 'first_look'}.{seed.stem}{'.trial' if '--limit' in options else ''}"
         page = output / "analysis" / f"{name}.html"
         return SimpleNamespace(
             code=done.returncode, out=done.stdout, err=done.stderr, page=page, scores=page.with_suffix(".parquet")
@@ -68,6 +69,7 @@ def staying(data: dict, values: dict[str, float] | None = None) -> int:
     for statistic in data["statistics"]:
         codes, edges = unpacked(statistic["codes"], "<u2").astype(int), unpacked(statistic["edges"], "<f8")
         for threshold in statistic["thresholds"]:
+            stays &= codes != 65534
             value = (values or {}).get(f"{statistic['number']}.{threshold['name']}", threshold["value"])
             if value is not None:
                 code = 2 * edges.tolist().index(value) + 1
@@ -145,7 +147,31 @@ def test_rows_that_a_deduplicator_cannot_compare_fail_as_in_a_run(make_seed, mak
     assert (done.code, run.code) == (0, 0), done.err + run.err
     assert staying(data_of(done.page)) == len(run.rows)
     last = pq.read_table(done.scores).to_pylist()[-1]
-    assert (last["state"], last["reason"]) == ("failed", "the row has no image")
+    assert (last["state"], last["reason"], last["picture_deduplicator"]) == ("scored", "the row has no image", False)
+    assert last["caption_words_filter.caption_words"] == 2
+
+
+def test_rows_of_text_alone_are_scored_by_what_needs_no_image(make_seed, make_recipe, run_process, analyze):
+    """Among images they are dropped where a run fails them; alone, filters of images are left out."""
+    texts = "".join(f'{{"id": "t{n}", "text": "text {n} <|__dj__eoc|>", "images": []}}\n' for n in range(4))
+    seed = make_seed(CAPTIONS[:6])
+    seed.write_text(texts + seed.read_text())
+    recipe = make_recipe([{"picture_sharpness_filter": None}, {"caption_words_filter": {"min_num": 1}}])
+    done, run = analyze(recipe, seed), run_process(recipe, seed, "--max-failed", "1")
+    assert (done.code, run.code) == (0, 0), done.err + run.err
+    assert "4 rows have no image: they count as dropped here, and a run fails them" in done.err
+    assert "10 in + 0 created = 10 scored + 0 removed by mappers + 0 failed" in done.out
+    data = data_of(done.page)
+    assert staying(data) == len(run.rows) == 6
+    words = next(found for found in data["statistics"] if found["stat"] == "caption_words")
+    assert words["known"] == 10
+    seed.write_text(texts)
+    done = analyze(None, seed)
+    assert done.code == 0, done.err
+    assert "no row has an image: left out" in done.err
+    assert "nothing to score for image_shape_filter, image_aspect_ratio_filter, picture_sharpness_filter" in done.out
+    assert staying(data_of(done.page)) == 4
+    assert "<b>picture_sharpness_filter</b> has nothing to score" in done.page.read_text()
 
 
 def test_rows_that_a_mapper_made_count_as_in_a_run(make_seed, make_recipe, run_process, analyze, captioner_folder):
@@ -184,12 +210,31 @@ def test_without_a_recipe_there_is_a_first_look(make_seed, analyze):
     assert len(unpacked(ratio["edges"], "<f8")) > 100
 
 
+def test_a_page_is_called_as_its_data_set_and_says_whose_place_it_takes(make_seed, make_recipe, analyze, tmp_path):
+    recipe = make_recipe([{"caption_words_filter": None}])
+    seed = make_seed(["a dog"])
+    done = analyze(recipe, seed)
+    (tmp_path / "elsewhere").mkdir()
+    other = Path(shutil.copytree(seed.parent, tmp_path / "elsewhere" / "seed")) / seed.name
+    assert "takes its place" not in done.err + analyze(recipe, seed, "--overwrite").err
+    again = analyze(recipe, other)
+    assert again.page == done.page
+    assert f"is about {seed}: the page about {other} takes its place" in again.err
+    renamed = other.rename(other.with_name("others.jsonl"))
+    assert analyze(recipe, renamed).page.name == f"{recipe.stem}.others.html"
+    assert done.page.is_file()
+
+
 def test_mistakes_are_one_line(make_seed, make_recipe, analyze):
     seed = make_seed(["a dog"])
     done = analyze(make_recipe([{"caption_word_filter": None}]), seed)
     assert (done.code, len(done.err.splitlines())) == (1, 1)
     assert "did you mean caption_words_filter?" in done.err
     assert not done.page.exists()
+    done = analyze(make_recipe([{"caption_cleanup_mapper": None}]), seed)
+    assert (done.code, len(done.err.splitlines())) == (1, 1)
+    assert "has no filter, so there are no scores to look at: `process.py analyze first_look`" in done.err
+    assert not list(done.page.parent.glob("*.html"))
     done = analyze(make_recipe([{"caption_words_filter": None}]), seed, "--limit", "0")
     assert done.err == "error: --limit 0: expected 1 or more rows\n"
 
@@ -246,13 +291,34 @@ def test_a_slider_moved_in_a_browser_gives_the_recipe_that_keeps_as_many(
         browser.press("Enter")
         browser.frame()
         assert "1.max_num=9" in browser.evaluate("location.href")
+        # A number between the values of rows is taken as it is; one that no recipe may have is not, and the page tells.
+        sharpness = sorted(
+            line["picture_sharpness_filter.picture_sharpness"] for line in pq.read_table(done.scores).to_pylist()
+        )
+        between = round((sharpness[20] + sharpness[21]) / 2, 6)
+        browser.click("input[type=number][data-slot='2.min_sharpness']")
+        browser.evaluate("document.activeElement.select()")
+        browser.type(str(between))
+        browser.press("Enter")
+        browser.click("input[type=number][data-slot='1.max_num']")
+        browser.evaluate("document.activeElement.select()")
+        browser.type("8.7")
+        browser.press("Enter")
+        browser.frame()
+        assert f"2.min_sharpness={between}" in browser.evaluate("location.href")
+        assert browser.evaluate("document.activeElement.value") == "9"
+        assert "8.7 cannot be chosen here, 9 is the nearest threshold" in browser.evaluate("document.body.textContent")
         stays = browser.evaluate(count)
-        assert 0 < stays < dragged < before
+        assert 0 < stays < before
+        assert dragged < before
         assert browser.evaluate("document.querySelectorAll('.sides figure img').length") > 6
         text = browser.evaluate("document.getElementById('yaml-text').value")
         browser.click("#search-words")
         browser.type("собака")
         browser.until("document.querySelectorAll('#search-found figure').length === 1")
+        browser.evaluate("document.activeElement.select()")
+        browser.type("number")
+        browser.until("document.getElementById('search-count').textContent === '40 found, 24 of them shown'")
         browser.click("#pair")
         assert browser.evaluate("document.querySelectorAll('#pair-images figure').length") == 12
         address = browser.evaluate("location.href")
