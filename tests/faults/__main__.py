@@ -27,7 +27,7 @@ class Table:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One line per command, in Markdown."""
         if any("rounds" in found for _, found in self.rows):
-            terminalreporter.write_line("| command | rounds | memory of all its processes, MB |")
+            terminalreporter.write_line("| command | rounds | memory of its largest process, MB |")
             terminalreporter.write_line("|---|---|---|")
         else:
             terminalreporter.write_line(
@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="disturbed runs of each command (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of signals, targets and moments (%(default)s)")
     parser.add_argument("--only", default="", help="commands whose name holds this, in pytest's -k language")
-    parser.add_argument("--minutes", type=float, help="instead of kills: repeat commands so long, and look for leaks")
+    parser.add_argument("--minutes", type=float, help="instead of kills: repeat them so long in all; look for leaks")
     arguments = parser.parse_args()
     if arguments.kills < 2:
         parser.error("--kills: 2 or more")

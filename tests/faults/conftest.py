@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.conftest import checkout
 from tests.experiments.lab.conftest import toy_preset  # noqa: F401
 from tests.experiments.lab.example import ANSWERS, write_run
 from tests.faults.harness import Command, run_whole
 from tests.solution.conftest import captioner_folder, clip_folder, make_recipe, make_seed  # noqa: F401
+from tests.toolkit.commands.test_contamination import words as contaminated  # noqa: F401
 from tests.toolkit.download.conftest import environment_of, server  # noqa: F401
 from tests.toolkit.download.conftest import world as downloads  # noqa: F401
 from tests.toolkit.eval.conftest import benchmarks, tiny_model  # noqa: F401
@@ -111,6 +113,12 @@ def _check(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     return Command(toolkit("check", *words, "--json", out / "report.json", "--fixes", out / "fixes.jsonl"), out)
 
 
+def _contamination(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    *words, _ = request.getfixturevalue("contaminated")
+    out = tmp_path / "out"
+    return Command(toolkit(*words, out / "found", "--on-error", "skip"), out)
+
+
 def _prepare(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     out = tmp_path / "out"
     words, _ = _rows(request)
@@ -144,6 +152,22 @@ def _eval(request: pytest.FixtureRequest, tmp_path: Path, benchmark: str) -> Com
     out = tmp_path / "out"
     words = ("eval", benchmark, "--preset", files.preset, "--model", model, "--out", out / "answers", "--batch", 2)
     return Command(toolkit(*words), out)
+
+
+def _script(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    """A training script from preflight to score, in a checkout whose preset is small, over eight rows."""
+    root, world = checkout(tmp_path / "kit"), request.getfixturevalue("small_world")
+    preset = root / "toolkit/presets/mini.yaml"
+    values = yaml.safe_load(world.preset.read_text())
+    values |= {"finetune_data": str(world.data), "finetune_images": str(world.images), "sample_cap": 8}
+    tests = yaml.safe_load(request.getfixturevalue("benchmarks").preset.read_text())
+    preset.write_text(yaml.safe_dump(values | {name: tests[name] for name in ("textvqa", "mmbench")}))
+    settings = {
+        "EXP_NAME": "tiny", "PRETRAIN_DATASET": "../input/mini/mgm_pretrain_mini.jsonl",
+        "PRETRAIN_GRADIENT_ACCUMULATION_STEPS": "2", "CKPT_SAVE_STEPS": "2", "LOGGING_STEP": "1",
+    }  # fmt: skip
+    words = ["bash", str(root / "toolkit/train_mgm_mini_stage_1.sh")]
+    return Command(words, root / "output", environment=settings, cwd=root, unequal=(".log",))
 
 
 def _judge(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
@@ -207,12 +231,15 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "analyze": _analyze,
     "report": _report,
     "check": _check,
+    "check --contamination": _contamination,
     "convert": _convert,
     "prepare": _prepare,
     "train pretrain": _pretrain,
     "train finetune": _finetune,
     "eval textvqa": lambda request, path: _eval(request, path, "textvqa"),
     "eval mmbench": lambda request, path: _eval(request, path, "mmbench"),
+    "eval all": lambda request, path: _eval(request, path, "all"),
+    "train script": _script,
     "judge": _judge,
     "download": _download,
     "pack online": lambda request, path: _pack(request, path, "online"),

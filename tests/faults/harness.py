@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,11 @@ class Command:
     cwd: Path = REPOSITORY
     unequal: tuple[str, ...] = ()
 
+    @property
+    def temporary(self) -> Path:
+        """Its TMPDIR, one for each folder; short, as the paths of sockets may have 107 bytes."""
+        return Path(tempfile.gettempdir(), f"faults-{zlib.crc32(bytes(self.folder)):08x}")
+
     def contents(self) -> dict[str, object]:
         """What the folder holds."""
         return contents_of(self.folder, self.unequal)
@@ -65,15 +71,14 @@ class Run:
     def __init__(self, command: Command):
         self.command, self.mark = command, uuid.uuid4().hex
         base = command.folder.parent
-        temporary = Path(tempfile.gettempdir(), "faults")  # short: the paths of sockets may have 107 bytes
-        temporary.mkdir(exist_ok=True)
+        command.temporary.mkdir(exist_ok=True)
         self._said = base / f"{command.folder.name}.{self.mark}.said"
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
                 list(command.words),
                 cwd=command.cwd,
                 env=os.environ
-                | {MARK: self.mark, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+                | {MARK: self.mark, "TMPDIR": str(command.temporary), "OMP_NUM_THREADS": "1"}
                 | command.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=said,

@@ -1,7 +1,8 @@
 """The same work again and again, in one place: memory, processes, files and shared memory stay as they are.
 
 Ports and open files end with the processes that hold them.
-Two rounds in the suite; `python -m tests.faults --minutes 120` works that long and prints what it saw.
+Three rounds of one command in the suite; `python -m tests.faults --minutes 120` takes all commands in turn, works that
+long and prints what it saw.
 """
 
 from __future__ import annotations
@@ -16,29 +17,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.faults.conftest import COMMANDS
 from tests.faults.harness import Command, Run
 
 MINUTES = float(os.environ.get("FAULTS_MINUTES", "0"))
-# One command of every kind: workers and a score store, a data loader's workers, answers, an archive.
-CHOSEN = ("recipe, np 2", "train pretrain", "eval textvqa", "pack online", "check")
-INTERVAL = 0.2  # seconds between two looks at a run's processes
+INTERVAL = 0.1  # seconds between two looks whether a run has ended
 # unshare: a mount of its own; what is left in it is listed in the file that the next word names.
 CAN_UNSHARE = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
 _SCRIPT = 'mount -t tmpfs shm /dev/shm && "${@:2}"; status=$?; ls /dev/shm >"$1"; exit $status'
 OWN_SHARED_MEMORY = ("unshare", "-m", "bash", "-c", _SCRIPT, "bash")
 MORE_MEMORY = 1.25  # times the median of the first rounds
+# TensorBoard writes a file for each start, the score store one for each run that asked for something.
+EACH_ROUND = re.compile("(^|/)runs/|scores/")
 
 
 @dataclass
 class Left:
-    """What a finished round left behind, and the most memory that its processes held together."""
+    """What a finished round left behind, and the most memory that one of its processes held."""
 
     memory: int
     processes: list[str]
     files: set[str]
+    temporary: set[str]
     shared: set[str]
 
 
@@ -46,50 +48,59 @@ def run_round(command: Command, report: Path) -> Left:
     """Run a command where earlier rounds ran, with shared memory of its own, as others use the machine's too."""
     command = dataclasses.replace(command, words=[*OWN_SHARED_MEMORY, str(report), *command.words])
     run = Run(command)
-    memory = 0
-    while run.process.poll() is None:
-        memory = max(memory, sum(map(resident, run.family())))
+    ended = 0
+    while not ended:  # wait4 alone tells what the run's children took
         time.sleep(INTERVAL)
+        ended, status, usage = os.wait4(run.process.pid, os.WNOHANG)
+    run.process.returncode = os.waitstatus_to_exitcode(status)
     assert run.process.returncode == 0, run.said
     left = run.end()
-    files = {path.relative_to(command.folder).as_posix() for path in command.folder.rglob("*")}
-    return Left(memory, left, files, set(report.read_text().split()))
-
-
-def resident(process: psutil.Process) -> int:
-    """Bytes of memory that no other process shares."""
-    try:
-        return process.memory_info().rss - process.memory_info().shared
-    except psutil.NoSuchProcess:
-        return 0
+    files, temporary = (
+        {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        for folder in (command.folder, command.temporary)
+    )
+    return Left(usage.ru_maxrss, left, files, temporary, set(report.read_text().split()))
 
 
 def again(command: Command) -> None:
-    """Have the next round do all of its work: what a finished one would only look at goes, other files stay."""
-    for name in ("run.json", "processed_data.jsonl", "submit.zip", "report.json", "answers.jsonl"):
-        for path in command.folder.rglob(name):
+    """Have the next round do all of its work: its folders stay, and what is added to in each round."""
+    for path in command.folder.rglob("*"):
+        if path.is_file() and not EACH_ROUND.search(path.relative_to(command.folder).as_posix()):
             path.unlink()
+    command.fill()
+
+
+@pytest.fixture(scope="module")
+def until(request: pytest.FixtureRequest) -> Callable[[], float]:
+    """until(): when the command whose turn it is has had its share of the time that is left."""
+    deadline, turns = time.monotonic() + 60 * MINUTES, len(request.session.items)
+
+    def share() -> float:
+        nonlocal turns
+        turns -= 1
+        now = time.monotonic()
+        return now + (deadline - now) / (turns + 1)
+
+    return share
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CAN_UNSHARE, reason="needs the right to mount")
-@pytest.mark.parametrize("command", CHOSEN if MINUTES else ["recipe, np 2"], indirect=True)
+@pytest.mark.parametrize("command", COMMANDS if MINUTES else ["recipe, np 2"], indirect=True)
 def test_rounds_leave_no_more_than_the_first(
-    command: Command, tmp_path: Path, record_property: Callable[[str, object], None]
+    until: Callable[[], float], command: Command, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    end = until()
     command.empty()
     first = run_round(command, tmp_path / "report")
-    until = time.monotonic() + 60 * MINUTES / len(CHOSEN)
     rounds = [first]
-    while len(rounds) < 3 or time.monotonic() < until:
+    while len(rounds) < 3 or time.monotonic() < end:
         again(command)
         rounds.append(run_round(command, tmp_path / "report"))
         found = rounds[-1]
-        assert (found.processes, found.shared) == ([], set())
-        # TensorBoard writes a file for each start, the score store one for each run that asked for something.
-        more = {name for name in found.files - first.files if not re.search("(^|/)runs/|scores/", name)}
-        assert more == set()
-    memory = [found.memory / 2**20 for found in rounds]
+        assert (found.processes, found.temporary, found.shared) == ([], first.temporary, set())
+        assert {name for name in found.files ^ first.files if not EACH_ROUND.search(name)} == set()
+    memory = [found.memory / 2**10 for found in rounds]
     early, late = statistics.median(memory[:3]), statistics.median(memory[-3:])
     record_property("rounds", len(rounds))
     record_property("memory", f"{early:.0f} -> {late:.0f}")
