@@ -52,11 +52,8 @@ def write_lab_page(file: Path, target: Path | None) -> tuple[Path, bool]:
 
 
 def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path) -> str:
-    shown = browser(list(found.records), list(entries_of(found)))
-    ranked = found.ranked
-    arms = list(found.records)
-    shown.data["left"] = arms.index(ranked[0] if ranked[0] != found.analysis.baseline else ranked[-1])
-    shown.data["right"] = arms.index(found.analysis.baseline)
+    shown = browser(found.answered, list(entries_of(found)))
+    shown.data.update(_first_pair(found))
     return render(
         "lab.html.j2",
         inputs,
@@ -74,11 +71,38 @@ def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path)
         cost=cost(found),
         recipes=list(recipes_of(found)),
         browser=shown,
-        answers_note="Every question with what each arm answered in its trainings: how often, and whether it is right. "
-        "A percentage is the mean of an arm's trainings.",
+        answers_note=_answers_note(found),
         about=f"Made by python -m toolkit lab page {display_path(file)} from the records in "
         f"{display_path(found.lab.records)}.",
     )
+
+
+def _first_pair(found: Found) -> dict[str, int]:
+    """The arms whose answers stand side by side at first, as places in `Found.answered`: the best and the baseline."""
+    arms = found.answered
+    if not arms:
+        return {}
+    best, *others = [arm for arm in found.ranked if arm in arms]
+    right = found.analysis.baseline if found.analysis.baseline in arms else (others or [best])[-1]
+    left = others[-1] if best == right and others else best
+    return {"left": arms.index(left), "right": arms.index(right)}
+
+
+def _answers_note(found: Found) -> str:
+    note = (
+        "Every question with what each arm answered in its trainings: how often, and whether it is right. A percentage "
+        "is the mean of the trainings whose answers are kept"
+    )
+    trained = found.answers[["arm", "draw", "seed"]].drop_duplicates()["arm"].value_counts()
+    partly = [
+        f"{arm} {trained[arm]} of {len(found.records[arm])}"
+        for arm in found.answered
+        if trained[arm] < len(found.records[arm])
+    ]
+    note += f" ({', '.join(partly)})." if partly else "."
+    if without := [arm for arm in found.records if arm not in found.answered]:
+        note += f" Scores alone are kept of {', '.join(without)}."
+    return note
 
 
 def _lead(found: Found) -> str:

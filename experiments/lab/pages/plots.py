@@ -300,15 +300,17 @@ def _legend(figure: Figure, axis: Axes, series: int) -> None:
                 if label not in labels:
                     handles.append(handle)
                     labels.append(label)
-        columns = max(1, LEGEND // (max(map(len, labels)) + 8))
+        columns = max(1, LEGEND // (max(map(len, labels), default=0) + 8))
         figure.legend(
             handles, labels, loc="outside upper left", ncols=min(columns, series), fontsize=8, handlelength=1.5
         )
 
 
 def _name(text: str) -> str:
+    """A name as it is drawn; a long one without its middle, because names of one family differ at their ends."""
     text = " ".join(visible(text).split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def _plot(figure: Figure, name: str, caption: str, header: Sequence[str], cells: Sequence[Sequence[Any]]) -> Plot:

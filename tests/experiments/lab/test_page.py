@@ -114,6 +114,22 @@ def test_records_of_before_the_lab_have_scores_alone(tmp_path):
     assert '<section id="loss">' not in text
 
 
+def test_arms_with_scores_alone_are_named_and_not_offered(tmp_path):
+    file = write_lab(tmp_path, SKILLS, seeds=2)  # best first: again or recipe, raw, none
+    for name in ("recipe-draw0-seed0", "recipe-draw0-seed1", "again-draw0-seed0", "again-draw0-seed1"):
+        (tmp_path / "records" / f"{name}.parquet").unlink()
+    text = text_of(write_lab_page(file, tmp_path / "page.html")[0])
+    data = data_of(text)
+    assert data["arms"] == ["none", "raw"]
+    assert (data["arms"][data["left"]], data["arms"][data["right"]]) == ("none", "raw")
+    assert "Scores alone are kept of recipe, again." in text
+    (tmp_path / "records" / "raw-draw0-seed1.parquet").unlink()
+    assert "answers are kept (raw 1 of 2)." in text_of(write_lab_page(file, tmp_path / "page.html")[0])
+    (tmp_path / "records" / "raw-draw0-seed0.parquet").unlink()
+    data = data_of(text_of(write_lab_page(file, tmp_path / "page.html")[0]))
+    assert (data["arms"], data["left"], data["right"]) == (["none"], 0, 0)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
