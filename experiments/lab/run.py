@@ -21,16 +21,13 @@ from toolkit.errors import UserError
 
 
 def run_lab(file: Path, plan: bool) -> int:
-    """Run a lab file, or print its plan; returns the exit status: 1 where a cell is missing.
+    """Run a lab file, or print its plan; returns the exit status: 1 where a cell is missing, or is known to fail.
 
     Raises:
         UserError: the lab file is wrong; its preset needs a GPU and none is visible.
     """
     lab = read_lab(file)
-    if plan:
-        print("\n".join(lines_of(lab, plan_of(lab))))
-        return 0
-    return finish(lab, make(lab))
+    return _print_plan(lab) if plan else finish(lab, make(lab))
 
 
 def print_table(file: Path) -> int:
@@ -60,13 +57,21 @@ def run_ladder(file: Path, plan: bool) -> int:
     status = 0
     for name, rung in lab.rungs.items():
         print(f"{name}:")
-        if plan:
-            print("\n".join(lines_of(rung, plan_of(rung))))
-        else:
-            status |= finish(rung, make(rung))
+        status |= _print_plan(rung) if plan else finish(rung, make(rung))
     if not plan:
         print("\n".join(rank_lines(lab)))
     return status
+
+
+def _print_plan(lab: Lab) -> int:
+    """Print what a lab would do, and each fault once; returns the exit status: 1 where a cell is known to fail."""
+    plan = plan_of(lab)
+    print("\n".join(lines_of(lab, plan)))
+    cells = {cell.name: cell for cell in cells_of(lab)}
+    failed = (Outcome(cells[name], "failed", text=fault) for name, fault in plan.faults.items())
+    for line in missing_lines(failed, "cannot be trained"):
+        say(line)
+    return 1 if plan.faults else 0
 
 
 def rank_lines(lab: Lab) -> list[str]:
@@ -135,13 +140,13 @@ def finish(lab: Lab, outcomes: list[Outcome]) -> int:
     return 1 if missing else 0
 
 
-def missing_lines(missing: Iterable[Outcome]) -> list[str]:
-    """One line for all cells that are missing for one reason."""
+def missing_lines(missing: Iterable[Outcome], what: str = "missing") -> list[str]:
+    """One line for all cells that are missing for one reason; `what` says so."""
     reasons: dict[str, list[str]] = {}
     for outcome in missing:
         reasons.setdefault(_reason(outcome), []).append(outcome.cell.name)
     return [
-        f"error: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} missing: {reason}"
+        f"error: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} {what}: {reason}"
         for reason, names in reasons.items()
     ]
 
