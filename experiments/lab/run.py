@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from experiments.lab import ladder
 from experiments.lab.bench import Bench
-from experiments.lab.cells import SUMMARY, cells_of, read_answers, read_lab_records, write_record
+from experiments.lab.cells import SUMMARY, cells_of, write_record
 from experiments.lab.comparison import table
-from experiments.lab.comparison.measures import scores_of_records
-from experiments.lab.comparison.ranks import rank_agreement
 from experiments.lab.labfile import Lab, read_lab
 from experiments.lab.pages.findings import findings, same_data
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
@@ -59,7 +57,7 @@ def run_ladder(file: Path, plan: bool) -> int:
         print(f"{name}:")
         status |= _print_plan(rung) if plan else finish(rung, make(rung))
     if not plan:
-        print("\n".join(rank_lines(lab)))
+        print("\n".join(ladder.lines_of(lab)))
     return status
 
 
@@ -72,21 +70,6 @@ def _print_plan(lab: Lab) -> int:
     for line in missing_lines(failed, "cannot be trained"):
         say(line)
     return 1 if plan.faults else 0
-
-
-def rank_lines(lab: Lab) -> list[str]:
-    """How well each size of a ladder ranks the arms as the next one does."""
-    sizes = []
-    for name, rung in lab.rungs.items():
-        if records := [record for arm in read_lab_records(rung.records, rung.arms).values() for record in arm]:
-            answers = read_answers(rung.records, records)
-            sizes.append((name, scores_of_records(records), answers if len(answers) else None))
-    lines = []
-    for found in (rank_agreement(small, large) for small, large in itertools.pairwise(sizes)):
-        ends = f"{found.spearman.value:.2f} [{found.spearman.low:.2f}, {found.spearman.high:.2f}]"
-        lines.append(f"ranks of {len(found.arms)} arms in {found.small} and {found.large}: Spearman {ends}")
-        lines.append(f"  {found.words}")
-    return lines
 
 
 def make(lab: Lab) -> list[Outcome]:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.lab.cells import cells_of
-from experiments.lab.comparison.results import BOTH
+from experiments.lab.comparison.results import BOTH, RankAgreement
 from experiments.lab.comparison.table import interval
-from experiments.lab.labfile import read_lab
+from experiments.lab.labfile import Lab, read_lab
+from experiments.lab.ladder import agreements, missing_sizes
 from experiments.lab.pages.browser import browser
 from experiments.lab.pages.findings import NAMES, Found, entries_of, findings, recipes_of, same_data
 from experiments.lab.pages.markup import PAGES, duration, hash_of, is_current, render, write_page
-from experiments.lab.pages.page_tables import categories, cost, differences, leaderboard
+from experiments.lab.pages.page_tables import categories, cost, differences, ladder, leaderboard
 from toolkit.files import display_path
 
 if TYPE_CHECKING:
@@ -37,21 +38,25 @@ def write_lab_page(file: Path, target: Path | None) -> tuple[Path, bool]:
     """
     lab = read_lab(file)
     path = target or PAGES / f"lab-{lab.name}.html"
-    made_from = sorted(lab.records.glob("*.json")) + sorted(lab.records.glob("*.parquet"))
+    folders = dict.fromkeys([lab.records, *(rung.records for rung in lab.rungs.values())])
+    made_from = [
+        name for folder in folders for name in sorted(folder.glob("*.json")) + sorted(folder.glob("*.parquet"))
+    ]
     inputs = hash_of([file, *made_from], str(path), str(lab.records))
     if is_current(path, inputs) and path.with_suffix("").is_dir():
         return path, False
     found = findings(lab, file)
     from experiments.lab.pages.page_plots import plots_of
 
-    drawn = list(plots_of(found))
+    ranks = agreements(lab)
+    drawn = list(plots_of(found, ranks))
     for plot in drawn:
         plot.write(path.with_suffix(""))
-    write_page(path, _page(found, drawn, path.stem, inputs, file))
+    write_page(path, _page(found, ranks, drawn, path.stem, inputs, file))
     return path, True
 
 
-def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path) -> str:
+def _page(found: Found, ranks: list[RankAgreement], drawn: list[Plot], folder: str, inputs: str, file: Path) -> str:
     shown = browser(found.answered, list(entries_of(found)))
     shown.data.update(_first_pair(found))
     return render(
@@ -67,6 +72,8 @@ def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path)
         notes=[*found.analysis.notes, *(f"{line}." for line in same_data(found))],
         plots={plot.name: plot for plot in drawn},
         folder=folder,
+        ladder=ladder(ranks) if found.lab.rungs else None,
+        ladder_missing=_ladder_missing(found.lab, file),
         categories=categories(found),
         cost=cost(found),
         recipes=list(recipes_of(found)),
@@ -75,6 +82,13 @@ def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path)
         about=f"Made by python -m toolkit lab page {display_path(file)} from the records in "
         f"{display_path(found.lab.records)}.",
     )
+
+
+def _ladder_missing(lab: Lab, file: Path) -> str:
+    """Which sizes of the ladder have no cell, and the command for them."""
+    missing = missing_sizes(lab)
+    command = f"python -m toolkit lab ladder {display_path(file)}"
+    return f"No cell is there yet of {', '.join(missing)}: {command}" if missing else ""
 
 
 def _first_pair(found: Found) -> dict[str, int]:
