@@ -1,12 +1,14 @@
 """Run a Data-Juicer recipe on the seed and write `processed_data.jsonl`.
 
     python solution/process.py --recipe solution/recipes/mini.yaml
+    python solution/process.py check mini
     python solution/process.py analyze mini
     python solution/process.py report mini
     python solution/process.py operators
 
-The second form scores all rows and drops none, for a page on which to choose thresholds; the third makes a page about
-the last run of a recipe, the fourth lists Data-Juicer's operators. Does not judge whether rows can be trained on:
+The second form reads a recipe and says what is wrong with it; the third scores all rows and drops none, for a page on
+which to choose thresholds; the fourth makes a page about the last run of a recipe, the fifth lists Data-Juicer's
+operators. Does not judge whether rows can be trained on:
 `python -m toolkit check` does, on the file written here.
 """
 
@@ -56,8 +58,9 @@ def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     """The command line."""
     parser = argparse.ArgumentParser(
         description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.",
-        epilog="`process.py analyze [RECIPE]` scores all rows and drops none, for a page on which to choose "
-        "thresholds; `process.py report [RECIPE]` makes a page about a finished run; each has its own --help.",
+        epilog="`process.py check RECIPE` reads it and runs nothing; `process.py analyze [RECIPE]` scores all rows and "
+        "drops none, for a page on which to choose thresholds; `process.py report [RECIPE]` makes a page about a "
+        "finished run; each has its own --help.",
     )
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe: a YAML file, or a name such as mini")
     _add_options(parser)
@@ -116,6 +119,16 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, such as 0.1, found {text}")
 
 
+def parse_check_arguments(words: list[str]) -> argparse.Namespace:
+    """The command line after `check`."""
+    parser = argparse.ArgumentParser(
+        prog="process.py check", description="Read recipes and say what is wrong with them; runs and writes nothing."
+    )
+    parser.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="a recipe's file or name")
+    parser.add_argument("--dataset", type=Path, nargs="+", help="the seed (default: each recipe's dataset_path)")
+    return parser.parse_args(words)
+
+
 def parse_report_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `report`."""
     parser = argparse.ArgumentParser(prog="process.py report", description="One HTML page about a finished run.")
@@ -140,7 +153,9 @@ def parse_operators_arguments(words: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Run the recipe or report on it; a user's mistake ends in one line on stderr and exit status 1."""
     try:
-        if sys.argv[1:2] == ["report"]:
+        if sys.argv[1:2] == ["check"]:
+            check(parse_check_arguments(sys.argv[2:]))
+        elif sys.argv[1:2] == ["report"]:
             report(parse_report_arguments(sys.argv[2:]))
         elif sys.argv[1:2] == ["analyze"]:
             process(parse_analyze_arguments(sys.argv[2:]), is_analysis=True)
@@ -148,7 +163,7 @@ def main() -> None:
             list_operators(parse_operators_arguments(sys.argv[2:]))
         elif sys.argv[1:] and not sys.argv[1].startswith("-"):
             word = clipped(sys.argv[1])
-            near = nearest(word, ["analyze", "report", "operators"])
+            near = nearest(word, ["check", "analyze", "report", "operators"])
             advice = f"unknown command{near}" if near.endswith("?") else f"a recipe is given as --recipe {word}"
             raise UserError(f"process.py {word}: {advice}")
         else:
@@ -156,6 +171,23 @@ def main() -> None:
     except (UserError, InUseError) as error:
         lines = str(error).splitlines()
         sys.exit("\n".join(line if line.startswith("  ") else f"error: {line}" for line in lines))
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Read each recipe with its operators. Raises UserError with the faults of all; each line names the recipe."""
+    from solution.runner.pipeline import registry
+
+    faults = []
+    for path in arguments.recipes:
+        try:
+            recipe = load_recipe(path, arguments.dataset)
+            check_operators(recipe, registry(recipe))
+            print(f"{shown(recipe.path)}: no fault found; {len(recipe.process)} operators")
+        except UserError as error:
+            lines = str(error).splitlines()
+            faults += [line if line.startswith(("recipe", "  ")) else f"recipe {shown(path)}: {line}" for line in lines]
+    if faults:
+        raise UserError(*faults)
 
 
 def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:

@@ -95,7 +95,7 @@ DIRECTIONS = {
     "solution.operators.common",
     "solution.operators": "solution.operators.common",
     "solution.operators.common": "",
-    "toolkit.__main__": "toolkit.commands toolkit.errors toolkit.entry toolkit.processes",
+    "toolkit.__main__": "toolkit.commands toolkit.arguments toolkit.errors toolkit.entry toolkit.processes",
     "toolkit.toolkit": "",
     "toolkit.commands": "toolkit.judge toolkit.contamination toolkit.export toolkit.submission toolkit.training "
     "toolkit.eval toolkit.download toolkit.mini "
@@ -115,6 +115,7 @@ DIRECTIONS = {
     "toolkit.weights": "toolkit.files toolkit.errors",
     "toolkit.presets": "toolkit.files toolkit.errors",
     "toolkit.files": "toolkit.errors toolkit.processes",
+    "toolkit.arguments": "",
     "toolkit.errors": "",
     "toolkit.entry": "",
     "toolkit.processes": "",
@@ -166,6 +167,7 @@ def test_commands_are_thin():
     assert {name for name in readers if name and name.startswith("toolkit.")} == {
         "toolkit.__main__",
         "toolkit.commands",
+        "toolkit.arguments",
         "toolkit.errors",  # a type of argument that commands share
     }
     printing = {

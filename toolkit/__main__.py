@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
 from typing import Any
 
+from toolkit.arguments import Arguments, nearest
 from toolkit.entry import run
 from toolkit.errors import UserError
 from toolkit.processes import InUseError, end_forks_with_this_process
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     """
     summary = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
     program = os.environ.get("BETTER_SYNTH", "python -m toolkit")
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog=program,
         description="The referee of the Better Synth kit.",
         epilog=f"commands:\n{summary}\n\n`{program} COMMAND --help` lists a command's arguments.",
@@ -67,12 +67,11 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(argv[0], COMMANDS, 1))
-        parser.error(f"no command {argv[0]!r}{near} --help lists them")
+        parser.error(f"no command {argv[0]!r}{nearest(argv[0], COMMANDS)} --help lists them")
     name = parser.parse_args(argv[:1]).command
 
     command = importlib.import_module(f"toolkit.commands.{name}")
-    command_parser = argparse.ArgumentParser(prog=f"{program} {name}", description=COMMANDS[name])
+    command_parser = Arguments(prog=f"{program} {name}", description=COMMANDS[name])
     command.add_arguments(command_parser)
     arguments = command_parser.parse_args(argv[1:])
     end_forks_with_this_process()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 PRESET_FOLDER = Path(__file__).resolve().parent / "presets"
 PRESETS = ("full", "10k", "mini")
+
+# Types of values, as messages call them.
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list, such as [first, second]",
+    dict: "keys and values",
+}
 
 # Fixed for every preset: the challenge's training recipe.
 WARMUP_RATIO = 0.03
@@ -152,19 +163,34 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(hint, value, where)
     if typing.get_origin(hint) is list:
         if not isinstance(value, list):
-            raise UserError(f"{where} must be a list, found {reprlib.repr(value)}")
+            raise UserError(f"{where} must be {WORDS[list]}, found {reprlib.repr(value)}")
         (item,) = typing.get_args(hint)
-        return [_convert(item, entry, f"{where}[{index}]") for index, entry in enumerate(value)]
+        return [_convert(item, entry, f"{where}, entry {number},") for number, entry in enumerate(value, 1)]
     if hint is Path:
         if not isinstance(value, str) or not value or "\0" in value:
             raise UserError(f"{where} must be a path, found {reprlib.repr(value)}")
         return REPOSITORY / value
     if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            raise UserError(f"{where} must be one of {', '.join(typing.get_args(hint))}, found {reprlib.repr(value)}")
+        names = [name for name in typing.get_args(hint) if name]  # an empty one stands for "not given"
+        if value not in names:
+            near = difflib.get_close_matches(str(value), names, n=1)
+            raise UserError(
+                f"{where} must be one of {', '.join(names)}, found {reprlib.repr(value)}"
+                + "".join(f"; did you mean {name}?" for name in near)
+            )
         return value
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise UserError(f"{where} must be {hint.__name__}, found {reprlib.repr(value)}")
+        raise UserError(f"{where} must be {WORDS[hint]}, found {reprlib.repr(value)}{_without_quotes(hint, value)}")
     return value
+
+
+def _without_quotes(hint: Any, value: Any) -> str:
+    """How a number is written that YAML has taken for a text, as it does with 1e-3."""
+    if hint in (int, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            number = hint(value)
+            written = str(number) if hint is int else f"{number:.12f}".rstrip("0")
+            return f"; write {written}, without quotes" if math.isfinite(number) else ""
+    return ""

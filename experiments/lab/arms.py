@@ -192,6 +192,26 @@ class SeedSet:
         return read_json(file)
 
 
+def faults_of(recipes: list[str], dataset: Path) -> dict[str, str]:
+    """What is wrong with recipes, by their path: the first fault of each that cannot run. Runs none of them.
+
+    Args:
+        recipes: paths from the repository's root.
+        dataset: the seed.
+    """
+    command = [sys.executable, str(PROCESS), "check", *recipes, "--dataset", str(dataset)]
+    completed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    faults: dict[str, str] = {}
+    for line in completed.stderr.splitlines():
+        named = [recipe for recipe in recipes if line.startswith(f"error: recipe {recipe}")]
+        if named:
+            faults.setdefault(max(named, key=len), line.removeprefix("error: "))
+    if completed.returncode and not faults:
+        *_, last = completed.stderr.strip().splitlines() or [f"exit status {completed.returncode}"]
+        raise UserError(f"recipes cannot be checked: {last.removeprefix('error: ')}")
+    return faults
+
+
 @contextlib.contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
     """Own a folder while the block runs; where another process owns it, wait."""

@@ -349,7 +349,7 @@ def _path(source: str, kind: str, where: str) -> str:
 
 
 def _rungs(values: Mapping[str, Any], ladder: Mapping[Any, Any], lab: Lab, where: str) -> dict[str, Lab]:
-    """Each rung is the lab with some keys replaced and records of its own."""
+    """Each rung is the lab with some keys replaced and records of its own; without any, it is the lab itself."""
     rungs = {}
     for name, changes in ladder.items():
         here = f"{where}: ladder: {name}"
@@ -359,9 +359,17 @@ def _rungs(values: Mapping[str, Any], ladder: Mapping[Any, Any], lab: Lab, where
             raise UserError(f"{here}: expected keys and values, found {changes!r:.60}")
         for key in changes or {}:
             _known(key, RUNG_KEYS, here, "key of a rung")
+        if not changes:  # the lab itself, whose records it shares
+            rungs[name] = lab
+            continue
         rest = {key: value for key, value in values.items() if key != "ladder"}
+        if "seeds" in changes:  # of all arms, those with seeds of their own too
+            rest["arms"] = {
+                arm: {key: own for key, own in value.items() if key != "seeds"} if isinstance(value, dict) else value
+                for arm, value in values["arms"].items()
+            }
         rest["records"] = display_path(lab.records / name)
-        if lab.records.is_dir():  # a rung may be the lab itself
+        if lab.records.is_dir():  # a rung may have cells of the lab itself
             rest["reuse"] = [*values.get("reuse", []), display_path(lab.records)]
-        rungs[name] = lab_of(rest | (changes or {}), f"{lab.name}-{name}", here)
+        rungs[name] = lab_of(rest | changes, f"{lab.name}-{name}", here)
     return rungs

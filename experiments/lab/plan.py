@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from experiments.lab.arms import faults_of
 from experiments.lab.bench import Bench
 from experiments.lab.cells import Cell, Record, cells_of, read_record, record_files
 from experiments.lab.labfile import Lab
 from toolkit.errors import UserError
+from toolkit.files import REPOSITORY
+
+FAILS = "fails"
+KIT_RECORDS = REPOSITORY / "benchmarks" / "lab" / "records"
 
 
 @dataclass(frozen=True)
@@ -16,28 +21,43 @@ class Plan:
     """A lab before it runs.
 
     Args:
-        states: by cell name: `there`, `to train`, `same as CELL`, or why its rows are not known yet.
+        states: by cell name: `there`, `to train`, `same as CELL`, `fails`, or why its rows are not known yet.
+        faults: by cell name, why it fails.
         seconds: of one cell, the mean of earlier ones; None where there is none.
         earlier: how many those are.
         to_train: cells to train at most.
     """
 
     states: dict[str, str]
+    faults: dict[str, str]
     seconds: float | None
     earlier: int
     to_train: int
 
 
 def plan_of(lab: Lab) -> Plan:
-    """Look what is there."""
+    """Look what is there, and at the recipes that have not run."""
     bench = Bench(lab)
+    cells = cells_of(lab)
+    recipes = {cell.name: source for cell in cells if (source := _recipe_of(lab, cell)) and not bench.is_ready(cell)}
+    wrong = faults_of(list(dict.fromkeys(recipes.values())), lab.dataset) if recipes else {}
+    faults = {name: wrong[source] for name, source in recipes.items() if source in wrong}
     states, first = {}, {}
-    for cell in cells_of(lab):
-        states[cell.name] = _state(bench, cell, first)
+    for cell in cells:
+        try:
+            states[cell.name] = _state(bench, cell, first) if cell.name not in faults else FAILS
+        except UserError as error:
+            states[cell.name], faults[cell.name] = FAILS, str(error)
     earlier = earlier_cells(lab)
     seconds = sum(record["seconds"] for record in earlier) / len(earlier) if earlier else None
-    to_train = sum(state != "there" and not state.startswith("same") for state in states.values())
-    return Plan(states, seconds, len(earlier), to_train)
+    to_train = sum(state not in ("there", FAILS) and not state.startswith("same") for state in states.values())
+    return Plan(states, faults, seconds, len(earlier), to_train)
+
+
+def _recipe_of(lab: Lab, cell: Cell) -> str | None:
+    """The recipe that a cell's rows, or their number, come from."""
+    arm = lab.arms[cell.arm.size_of] if cell.arm.size_of else cell.arm
+    return arm.source if arm.kind == "recipe" else None
 
 
 def _state(bench: Bench, cell: Cell, first: dict[str, str]) -> str:
@@ -46,10 +66,7 @@ def _state(bench: Bench, cell: Cell, first: dict[str, str]) -> str:
         return (
             "to be checked: its record is there, its data are not" if own.is_file() else _what_is_missing(bench, cell)
         )
-    try:
-        key = bench.key_of(cell, start=False)
-    except UserError as error:
-        return f"fails: {error}"
+    key = bench.key_of(cell, start=False)
     if bench.store.knows(cell, key):
         return "there"
     if key in first:
@@ -59,14 +76,14 @@ def _state(bench: Bench, cell: Cell, first: dict[str, str]) -> str:
 
 
 def _what_is_missing(bench: Bench, cell: Cell) -> str:
-    source = bench.lab.arms[cell.arm.size_of].source if cell.arm.size_of else cell.arm.source
-    return f"to train after {source}" if source.endswith((".yaml", ".yml")) else "to train after its seed is drawn"
+    recipe = _recipe_of(bench.lab, cell)
+    return f"to train after {recipe}" if recipe else "to train after its seed is drawn"
 
 
 def earlier_cells(lab: Lab) -> list[Record]:
-    """Records of cells of the same size that were trained in the same way, in this lab and others."""
+    """Records of cells of the same size that were trained in the same way, in this lab, others and the kit's own."""
     bench = Bench(lab)
-    folders = (lab.records, *lab.reuse)
+    folders = (lab.records, *lab.reuse, KIT_RECORDS)
     files = [file for folder in folders for file in record_files(folder)] + sorted(bench.store.cells.glob("*.json"))
     found = {}
     for file in files:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from experiments.lab import ladder
 from experiments.lab.bench import Bench
-from experiments.lab.cells import SUMMARY, cells_of, read_answers, read_lab_records, write_record
+from experiments.lab.cells import SUMMARY, cells_of, write_record
 from experiments.lab.comparison import table
-from experiments.lab.comparison.measures import scores_of_records
-from experiments.lab.comparison.ranks import rank_agreement
 from experiments.lab.labfile import Lab, read_lab
 from experiments.lab.pages.findings import findings, same_data
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
@@ -21,16 +19,13 @@ from toolkit.errors import UserError
 
 
 def run_lab(file: Path, plan: bool) -> int:
-    """Run a lab file, or print its plan; returns the exit status: 1 where a cell is missing.
+    """Run a lab file, or print its plan; returns the exit status: 1 where a cell is missing, or is known to fail.
 
     Raises:
         UserError: the lab file is wrong; its preset needs a GPU and none is visible.
     """
     lab = read_lab(file)
-    if plan:
-        print("\n".join(lines_of(lab, plan_of(lab))))
-        return 0
-    return finish(lab, make(lab))
+    return _print_plan(lab) if plan else finish(lab, make(lab))
 
 
 def print_table(file: Path) -> int:
@@ -60,28 +55,21 @@ def run_ladder(file: Path, plan: bool) -> int:
     status = 0
     for name, rung in lab.rungs.items():
         print(f"{name}:")
-        if plan:
-            print("\n".join(lines_of(rung, plan_of(rung))))
-        else:
-            status |= finish(rung, make(rung))
+        status |= _print_plan(rung) if plan else finish(rung, make(rung))
     if not plan:
-        print("\n".join(rank_lines(lab)))
+        print("\n".join(ladder.lines_of(lab)))
     return status
 
 
-def rank_lines(lab: Lab) -> list[str]:
-    """How well each size of a ladder ranks the arms as the next one does."""
-    sizes = []
-    for name, rung in lab.rungs.items():
-        if records := [record for arm in read_lab_records(rung.records, rung.arms).values() for record in arm]:
-            answers = read_answers(rung.records, records)
-            sizes.append((name, scores_of_records(records), answers if len(answers) else None))
-    lines = []
-    for found in (rank_agreement(small, large) for small, large in itertools.pairwise(sizes)):
-        ends = f"{found.spearman.value:.2f} [{found.spearman.low:.2f}, {found.spearman.high:.2f}]"
-        lines.append(f"ranks of {len(found.arms)} arms in {found.small} and {found.large}: Spearman {ends}")
-        lines.append(f"  {found.words}")
-    return lines
+def _print_plan(lab: Lab) -> int:
+    """Print what a lab would do, and each fault once; returns the exit status: 1 where a cell is known to fail."""
+    plan = plan_of(lab)
+    print("\n".join(lines_of(lab, plan)))
+    cells = {cell.name: cell for cell in cells_of(lab)}
+    failed = (Outcome(cells[name], "failed", text=fault) for name, fault in plan.faults.items())
+    for line in missing_lines(failed, "cannot be trained"):
+        say(line)
+    return 1 if plan.faults else 0
 
 
 def make(lab: Lab) -> list[Outcome]:
@@ -135,13 +123,13 @@ def finish(lab: Lab, outcomes: list[Outcome]) -> int:
     return 1 if missing else 0
 
 
-def missing_lines(missing: Iterable[Outcome]) -> list[str]:
-    """One line for all cells that are missing for one reason."""
+def missing_lines(missing: Iterable[Outcome], what: str = "missing") -> list[str]:
+    """One line for all cells that are missing for one reason; `what` says so."""
     reasons: dict[str, list[str]] = {}
     for outcome in missing:
         reasons.setdefault(_reason(outcome), []).append(outcome.cell.name)
     return [
-        f"error: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} missing: {reason}"
+        f"error: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} {what}: {reason}"
         for reason, names in reasons.items()
     ]
 

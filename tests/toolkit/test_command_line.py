@@ -96,3 +96,25 @@ def test_a_misspelt_command_is_told_the_nearest(capsys, word, near):
         main([word])
     assert ended.value.code == 2
     assert f"no command {word!r}{near} --help lists them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ("lab rn lab.yaml", "did you mean run?"),
+        ("lab run lab.yaml --plna", "did you mean --plan instead of --plna?"),
+        ("lab run lab.yaml --baselin raw", ""),  # an option of `lab page`
+        ("score recipe --presett=mini", "did you mean --preset instead of --presett?"),
+        ("check rows.jsonl --imgaes folder", "did you mean --images instead of --imgaes?"),  # --images is required
+        ("train pretrian", "did you mean pretrain?"),
+        ("--hlep", "did you mean --help instead of --hlep?"),
+        ("lab run lab.yaml other.yaml", ""),
+    ],
+)
+def test_a_misspelt_word_is_told_the_nearest(capsys, words, near):
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "error: " in line
+    assert line.endswith(near) if near else "did you mean" not in line

@@ -74,7 +74,7 @@ def test_a_missing_or_mistyped_key_is_refused(values, tmp_path):
         load({key: value for key, value in values.items() if key != "precision"}, tmp_path)
     with pytest.raises(UserError, match="precision must be one of bf16, fp32, found 'fp8'"):
         load(values | {"precision": "fp8"}, tmp_path)
-    with pytest.raises(UserError, match="sample_cap must be int, found '1200'"):
+    with pytest.raises(UserError, match="sample_cap must be a whole number, found '1200'; write 1200, without quotes"):
         load(values | {"sample_cap": "1200"}, tmp_path)
 
 

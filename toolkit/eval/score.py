@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from toolkit.eval import mmbench, textvqa
 from toolkit.eval.answer_files import SUFFIXES, Answer, find_answer_file, read_answers, whole_number
 from toolkit.eval.letters import read_letter
 from toolkit.eval.questions import BLIND, collapse_warning
-from toolkit.files import REPOSITORY, require_file, sha256_of
+from toolkit.files import REPOSITORY, display_path, require_file, sha256_of
 from toolkit.presets import PRESETS, Preset, load_preset
 
 EVAL_RESULTS = REPOSITORY / "output" / "eval_results"
+TRAINING_DIRS = REPOSITORY / "output" / "training_dirs"
+MOST_NAMED = 20  # finished runs in a message
 BENCHMARKS = ("textvqa", "mmbench")
 WHERE_TEXTVQA_ANNOTATIONS = "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json"
 
@@ -25,11 +28,12 @@ def find_answers(experiment: str, preset_name: str | None) -> tuple[Path, Preset
     """The answers folder of an experiment, and the preset it was run with.
 
     Args:
-        experiment: its name, or the path of an answers folder or file.
+        experiment: its name, that of its run's folder, or the path of an answers folder or file.
         preset_name: None to find out: the preset whose run of that name exists.
 
     Raises:
-        UserError: there are no answers, or those of several presets.
+        UserError: there are no answers, or those of several presets. Where nothing has a similar name, the text lists
+            the finished runs in lines of their own.
     """
     presets = [load_preset(preset_name)] if preset_name else [load_preset(name) for name in PRESETS]
     folder = Path(experiment)
@@ -39,15 +43,42 @@ def find_answers(experiment: str, preset_name: str | None) -> tuple[Path, Preset
     if (folder / "textvqa").is_dir() or (folder / "mmbench").is_dir():
         fitting = [preset for preset in presets if folder.resolve().name.startswith(f"{preset.run_name}-")]
         return folder, (fitting or presets)[0]
-    # full and 10k share their runs' name and their evaluation; the first of them will do.
-    folders = {EVAL_RESULTS / preset.run_folder("finetune", experiment): preset for preset in reversed(presets)}
-    found = [path for path in folders if path.is_dir()]
+    found = _run_folders(folder, presets)
     if not found:
-        names = " or ".join(sorted(path.name for path in folders))
-        raise UserError(f"{experiment}: no answers in {EVAL_RESULTS} ({names}); run the training script first")
+        raise UserError(
+            f"{experiment}: no answers in {display_path(EVAL_RESULTS)}; {_runs_there(folder.name, presets)}"
+        )
     if len(found) > 1:
         raise UserError(f"{experiment}: {' and '.join(path.name for path in found)} exist; say which with --preset")
-    return found[0], folders[found[0]]
+    return next(iter(found.items()))
+
+
+def _run_folders(named: Path, presets: Sequence[Preset]) -> dict[Path, Preset]:
+    """The folders with answers that a name stands for: an experiment's, or that of a run's folder or its path."""
+    word = named.name if named.parent.resolve() in (EVAL_RESULTS, TRAINING_DIRS) else str(named)
+    # full and 10k share their runs' name and their evaluation; the first of them will do.
+    folders = {EVAL_RESULTS / preset.run_folder("finetune", word): preset for preset in reversed(presets)}
+    if not any(path.is_dir() for path in folders):
+        folders = {
+            EVAL_RESULTS / preset.run_folder("finetune", word.removeprefix(first)): preset
+            for preset in reversed(presets)
+            for first in (preset.run_folder("pretrain", ""), preset.run_folder("finetune", ""))
+            if word.startswith(first)
+        }
+    return {path: preset for path, preset in folders.items() if path.is_dir()}
+
+
+def _runs_there(name: str, presets: Sequence[Preset]) -> str:
+    """The finished runs, for whoever named none of them."""
+    firsts = {preset.run_folder("finetune", "") for preset in presets}
+    found = [(folder, first) for first in firsts for folder in EVAL_RESULTS.glob(f"{first}*") if folder.is_dir()]
+    runs = sorted({folder.name.removeprefix(first) for folder, first in found})
+    if not runs:
+        return "there are none yet: run the training script first"
+    if near := difflib.get_close_matches(name, runs, n=1):
+        return f"did you mean {near[0]}?"
+    more = [f"and {len(runs) - MOST_NAMED:,} more"] if len(runs) > MOST_NAMED else []
+    return "\n  ".join(["there are", *runs[:MOST_NAMED], *more])
 
 
 def answer_files(experiment: Path) -> dict[str, Path]:

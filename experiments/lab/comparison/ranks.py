@@ -17,18 +17,15 @@ RESAMPLES = 1000
 FEWEST_ARMS = 4  # of fewer, every order is likely
 CLOSE = 0.8  # a correlation from here on is called close
 
+Size = tuple[str, pd.DataFrame, pd.DataFrame | None]  # name, table of scores, table of answers where there is one
 Means = Callable[[np.random.Generator | None], np.ndarray]
 
 
-def rank_agreement(
-    small: tuple[str, pd.DataFrame, pd.DataFrame | None],
-    large: tuple[str, pd.DataFrame, pd.DataFrame | None],
-) -> RankAgreement:
+def rank_agreement(small: Size, large: Size) -> RankAgreement:
     """Rank correlation of the arms' scores, over all benchmarks, between two sizes of a lab.
 
     Args:
-        small, large: name of the size, table of scores and, where there is one, table of answers, as
-            `statistics.analyse` takes them.
+        small, large: two sizes; tables as `statistics.analyse` takes them.
 
     Returns:
         correlations with percentile intervals of a bootstrap that draws seeds, draws and questions again. Resampled
@@ -46,7 +43,9 @@ def rank_agreement(
     random = np.random.default_rng(0)
     drawn = [[side(random) for side in sides] for _ in range(RESAMPLES)]
     spearman, kendall = (_correlation(function, measured, drawn) for function in (stats.spearmanr, stats.kendalltau))
-    return RankAgreement(small[0], large[0], arms, spearman, kendall, _words(small[0], large[0], arms, spearman))
+    points = [(float(100 * ours), float(100 * theirs)) for ours, theirs in zip(*measured, strict=True)]
+    words = _words(small[0], large[0], arms, spearman)
+    return RankAgreement(small[0], large[0], arms, points, spearman, kendall, words)
 
 
 def _correlation(

@@ -119,6 +119,7 @@ class RankAgreement:
     Args:
         small, large: names of the two sizes.
         arms: those that both have.
+        points: the mean score of each arm in both.
         spearman, kendall: rank correlation of the arms' scores, -1 to 1, with the 95 % interval of a bootstrap over
             seeds and questions.
         words: what it means for a user of the small size.
@@ -127,6 +128,7 @@ class RankAgreement:
     small: str
     large: str
     arms: list[str]
+    points: list[tuple[float, float]]
     spearman: Estimate
     kendall: Estimate
     words: str

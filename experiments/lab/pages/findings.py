@@ -64,6 +64,12 @@ class Found:
         scores = {arm: found.scores.get(self.deciding) for arm, found in self.arms.items()}
         return sorted(self.records, key=lambda arm: -score.value if (score := scores[arm]) else float("inf"))
 
+    @property
+    def answered(self) -> list[str]:
+        """Arms of which single answers are kept, in the lab's order; records of before the lab have scores alone."""
+        known = set(self.answers["arm"])
+        return [arm for arm in self.records if arm in known]
+
     def mean(self, arm: str, value: Callable[[Record], float | None]) -> float | None:
         """Mean over the trainings of an arm of what `value` finds in a record; None where it finds nothing."""
         found = [number for record in self.records[arm] if (number := value(record)) is not None]
@@ -128,9 +134,9 @@ def recipes_of(found: Found) -> Iterator[dict[str, Any]]:
 
 
 def entries_of(found: Found) -> Iterator[Entry]:
-    """Every question with the answers of all arms."""
+    """Every question with the answers of the arms that have any, see `Found.answered`."""
     images = Images()
-    arms = list(found.records)
+    arms = found.answered
     for _, rows in found.answers.groupby(["benchmark", "question"], sort=False):
         first = rows.iloc[0]
         lines = str(first["text"]).split("\n")

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.lab.cells import cells_of
-from experiments.lab.comparison.results import BOTH
+from experiments.lab.comparison.results import BOTH, RankAgreement
 from experiments.lab.comparison.table import interval
-from experiments.lab.labfile import read_lab
+from experiments.lab.labfile import Lab, read_lab
+from experiments.lab.ladder import agreements, missing_sizes
 from experiments.lab.pages.browser import browser
 from experiments.lab.pages.findings import NAMES, Found, entries_of, findings, recipes_of, same_data
 from experiments.lab.pages.markup import PAGES, duration, hash_of, is_current, render, write_page
-from experiments.lab.pages.page_tables import categories, cost, differences, leaderboard
+from experiments.lab.pages.page_tables import categories, cost, differences, ladder, leaderboard
 from toolkit.files import display_path
 
 if TYPE_CHECKING:
@@ -37,26 +38,27 @@ def write_lab_page(file: Path, target: Path | None) -> tuple[Path, bool]:
     """
     lab = read_lab(file)
     path = target or PAGES / f"lab-{lab.name}.html"
-    made_from = sorted(lab.records.glob("*.json")) + sorted(lab.records.glob("*.parquet"))
+    folders = dict.fromkeys([lab.records, *(rung.records for rung in lab.rungs.values())])
+    made_from = [
+        name for folder in folders for name in sorted(folder.glob("*.json")) + sorted(folder.glob("*.parquet"))
+    ]
     inputs = hash_of([file, *made_from], str(path), str(lab.records))
     if is_current(path, inputs) and path.with_suffix("").is_dir():
         return path, False
     found = findings(lab, file)
     from experiments.lab.pages.page_plots import plots_of
 
-    drawn = list(plots_of(found))
+    ranks = agreements(lab)
+    drawn = list(plots_of(found, ranks))
     for plot in drawn:
         plot.write(path.with_suffix(""))
-    write_page(path, _page(found, drawn, path.stem, inputs, file))
+    write_page(path, _page(found, ranks, drawn, path.stem, inputs, file))
     return path, True
 
 
-def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path) -> str:
-    shown = browser(list(found.records), list(entries_of(found)))
-    ranked = found.ranked
-    arms = list(found.records)
-    shown.data["left"] = arms.index(ranked[0] if ranked[0] != found.analysis.baseline else ranked[-1])
-    shown.data["right"] = arms.index(found.analysis.baseline)
+def _page(found: Found, ranks: list[RankAgreement], drawn: list[Plot], folder: str, inputs: str, file: Path) -> str:
+    shown = browser(found.answered, list(entries_of(found)))
+    shown.data.update(_first_pair(found))
     return render(
         "lab.html.j2",
         inputs,
@@ -70,15 +72,51 @@ def _page(found: Found, drawn: list[Plot], folder: str, inputs: str, file: Path)
         notes=[*found.analysis.notes, *(f"{line}." for line in same_data(found))],
         plots={plot.name: plot for plot in drawn},
         folder=folder,
+        ladder=ladder(ranks) if found.lab.rungs else None,
+        ladder_missing=_ladder_missing(found.lab, file),
         categories=categories(found),
         cost=cost(found),
         recipes=list(recipes_of(found)),
         browser=shown,
-        answers_note="Every question with what each arm answered in its trainings: how often, and whether it is right. "
-        "A percentage is the mean of an arm's trainings.",
+        answers_note=_answers_note(found),
         about=f"Made by python -m toolkit lab page {display_path(file)} from the records in "
         f"{display_path(found.lab.records)}.",
     )
+
+
+def _ladder_missing(lab: Lab, file: Path) -> str:
+    """Which sizes of the ladder have no cell, and the command for them."""
+    missing = missing_sizes(lab)
+    command = f"python -m toolkit lab ladder {display_path(file)}"
+    return f"No cell is there yet of {', '.join(missing)}: {command}" if missing else ""
+
+
+def _first_pair(found: Found) -> dict[str, int]:
+    """The arms whose answers stand side by side at first, as places in `Found.answered`: the best and the baseline."""
+    arms = found.answered
+    if not arms:
+        return {}
+    best, *others = [arm for arm in found.ranked if arm in arms]
+    right = found.analysis.baseline if found.analysis.baseline in arms else (others or [best])[-1]
+    left = others[-1] if best == right and others else best
+    return {"left": arms.index(left), "right": arms.index(right)}
+
+
+def _answers_note(found: Found) -> str:
+    note = (
+        "Every question with what each arm answered in its trainings: how often, and whether it is right. A percentage "
+        "is the mean of the trainings whose answers are kept"
+    )
+    trained = found.answers[["arm", "draw", "seed"]].drop_duplicates()["arm"].value_counts()
+    partly = [
+        f"{arm} {trained[arm]} of {len(found.records[arm])}"
+        for arm in found.answered
+        if trained[arm] < len(found.records[arm])
+    ]
+    note += f" ({', '.join(partly)})." if partly else "."
+    if without := [arm for arm in found.records if arm not in found.answered]:
+        note += f" Scores alone are kept of {', '.join(without)}."
+    return note
 
 
 def _lead(found: Found) -> str:

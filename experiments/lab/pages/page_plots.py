@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from experiments.lab.comparison.results import Estimate
+from experiments.lab.comparison.results import Estimate, RankAgreement
 from experiments.lab.pages.findings import NAMES, Found, recipes_of
 from experiments.lab.pages.markup import STAGE_NAMES
 from experiments.lab.pages.page_tables import cost_of, kinds_of, samples, score_of
 from experiments.lab.pages.plots import Dot, Line, Plot, curves, dots, scatter
 
 
-def plots_of(found: Found) -> Iterator[Plot]:
-    """All that there are figures for, in the page's order."""
+def plots_of(found: Found, ranks: Sequence[RankAgreement] = ()) -> Iterator[Plot]:
+    """All that there are figures for, in the page's order; `ranks` of the ladder's sizes."""
     analysis, ranked = found.analysis, found.ranked
     scores = {
         name: [_dot(arm, score) for arm in ranked if (score := found.arms[arm].scores.get(name))]
@@ -30,6 +30,15 @@ def plots_of(found: Found) -> Iterator[Plot]:
         caption = f"Differences to {analysis.baseline} with their 95 % intervals."
         yield dots("differences", caption, _named(differences), "points", zero=True)
     yield _cost(found)
+    if ranks:
+        panels: dict[str, list[tuple[str, float, float, float | None, float | None]]] = {
+            f"{one.small}, points; above: {one.large}": [
+                (arm, small, large, None, None) for arm, (small, large) in zip(one.arms, one.points, strict=True)
+            ]
+            for one in ranks
+        }
+        caption = "Mean scores of the arms, both benchmarks, in two sizes of the lab."
+        yield scatter("ladder", caption, panels, "the larger size, points", order=ranked)
     if lines := list(_losses(found)):
         caption = "Training loss: each training's moving mean (faint), and the mean of an arm's trainings."
         if without := [arm for arm in ranked if arm not in {line.series for line in lines}]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from experiments.lab.cells import Record
+from experiments.lab.comparison.results import RankAgreement
 from experiments.lab.comparison.table import interval
+from experiments.lab.ladder import interval as correlation
 from experiments.lab.pages.findings import NAMES, Found
 from experiments.lab.pages.markup import STAGE_NAMES, Table, duration
 
@@ -52,6 +54,22 @@ def differences(found: Found) -> Table:
 
 def _p(value: float | None) -> str:
     return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def ladder(ranks: Sequence[RankAgreement]) -> Table:
+    """How well each size ranks the arms as the next one does."""
+    heads = ["sizes", "arms", "Spearman", "Kendall", "in words"]
+    rows = [
+        [
+            f"{one.small} and {one.large}",
+            str(len(one.arms)),
+            correlation(one.spearman),
+            correlation(one.kendall),
+            one.words,
+        ]
+        for one in ranks
+    ]
+    return Table(heads, rows, texts=(0, len(heads) - 1))
 
 
 def categories(found: Found) -> Table:

@@ -246,7 +246,11 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
 
 
 def scatter(
-    name: str, caption: str, panels: dict[str, list[tuple[str, float, float, float | None, float | None]]], y: str
+    name: str,
+    caption: str,
+    panels: dict[str, list[tuple[str, float, float, float | None, float | None]]],
+    y: str,
+    order: Sequence[str] = (),
 ) -> Plot:
     """Points with their names beside them: score against something.
 
@@ -254,11 +258,12 @@ def scatter(
         name, caption: see `Plot`.
         panels: label of the x axis -> (name, x, y, low, high) of each point.
         y: label of the y axis.
+        order: see `dots`.
     """
     with _style():
         figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        names = list(dict.fromkeys(point[0] for points in panels.values() for point in points))
+        names = list(order) or list(dict.fromkeys(point[0] for points in panels.values() for point in points))
         for axis, (label, points) in zip(axes, panels.items(), strict=True):
             for point, place, value, low, high in points:
                 number = names.index(point)
@@ -300,15 +305,17 @@ def _legend(figure: Figure, axis: Axes, series: int) -> None:
                 if label not in labels:
                     handles.append(handle)
                     labels.append(label)
-        columns = max(1, LEGEND // (max(map(len, labels)) + 8))
+        columns = max(1, LEGEND // (max(map(len, labels), default=0) + 8))
         figure.legend(
             handles, labels, loc="outside upper left", ncols=min(columns, series), fontsize=8, handlelength=1.5
         )
 
 
 def _name(text: str) -> str:
+    """A name as it is drawn; a long one without its middle, because names of one family differ at their ends."""
     text = " ".join(visible(text).split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def _plot(figure: Figure, name: str, caption: str, header: Sequence[str], cells: Sequence[Sequence[Any]]) -> Plot:

@@ -232,7 +232,7 @@ def _plots(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[Any]:
             if len(values):
                 low, high = interval(values)
                 panels[""].append(Dot(label, name, 100 * values.mean(), 100 * low, 100 * high))
-    drawn = [dots("scores", "Scores with their 95 % intervals over questions.", panels, "per cent")]
+    drawn = [dots("scores", "Scores with their 95 % intervals over questions.", panels, "per cent", order=names)]
     lines = []
     for stage in STAGES:
         for run, name in zip(runs, names, strict=True):
@@ -240,9 +240,10 @@ def _plots(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[Any]:
             if losses:
                 lines.append(Line(STAGE_NAMES[stage], name, steps, losses))
     if lines:
-        drawn.append(
-            curves("loss", "Training loss as logged (faint), and its moving mean.", lines, "step", "loss", logged=True)
-        )
+        caption = "Training loss as logged (faint), and its moving mean."
+        if without := [name for name in names if name not in {line.series for line in lines}]:
+            caption += f" No curve was recorded for {', '.join(without)}."
+        drawn.append(curves("loss", caption, lines, "step", "loss", logged=True, order=names))
     return drawn
 
 

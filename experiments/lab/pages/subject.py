@@ -29,6 +29,8 @@ def write(subject: str, baseline: str | None, preset: str | None, target: Path |
         if target.suffix.lower() not in PAGE_SUFFIXES:
             raise UserError(f"--out {target}: expected a name that ends in .html")
         require_output(target)
+        if (plots := target.with_suffix("")).exists() and not plots.is_dir():
+            raise UserError(f"--out {target}: its plots go into a folder {plots}, which is a file; name another page")
     if not subject.lower().endswith((".yaml", ".yml")):
         path, written = write_run_page(subject, baseline, preset, target)
     elif baseline or preset:

@@ -29,11 +29,10 @@ def test_the_example_says_what_it_says():
     assert lab.arms["random"].size_of == "mini"
     assert lab.arms["mini"].source == lab.arms["mini_again"].source == "solution/recipes/mini.yaml"
     assert lab.world.questions == 600
-    assert lab.records in lab.rungs["usual"].reuse
-    assert [(rung.preset.sample_cap, rung.records.name) for rung in lab.rungs.values()] == [
-        (300, "small"),
-        (1200, "usual"),
-    ]
+    small, usual = lab.rungs["small"], lab.rungs["usual"]
+    assert (small.preset.sample_cap, small.records) == (300, lab.records / "small")
+    assert {arm.seeds for arm in small.arms.values()} == {(0, 1, 2)}
+    assert (usual.records, usual.arms, usual.preset) == (lab.records, lab.arms, lab.preset)
 
 
 def test_defaults_and_the_order_of_cells(written):

@@ -114,6 +114,42 @@ def test_records_of_before_the_lab_have_scores_alone(tmp_path):
     assert '<section id="loss">' not in text
 
 
+def test_the_ladder_says_how_a_smaller_size_ranks(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.lab.comparison.ranks.RESAMPLES", 20)
+    skills = {"none": 0.1, "raw": 0.3, "random": 0.5, "recipe": 0.8, "reversed": 0.2}
+    file = write_lab(tmp_path, skills, seeds=2)
+    keys = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(keys | {"ladder": {"small": {"seeds": 2}, "usual": {}}}, sort_keys=False))
+    text = text_of(write_lab_page(file, tmp_path / "page.html")[0])
+    assert f"No cell is there yet of small: python -m toolkit lab ladder {file}" in text
+    assert not (tmp_path / "page" / "ladder.csv").exists()
+    (tmp_path / "cheap").mkdir()
+    write_lab(tmp_path / "cheap", skills | {"again": 0.8}, seeds=2)
+    (tmp_path / "cheap" / "records").rename(tmp_path / "records" / "small")
+    text = text_of(write_lab_page(file, tmp_path / "page.html")[0])
+    row = cells_of_row(text, "ladder", "small and usual")
+    assert row[1] == "5"
+    assert re.fullmatch(r"(1\.00|0\.90) \[.*\]", row[2])
+    assert row[4].startswith("small ranks the arms ")
+    assert len((tmp_path / "page" / "ladder.csv").read_text().splitlines()) == 1 + 5
+
+
+def test_arms_with_scores_alone_are_named_and_not_offered(tmp_path):
+    file = write_lab(tmp_path, SKILLS, seeds=2)  # best first: again or recipe, raw, none
+    for name in ("recipe-draw0-seed0", "recipe-draw0-seed1", "again-draw0-seed0", "again-draw0-seed1"):
+        (tmp_path / "records" / f"{name}.parquet").unlink()
+    text = text_of(write_lab_page(file, tmp_path / "page.html")[0])
+    data = data_of(text)
+    assert data["arms"] == ["none", "raw"]
+    assert (data["arms"][data["left"]], data["arms"][data["right"]]) == ("none", "raw")
+    assert "Scores alone are kept of recipe, again." in text
+    (tmp_path / "records" / "raw-draw0-seed1.parquet").unlink()
+    assert "answers are kept (raw 1 of 2)." in text_of(write_lab_page(file, tmp_path / "page.html")[0])
+    (tmp_path / "records" / "raw-draw0-seed0.parquet").unlink()
+    data = data_of(text_of(write_lab_page(file, tmp_path / "page.html")[0]))
+    assert (data["arms"], data["left"], data["right"]) == (["none"], 0, 0)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -244,10 +244,19 @@ def test_a_busy_cell_is_asked_for_again(lab, training, monkeypatch):
     assert found["kept-draw0-seed0"] == "there"  # by then `again`, which has the same rows, was trained
 
 
-def test_a_wrong_recipe_costs_its_own_arms_only(toy, training, tmp_path):
+def test_a_wrong_recipe_costs_its_own_arms_only(toy, training, tmp_path, capsys, monkeypatch):
     (tmp_path / "broken.yaml").write_text("process: [{caption_latn_filter: {}}]\n", encoding="utf-8")
     arms = {"raw": "raw", "broken": str(tmp_path / "broken.yaml"), "random": {"control": "random", "seeds": 2}}
     lab = toy(arms, output=str(tmp_path / "output"), world=WORLD | {"draws": 1})
+    monkeypatch.setattr(run, "read_lab", lambda _: lab)
+    assert run.run_lab(tmp_path / "lab.yaml", plan=True) == 1
+    planned = capsys.readouterr()
+    assert "| broken |" in planned.out
+    assert "1 cells to train" in planned.out
+    (line,) = planned.err.splitlines()
+    assert line.startswith("error: broken-draw0-seed0 and 2 more cannot be trained: recipe ")
+    assert "did you mean caption_latin_filter?" in line
+    assert not lab.output.exists()
     outcomes = run.make(lab)
     assert [outcome.cell.arm.name for outcome in outcomes if not outcome.key] == ["broken", "random", "random"]
     (line,) = run.missing_lines(outcome for outcome in outcomes if not outcome.key)

@@ -109,6 +109,25 @@ def test_a_page_is_made_once_and_again_when_an_answer_changes(write_run, benchma
     assert page_of("recipe", preset=benchmarks.preset) != before
 
 
+def test_a_run_without_history_leaves_the_other_its_colour_and_legend(write_run, benchmarks):  # noqa: F811
+    folder = write_run("recipe", 9, ANSWERS)
+    write_run("raw", 3, ANSWERS)
+    for stage in ("Pretrain", "Finetune"):
+        (folder.parent.parent / "training_dirs" / f"MGM-Tiny-{stage}-recipe" / "trainer_state.json").unlink()
+    page = page_of("recipe", "--baseline", "raw", preset=benchmarks.preset)
+    assert "No curve was recorded for recipe." in page
+    scores, loss = (
+        (run_page.PAGES / "MGM-Tiny-recipe" / f"{name}.svg").read_text(encoding="utf-8") for name in ("scores", "loss")
+    )
+    ours, theirs = (colour.lower() for colour in plots.COLOURS[:2])
+    assert ours in scores
+    assert theirs in scores
+    assert ours not in loss
+    assert theirs in loss
+    assert "<!-- raw -->" in loss  # its entry in the legend
+    assert "<!-- recipe -->" not in loss
+
+
 def test_answers_without_images_stand_beside(write_run, benchmarks):  # noqa: F811
     folder = write_run("recipe", 9, ANSWERS)
     assert "<th>without image</th>" not in page_of("recipe", preset=benchmarks.preset)

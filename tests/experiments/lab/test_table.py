@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.lab import run
+from experiments.lab import ladder, run
 from experiments.lab.cells import cells_of
 from experiments.lab.comparison.earlier import earlier_noise
 from experiments.lab.comparison.measures import scores_of_records
@@ -80,6 +80,6 @@ def test_a_finished_lab_prints_its_table_and_a_ladder_its_ranks(
     assert run.finish(rungs["usual"], outcomes) == 0
     printed = capsys.readouterr().out
     assert printed.index("recipe ") < printed.index("raw ") < printed.index("against raw ")
-    ranks = run.rank_lines(dataclasses.replace(rungs["usual"], rungs=rungs))
+    ranks = ladder.lines_of(dataclasses.replace(rungs["usual"], rungs=rungs))
     assert ranks[0].startswith("ranks of 4 arms in small and usual: Spearman 1.00 [")
     assert ranks[1] == "  small ranks the arms much as usual does"

@@ -229,6 +229,23 @@ def test_the_preset_is_found_out(results: Path) -> None:
         score.find_answers("c", None)
 
 
+def test_a_run_is_found_by_every_name_it_has(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score, "TRAINING_DIRS", results.parent / "training_dirs")
+    for name in ("MGM-Mini-Finetune-a", "MGM-2B-Finetune-a", "MGM-Mini-Finetune-recipe"):
+        (results / name).mkdir(parents=True)
+    for word in ("MGM-Mini-Finetune-a", "MGM-Mini-Pretrain-a"):
+        for path in (word, f"{results}/{word}", f"{results}/{word}/", f"{results.parent}/training_dirs/{word}"):
+            folder, preset = score.find_answers(path, None)
+            assert (folder, preset.name) == (results / "MGM-Mini-Finetune-a", "mini")
+    assert score.find_answers("MGM-2B-Finetune-a", None)[1].name == "full"
+    with pytest.raises(score.UserError, match=r"recpie: no answers in .*; did you mean recipe\?$"):
+        score.find_answers("recpie", None)
+    with pytest.raises(score.UserError, match=r"xyz: no answers in .*; there are\n  a\n  recipe$"):
+        score.find_answers("xyz", None)
+    with pytest.raises(score.UserError, match="/other/MGM-Mini-Finetune-a: no answers in"):
+        score.find_answers("/other/MGM-Mini-Finetune-a", None)
+
+
 def test_answers_of_another_benchmark(
     results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]
 ) -> None:
