@@ -10,15 +10,15 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 bash install.sh
 source toolkit/environment.sh
 
-echo; echo "== 1/4  recipe: clean and synthesize the seed"
-python solution/process.py --recipe solution/recipes/mini.yaml
-
 mkdir -p output
-echo; echo "== 2/4  train and evaluate on the raw seed (experiment raw), on the other core; its words go to output/raw.log"
+echo; echo "== 1/4  train and evaluate on the raw seed (experiment raw), on one core; its words go to output/raw.log"
 EXP_NAME=raw PRETRAIN_DATASET=../input/mini/mgm_pretrain_mini.jsonl \
     "${TIED[@]}" bash toolkit/train_mgm_mini_stage_1.sh >output/raw.log 2>&1 &
 RAW=$!
 trap 'kill "$RAW" 2>/dev/null && wait "$RAW" || true' EXIT
+
+echo; echo "== 2/4  meanwhile the recipe: clean and synthesize the seed"
+python solution/process.py --recipe solution/recipes/mini.yaml
 
 echo; echo "== 3/4  train and evaluate on the recipe's data (experiment recipe)"
 EXP_NAME=recipe "${TIED[@]}" bash toolkit/train_mgm_mini_stage_1.sh
@@ -32,7 +32,6 @@ python -m toolkit score recipe --baseline raw --preset mini
 
 cat <<'END'
 
-MMBench strict is 0 here: the mini models answer with an option's text, never with its letter; tolerant counts both.
 The rows are in output/processed_data, models and logs in output/training_dirs, answers in output/eval_results.
 
 Next:

@@ -1,4 +1,8 @@
-"""`python -m toolkit COMMAND`: the entry point of all commands."""
+"""`python -m toolkit COMMAND`: the entry point of all commands.
+
+`COMMAND ... --then COMMAND ...` runs several in one process, up to the first that fails: what a script does that only
+finds everything done.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,7 @@ COMMANDS = {
 }
 
 COMMANDS_WITH_A_MODEL = ("train", "eval", "ask", "preflight")
+THEN = "--then"
 # transformers imports these where they are installed, for losses, metrics and data sets of others: a fifth of a start.
 NEVER_USED = ("scipy", "sklearn", "datasets")
 
@@ -43,9 +48,11 @@ NEVER_USED = ("scipy", "sklearn", "datasets")
 def leave_out_unused(command: str) -> None:
     """Have this process take libraries for not installed that a command with a model would import in vain."""
     modules: dict[str, Any] = sys.modules
-    if command in COMMANDS_WITH_A_MODEL:
-        for name in NEVER_USED:
+    for name in NEVER_USED:
+        if command in COMMANDS_WITH_A_MODEL:
             modules.setdefault(name, None)
+        elif modules.get(name, name) is None:  # left out by a command before this one
+            del modules[name]
 
 
 def main(argv: list[str]) -> int:
@@ -82,6 +89,21 @@ def main(argv: list[str]) -> int:
         return 1
 
 
+def run_in_turn(argv: list[str]) -> int:
+    """Run the commands between which `--then` stands, up to the first that fails; returns its status, else 0."""
+    commands: list[list[str]] = [[]]
+    for word in argv:
+        if word == THEN:
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    for words in commands:
+        leave_out_unused(*words[:1] or [""])
+        sys.argv[1:] = words  # which a launcher starts again
+        if status := main(words):
+            return status
+    return 0
+
+
 if __name__ == "__main__":
-    leave_out_unused(*sys.argv[1:2] or [""])
-    run(lambda: main(sys.argv[1:]))
+    run(lambda: run_in_turn(sys.argv[1:]))

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import hashlib
 import importlib.util
 import itertools
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
@@ -39,6 +41,7 @@ SCRIPTS = (
     "toolkit/environment.sh",
     "toolkit/training/fixed_part.sh",
     "toolkit/training/settings.sh",
+    "toolkit/training/steps.sh",
     "toolkit/training/keep_script.sh",
     *(f"toolkit/eval/{name}.sh" for name in ("answer", "textvqa", "mmbench")),
 )
@@ -176,23 +179,37 @@ def _modules(root: Path) -> list[Path]:
     """Files of the workspace that the entry points import, also where they shadow an installed library."""
     found: dict[str, Path | None] = {}
     waiting = list(ENTRY_POINTS)
+    names_in = functools.cache(_names_in)  # most imports are libraries', and hundreds of looks at the disk take a while
     while waiting:
-        _add(waiting.pop(), root, found, waiting)
+        _add(waiting.pop(), root, found, waiting, names_in)
     return [path for path in found.values() if path]
 
 
-def _add(name: str, root: Path, found: dict[str, Path | None], waiting: list[str]) -> bool:
+def _names_in(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:  # there is none
+        return frozenset()
+
+
+def _add(
+    name: str,
+    root: Path,
+    found: dict[str, Path | None],
+    waiting: list[str],
+    names_in: Callable[[Path], frozenset[str]],
+) -> bool:
     """Find a module and what it imports; False, and None in `found`, where the workspace does not hold it."""
     if name in found:
         return found[name] is not None
     parent = name.rpartition(".")[0]
     found[name] = None
-    if parent and not _add(parent, root, found, waiting):
+    if parent and not _add(parent, root, found, waiting, names_in):
         return False
     base = root.joinpath(*name.split("."))
-    files = [base / f"__init__{suffix}" for suffix in MODULE_SUFFIXES]
+    files = [base / f"__init__{suffix}" for suffix in MODULE_SUFFIXES if base.name in names_in(base.parent)]
     files += [base.with_name(base.name + suffix) for suffix in MODULE_SUFFIXES]
-    path = next((path for path in files if path.is_file()), None)
+    path = next((path for path in files if path.name in names_in(path.parent) and path.is_file()), None)
     if path is None:
         return False
     found[name] = path
@@ -201,19 +218,24 @@ def _add(name: str, root: Path, found: dict[str, Path | None], waiting: list[str
     return True
 
 
-def _imports(path: Path, package: str) -> Iterator[str]:
-    """Full names of everything a module imports, inside functions too; `from a import b` gives a and a.b."""
+def _imports(path: Path, package: str) -> tuple[str, ...]:
     try:
-        tree = ast.parse(path.read_bytes())
+        return _imports_of(path.read_bytes(), package)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: not Python ({error.msg})") from None
-    for node in _statements(tree.body):
+
+
+@functools.cache
+def _imports_of(source: bytes, package: str) -> tuple[str, ...]:
+    """Full names of everything a module imports, inside functions too; `from a import b` gives a and a.b."""
+    names: list[str] = []
+    for node in _statements(ast.parse(source).body):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(names)
 
 
 def _statements(nodes: list[Any]) -> Iterator[ast.AST]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from scipy.special import betaincinv
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.lab.answers import Outcome, outcomes
 from toolkit.errors import UserError
 from toolkit.eval.score import answer_files, blind_folder, find_answers, score_answers
 from toolkit.files import REPOSITORY, display_path, read_json, sha256_of
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Stage = Literal["pretrain", "finetune"]
 STAGES: tuple[Stage, ...] = ("pretrain", "finetune")
-DRAWS = 2000  # of a bootstrap
-TAILS = (0.025, 0.975)  # of a 95 % interval
 Row = tuple[str, str, str]  # of the score table: benchmark, category ("" for all), credit (strict or tolerant)
 
 
@@ -153,6 +151,8 @@ class FinishedRun:
 
     def values(self, row: Row, blind: bool = False) -> np.ndarray:
         """The same without keys."""
+        import numpy as np  # of which a page that is up to date needs nothing
+
         return np.array(list(self.credits(row, blind).values()))
 
 
@@ -163,24 +163,3 @@ def _record(path: Path, *keys: str) -> dict[str, Any]:
     except UserError:
         return {}
     return found if isinstance(found, dict) and found.keys() >= set(keys) else {}
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a mean over questions: Jeffreys's where each is right or wrong, else a bootstrap.
-
-    Args:
-        values: credits of at least one question, 0 to 1.
-    """
-    count, right = len(values), float(values.sum())
-    if np.isin(values, (0.0, 1.0)).all():
-        low, high = betaincinv(right + 0.5, count - right + 0.5, TAILS)
-        return float(low) if right else 0.0, float(high) if right < count else 1.0
-    return bootstrap(values)
-
-
-def bootstrap(values: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of the mean of values, or of paired differences, over questions drawn again."""
-    draws = np.random.default_rng(0)
-    means = [values[draws.integers(0, len(values), len(values))].mean() for _ in range(DRAWS)]
-    low, high = np.quantile(means, TAILS)
-    return float(low), float(high)

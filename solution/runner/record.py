@@ -98,12 +98,12 @@ def is_done(result: Path, audit: Path, images: Path, inputs: dict[str, Any]) -> 
 
 def _seed_images(audit: Path) -> list[str]:
     """As `Ledger.seed_images`, of a finished run."""
-    import pyarrow.compute as pc  # takes a while, and is needed only where a result may be up to date
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # takes a moment, and is needed only where a result may be up to date
 
-    rows = pq.read_table(audit, columns=["image", "image_state"])
-    seen = pc.and_(pc.equal(rows["image_state"], "seed"), pc.not_equal(rows["image"], ""))
-    return rows.filter(seen)["image"].unique().to_pylist()
+    with pq.ParquetFile(audit) as file:  # `read_table`, and `filter` of a table, import pandas
+        images, states = (column.to_pylist() for column in file.read(columns=["image", "image_state"]).columns)
+    seen = (image for image, state in zip(images, states, strict=True) if state == "seed" and image)
+    return list(dict.fromkeys(seen))
 
 
 def write_record(result: Path, inputs: dict[str, Any], about: dict[str, Any]) -> None:

@@ -36,7 +36,8 @@ ALLOWED = "python -m pip --disable-pip-version-check --no-input install --quiet 
 STARTED = [
     path
     for path in SCRIPTS
-    if path.name not in ("environment.sh", "venv.sh", "fixed_part.sh", "keep_script.sh", "settings.sh", "answer.sh")
+    if path.name
+    not in ("environment.sh", "venv.sh", "fixed_part.sh", "keep_script.sh", "settings.sh", "steps.sh", "answer.sh")
 ]
 
 

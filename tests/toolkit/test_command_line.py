@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.__main__ import COMMANDS, main
+import toolkit.__main__ as kit
+from toolkit.__main__ import COMMANDS, main, run_in_turn
 from toolkit.files import REPOSITORY
 
 
@@ -64,6 +65,28 @@ def test_training_and_answering_import_no_library_in_vain():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_commands_run_in_turn_up_to_the_first_that_fails(monkeypatch, capsys):
+    ran, before = [], list(sys.argv)
+
+    def main_of(words):
+        ran.append((words, sys.argv[1:], sys.modules.get("scipy", "there")))
+        return 3 if words[0] == "check" else 0
+
+    monkeypatch.setattr(kit, "main", main_of)
+    monkeypatch.setattr(sys, "argv", before)
+    for name in kit.NEVER_USED:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    words = [["train", "pretrain"], ["score", "x", ""], ["check"], ["pack"]]
+    assert run_in_turn([*words[0], "--then", *words[1], "--then", *words[2], "--then", *words[3]]) == 3
+    # scipy is left out for a model's sake only.
+    assert ran == [(words[0], words[0], None), (words[1], words[1], "there"), (words[2], words[2], "there")]
+    monkeypatch.setattr(kit, "main", main)
+    with pytest.raises(SystemExit) as end:
+        run_in_turn(["--then", "score"])
+    assert end.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

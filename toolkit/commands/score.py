@@ -14,7 +14,7 @@ from toolkit.files import display_path, write_json
 from toolkit.presets import Preset
 
 # An experiment uses the referee and is no part of it: known here by its name only.
-COMPARISON = "experiments.lab.comparison.against"
+COMPARISON = "experiments.lab.comparison.remembered"
 WIDTH = 80
 
 
@@ -80,15 +80,6 @@ def _blind(folder: Path, preset: Preset) -> tuple[ScoredRun | None, list[str]]:
 def _differences(experiment: str, baseline: str, preset: str) -> tuple[dict[str, str], list[str]]:
     """Differences with their intervals by row of the table, and what to say of them; the verdict comes last."""
     try:
-        comparison = importlib.import_module(COMPARISON)
+        return importlib.import_module(COMPARISON).differences(experiment, baseline, preset)
     except ModuleNotFoundError as error:
         return {}, [f"No intervals: {error.name} is missing; bash install.sh brings all packages."]
-    analysis = comparison.compare_runs(experiment, baseline, preset)
-    cells = {}
-    for found in analysis.comparisons:
-        value = found.difference
-        ends = "" if value.low is None else f" [{value.low:+.1f}, {value.high:+.1f}]"
-        cells[{"textvqa": "TextVQA", "mmbench": "MMBench"}.get(found.measure, found.measure)] = (
-            f"{value.value:+.2f}{ends}"
-        )
-    return cells, [*analysis.notes, *(found.words for found in analysis.comparisons[-1:])]

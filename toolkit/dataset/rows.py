@@ -28,6 +28,7 @@ DIALOGUE_MARKERS = ("[[human]]:", "[[gpt]]:")
 MODEL_TOKENS = ("<eos>", "<pad>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 # A drive letter, or the scheme of a URL.
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
+NAMES_KEPT = 1 << 14  # of images: each is asked for several times
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -52,7 +53,7 @@ class ImageRoots:
         name = normal_image_path(self.relative(relative))
         root = self.processed if is_synthetic(name) else self.seed
         path = root / name
-        real = _real_path(path)
+        real = _real_path(str(path))
         if not real.startswith(os.path.join(_real_folder(str(root)), "")):
             raise RowFault("link_leaves_root", f"{path} is a link to {real}, outside {root}")
         return path
@@ -95,12 +96,14 @@ def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def _real_path(path: Path) -> str:
+def _real_path(path: str) -> str:
     """The path without symbolic links; folders, which many files share, are looked up once."""
-    real = os.path.join(_real_folder(str(path.parent)), path.name)
+    folder, name = os.path.split(path)
+    real = os.path.join(_real_folder(folder or "."), name)
     return os.path.realpath(real) if os.path.islink(real) else real
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def normal_image_path(relative: str) -> str:
     """A row's image path in its one spelling: `./a//b.jpg` becomes `a/b.jpg`.
 
@@ -163,6 +166,7 @@ class Row:
     caption: str
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def is_synthetic(image: str) -> bool:
     """Whether a row's relative image path names an image the participant made."""
     return PurePosixPath(image).parts[:1] == (SYNTHETIC_FOLDER,)

@@ -35,13 +35,27 @@ for stage in pretrain finetune; do
 done
 STAGES=("$FINETUNE_RUN")
 [[ $PRETRAIN == none ]] || STAGES=("$PRETRAIN_RUN" "$FINETUNE_RUN")
-"${TOOLKIT[@]}" preflight --preset "$PRESET" --data "$DATA" --images "$IMAGES" --infer-gpus "$INFER_CUDA_IDX" \
-    --inputs --on-error "$FINETUNE_ON_ERROR" --script "$TRAIN_SCRIPT" --save-total-limit "$TOTAL_SAVE_CKPT_LIMIT" --runs "${STAGES[@]}" \
-    --stage-batches "$PRETRAIN_BATCH_SIZE_PER_GPU" "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
-    "$FINETUNE_BATCH_SIZE_PER_GPU" "$FINETUNE_GRADIENT_ACCUMULATION_STEPS"
+source toolkit/training/steps.sh
+
+# Where all is there already, the same commands see to that in one process: most of their time would be its start.
+all_there() {
+    local file
+    for file in "${STAGES[@]/%//run.json}" "$FINETUNE_RUN/train.sh" "$ANSWERS"/{textvqa,mmbench}/run.json; do
+        [[ -f $file ]] || return
+    done
+}
+if [[ $PRETRAIN$INFER_CUDA_IDX == yescpu ]] && all_there; then
+    CUDA_VISIBLE_DEVICES="" "${TOOLKIT[@]}" "${PREFLIGHT[@]}" --then "${CHECK[@]}" --then "${PREPARE[@]}" \
+        --then "${TRAIN[@]}" --then "${FINETUNE[@]}" \
+        --then eval all --preset "$PRESET" --model "$FINETUNE_RUN" --out "$ANSWERS" --then "${SCORE[@]}"
+    cp "$FINETUNE_RUN/train.sh" output/train.sh
+    exit
+fi
+
+"${TOOLKIT[@]}" "${PREFLIGHT[@]}"
 if [[ $PRETRAIN != none ]]; then
-    "${TOOLKIT[@]}" check "$DATA" --images "$IMAGES" --preset "$PRESET" --once
-    "${TOOLKIT[@]}" prepare "$DATA" --images "$IMAGES" --preset "$PRESET" --out "$PRETRAIN_RUN/pretrain_data.json"
+    "${TOOLKIT[@]}" "${CHECK[@]}"
+    "${TOOLKIT[@]}" "${PREPARE[@]}"
 fi
 
 mkdir -p "${STAGES[@]}"
@@ -49,22 +63,12 @@ source toolkit/training/keep_script.sh
 
 # log FOLDER NAME: the log that a stage's output is added to; a finished stage's stays as it is.
 log() { [[ -f $1/run.json ]] && echo /dev/null || echo "$1/$2"; }
-COMMON=(--preset "$PRESET" --logging-steps "$LOGGING_STEP" --save-steps "$CKPT_SAVE_STEPS"
-    --save-total-limit "$TOTAL_SAVE_CKPT_LIMIT")
-ADAPTER=()
 if [[ $PRETRAIN != none ]]; then
-    "${TOOLKIT[@]}" train pretrain "${COMMON[@]}" --out "$PRETRAIN_RUN" \
-        --data "$PRETRAIN_RUN/pretrain_data.json" --images "$IMAGES" --synthetic-images "$(dirname "$DATA")" \
-        --batch "$PRETRAIN_BATCH_SIZE_PER_GPU" --accumulation "$PRETRAIN_GRADIENT_ACCUMULATION_STEPS" \
-        --workers "$PRETRAIN_DATALOADER_NUM_WORKERS" 2>&1 | tee -a "$(log "$PRETRAIN_RUN" pretrain.log)"
-    ADAPTER=(--adapter "$PRETRAIN_RUN/mm_projector.bin")
+    "${TOOLKIT[@]}" "${TRAIN[@]}" 2>&1 | tee -a "$(log "$PRETRAIN_RUN" pretrain.log)"
 fi
-"${TOOLKIT[@]}" train finetune "${COMMON[@]}" --out "$FINETUNE_RUN" "${ADAPTER[@]}" \
-    --data "$(setting finetune_data)" --images "$(setting finetune_images)" --on-error "$FINETUNE_ON_ERROR" \
-    --batch "$FINETUNE_BATCH_SIZE_PER_GPU" --accumulation "$FINETUNE_GRADIENT_ACCUMULATION_STEPS" \
-    --workers "$FINETUNE_DATALOADER_NUM_WORKERS" 2>&1 | tee -a "$(log "$FINETUNE_RUN" finetune.log)"
+"${TOOLKIT[@]}" "${FINETUNE[@]}" 2>&1 | tee -a "$(log "$FINETUNE_RUN" finetune.log)"
 
 export PRESET INFER_CUDA_IDX
 "${TIED[@]}" bash toolkit/eval/answer.sh all "$FINETUNE_RUN" "$ANSWERS"
 cp "$FINETUNE_RUN/train.sh" output/train.sh
-"${TOOLKIT[@]}" score "$EXP_NAME" --preset "$PRESET"
+"${TOOLKIT[@]}" "${SCORE[@]}"

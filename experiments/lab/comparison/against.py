@@ -21,19 +21,6 @@ QUESTIONS_ONLY = (
 WITH_TRAINING = "Intervals (95 %) hold the luck of questions and of trainings, the latter as in {source}."
 
 
-def compare_runs(experiment: str, baseline: str, preset: str) -> Analysis:
-    """`compare` of two runs by their names.
-
-    Args:
-        experiment, baseline: as `find_answers` takes them.
-        preset: name or path.
-
-    Raises:
-        UserError: as `find_answers` and `outcomes` do.
-    """
-    return compare([FinishedRun(name, preset) for name in (experiment, baseline)])
-
-
 def compare(runs: Sequence[FinishedRun]) -> Analysis:
     """The difference of two runs by benchmark and of both together, question by question.
 

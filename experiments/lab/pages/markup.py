@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from toolkit.files import REPOSITORY, atomic_write, sha256_of
 
 PAGES = REPOSITORY / "output" / "pages"
@@ -58,6 +55,9 @@ def render(template: str, inputs: str, **values: Any) -> str:
         inputs: hash of everything the page shows, see `hash_of`.
         values: what the template names.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

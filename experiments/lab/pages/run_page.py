@@ -12,20 +12,17 @@ import numpy as np
 from experiments.lab.answers import Outcome
 from experiments.lab.comparison.against import RUN, compare
 from experiments.lab.comparison.results import BOTH, Analysis, Estimate
-from experiments.lab.finished import DRAWS, STAGES, FinishedRun, Row, interval
+from experiments.lab.finished import STAGES, FinishedRun, Row
+from experiments.lab.intervals import DRAWS, interval
 from experiments.lab.pages.browser import Entry, browser
 from experiments.lab.pages.markup import (
     BENCHMARK_NAMES,
-    PAGES,
     STAGE_NAMES,
     Table,
     duration,
-    hash_of,
-    is_current,
     render,
     write_page,
 )
-from toolkit.errors import UserError
 from toolkit.files import display_path
 
 OF_QUESTIONS = (
@@ -34,38 +31,23 @@ OF_QUESTIONS = (
 )
 
 
-def write_run_page(experiment: str, baseline: str | None, preset: str | None, target: Path | None) -> tuple[Path, bool]:
-    """Write the page of a run, and its plots into a folder beside it; nothing is done where both are up to date.
+def write_run_page(runs: Sequence[FinishedRun], path: Path, inputs: str) -> None:
+    """Write the page of a run, and its plots into a folder beside it.
 
     Args:
-        experiment, preset: as `find_answers` takes them.
-        baseline: a run to compare with.
-        target: of the page; None for its place in output/pages.
-
-    Returns:
-        the page's path, and whether it was written now.
+        runs: the run, and one to compare with if there is one.
+        path: of the page.
+        inputs: hash of everything it shows.
 
     Raises:
-        UserError: those of `find_answers` and `score_answers`; both runs are one; no page can be written there.
+        UserError: those of `score_answers`; no page can be written there.
     """
-    runs = [FinishedRun(experiment, preset)]
-    if baseline:
-        runs.append(FinishedRun(baseline, preset or runs[0].preset.name))
-        if runs[0].folder.resolve() == runs[1].folder.resolve():
-            raise UserError(f"--baseline {baseline}: the same run; name another one to compare with")
-    path = target or PAGES / f"{runs[0].preset.run_name}-{runs[0].name}.html"
     plots = path.with_suffix("")
-    inputs = hash_of(
-        [file for run in runs for file in run.files], *(str(run.folder.resolve()) for run in runs), str(path)
-    )
-    if is_current(path, inputs) and plots.is_dir():
-        return path, False
     names = _names(runs)
     drawn = _plots(runs, names)
     for plot in drawn:
         plot.write(plots)
     write_page(path, _page(runs, names, drawn, plots.name, inputs))
-    return path, True
 
 
 def _names(runs: Sequence[FinishedRun]) -> list[str]:

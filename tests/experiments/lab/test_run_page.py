@@ -17,9 +17,11 @@ import pytest
 from PIL import Image
 
 from experiments.lab.answers import Given, outcomes
-from experiments.lab.comparison.against import compare_runs
-from experiments.lab.finished import bootstrap, interval
-from experiments.lab.pages import plots, run_page
+from experiments.lab.comparison import remembered
+from experiments.lab.comparison.against import compare
+from experiments.lab.finished import FinishedRun
+from experiments.lab.intervals import bootstrap, interval
+from experiments.lab.pages import plots, subject
 from experiments.lab.pages.browser import Entry, browser
 from tests.experiments.lab import example
 from tests.experiments.lab.example import ANSWERS
@@ -35,7 +37,8 @@ from toolkit.presets import load_preset
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for output/eval_results; pages go beside it."""
     monkeypatch.setattr(score, "EVAL_RESULTS", tmp_path / "eval_results")
-    monkeypatch.setattr(run_page, "PAGES", tmp_path / "pages")
+    monkeypatch.setattr(remembered, "KNOWN", tmp_path / "compared.json")
+    monkeypatch.setattr(subject, "PAGES", tmp_path / "pages")
     monkeypatch.setattr(plots, "DPI", 20)
     return tmp_path / "eval_results"
 
@@ -48,7 +51,7 @@ def write_run(results: Path, benchmarks: Benchmarks) -> Callable[..., Path]:  # 
 
 def page_of(*words: str, preset: Path) -> str:
     assert main(["lab", "page", *words, "--preset", str(preset)]) == 0
-    return (run_page.PAGES / f"MGM-Tiny-{words[0]}.html").read_text(encoding="utf-8")
+    return (subject.PAGES / f"MGM-Tiny-{words[0]}.html").read_text(encoding="utf-8")
 
 
 def data_of(page: str) -> dict:
@@ -60,7 +63,7 @@ def test_the_page_says_what_score_says(write_run, benchmarks, capsys):  # noqa: 
     folder = write_run("recipe", 9, ANSWERS)
     write_run("raw", 3, ["A", "B", "B", "A", "B", "A"])
     page = page_of("recipe", "--baseline", "raw", preset=benchmarks.preset)
-    assert capsys.readouterr().out == f"written: {run_page.PAGES / 'MGM-Tiny-recipe.html'}\n"
+    assert capsys.readouterr().out == f"written: {subject.PAGES / 'MGM-Tiny-recipe.html'}\n"
     main(["score", "recipe", "--preset", str(benchmarks.preset)])
     written = json.loads((folder / "score.json").read_text())
     data = data_of(page)
@@ -70,7 +73,8 @@ def test_the_page_says_what_score_says(write_run, benchmarks, capsys):  # noqa: 
         assert f"<td>{100 * written[benchmark][figure]:.2f} [" in page
     assert f"<td>{100 * written['mmbench']['strict']:.2f} [" in page
     assert "<td>+50.00" in page  # 9 of 12 against 3 of 12
-    analysis = compare_runs("recipe", "raw", str(benchmarks.preset))  # what `score --baseline` prints
+    # What `score --baseline` prints.
+    analysis = compare([FinishedRun(name, str(benchmarks.preset)) for name in ("recipe", "raw")])
     for comparison in analysis.comparisons:
         change = comparison.difference
         ends = "" if change.low is None else f" [{change.low:+.1f}, {change.high:+.1f}]"
@@ -98,10 +102,10 @@ def test_a_page_is_made_once_and_again_when_an_answer_changes(write_run, benchma
     before = page_of("recipe", preset=benchmarks.preset)
     assert page_of("recipe", preset=benchmarks.preset) == before
     assert capsys.readouterr().out.splitlines()[1].startswith("up to date: ")
-    plots = run_page.PAGES / "MGM-Tiny-recipe"
+    plots = subject.PAGES / "MGM-Tiny-recipe"
     drawn = {file.name: file.read_bytes() for file in plots.iterdir()}
     assert set(drawn) == {f"{name}.{ending}" for name in ("scores", "loss") for ending in ("svg", "png", "csv")}
-    (run_page.PAGES / "MGM-Tiny-recipe.html").unlink()
+    (subject.PAGES / "MGM-Tiny-recipe.html").unlink()
     assert page_of("recipe", preset=benchmarks.preset) == before
     assert {file.name: file.read_bytes() for file in plots.iterdir()} == drawn
     answers = folder / "textvqa" / "answers.jsonl"
@@ -164,7 +168,7 @@ def test_users_mistakes(words, message, write_run, benchmarks, capsys):  # noqa:
     assert main(["lab", "page", *words, "--preset", str(benchmarks.preset)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
-    assert not run_page.PAGES.exists()
+    assert not subject.PAGES.exists()
 
 
 def test_the_recipe_and_its_funnel_belong_to_the_rows(write_run, benchmarks, tmp_path):  # noqa: F811
@@ -237,7 +241,7 @@ def test_a_browser_shows_the_answers_and_nothing_else_runs(write_run, benchmarks
     write_run("recipe", 3, [*HOSTILE[:5], "A"], text="<img src=x onerror=document.title='run'>")
     write_run("raw", 9, ANSWERS)
     page_of("recipe", "--baseline", "raw", preset=benchmarks.preset)
-    page = run_page.PAGES / "MGM-Tiny-recipe.html"
+    page = subject.PAGES / "MGM-Tiny-recipe.html"
     assert console_of(page, tmp_path / "profile") == []
     shown = load(page, tmp_path / "profile").stdout
     assert "<title>Run recipe beside raw</title>" in shown

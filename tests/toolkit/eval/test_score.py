@@ -12,6 +12,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
+from experiments.lab.comparison import remembered
 from experiments.lab.comparison.earlier import earlier_noise
 from tests.toolkit.eval.conftest import Benchmarks
 from toolkit.__main__ import main
@@ -22,6 +23,7 @@ from toolkit.eval import score
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for output/eval_results."""
     monkeypatch.setattr(score, "EVAL_RESULTS", tmp_path / "eval_results")
+    monkeypatch.setattr(remembered, "KNOWN", tmp_path / "compared.json")
     return tmp_path / "eval_results"
 
 
@@ -78,7 +80,10 @@ def test_differences_have_intervals_that_say_what_they_hold(
     known = capsys.readouterr().out
     assert "the luck of questions and of trainings, the latter as in" in known.replace("\n", " ")
     assert "recipe against raw: not decided: about" in known
+    assert main(command) == 0
+    assert capsys.readouterr().out == known
     monkeypatch.setattr("experiments.lab.comparison.against.earlier_noise", lambda preset: None)
+    remembered.KNOWN.write_text("damaged")
     assert main(command) == 0
     unknown = capsys.readouterr().out
     assert "the luck of the questions alone" in unknown
@@ -96,6 +101,23 @@ def test_a_run_is_not_compared_with_itself_or_nothing(
 ) -> None:
     assert main(["score", "recipe", "--preset", str(benchmarks.preset), "--baseline", name]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_difference_is_remembered_until_answers_change(
+    results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [write_answers(results, benchmarks, name, 3, ["A"] * 6) for name in ("recipe", "raw")]
+    command = ["score", "recipe", "--baseline", "raw", "--preset", str(benchmarks.preset)]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.lab.comparison.against.compare", lambda runs: pytest.fail("compared again"))
+        assert main(command) == 0
+    assert capsys.readouterr().out == first
+    answers = folders[0] / "mmbench" / "answers.jsonl"
+    answers.write_text(answers.read_text().replace('"A"', '"B"'))
+    assert main(command) == 0
+    assert rows_of(capsys.readouterr().out)["MMBench"][-1] != rows_of(first)["MMBench"][-1]
 
 
 def test_the_same_answers_are_a_tie(results: Path, benchmarks: Benchmarks, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -182,6 +183,45 @@ def test_a_finished_stage_is_not_written_to(kit: Kit) -> None:
     assert before == {
         path: (path.read_bytes(), path.stat().st_mtime_ns) for folder in folders for path in folder.iterdir()
     }
+
+
+def test_where_all_is_there_one_process_sees_to_that(kit: Kit) -> None:
+    """With the very words that the steps get one by one."""
+    answers = kit.folder / "output/eval_results/MGM-Mini-Finetune-default"
+    records = [saved(kit).parents[1] / f"MGM-Mini-{stage}-default/run.json" for stage in ("Pretrain", "Finetune")]
+    records += [answers / benchmark / "run.json" for benchmark in ("textvqa", "mmbench")]
+    assert kit.run().returncode == 0
+    one_by_one = [call.removeprefix("-m toolkit ") for call in kit.calls]
+    assert len(one_by_one) == 7
+    for number, record in enumerate(records):
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.touch()
+        (kit.folder / "calls").unlink()
+        assert kit.run().returncode == 0
+        assert len(kit.calls) == (1 if number == 3 else 7)
+    assert kit.calls == [f"-m toolkit {' --then '.join(one_by_one)}"]
+    assert kit.run(FAILS="all").returncode == 1
+    saved(kit).unlink()
+    (kit.folder / "calls").unlink()
+    assert kit.run().returncode == 0
+    assert len(kit.calls) == 7
+    assert saved(kit).is_file()
+
+
+def test_scripts_within_scripts_do_not_look_for_python_again(kit: Kit) -> None:
+    stand_in = kit.folder / "bin/python"
+    stand_in.write_text(STAND_IN.replace('    echo "$0"', '    echo asked >>"$CALLS"; echo "$0"'))
+    assert kit.run().returncode == 0
+    assert kit.calls.count("asked") == 1
+    (kit.folder / "other").mkdir()
+    shutil.copy(stand_in, kit.folder / "other/python")
+    environment = f"source {shlex.quote(f'{kit.folder}/toolkit/environment.sh')}"
+    change = f"PATH={shlex.quote(f'{kit.folder}/other')}:$PATH"
+    known = {"PATH": f"{kit.folder}/bin:{os.environ['PATH']}", "CALLS": str(kit.folder / "calls")}
+    command = ["bash", "-c", f"{environment}; {environment}; {change}; {environment}; type -P python"]
+    done = subprocess.run(command, env=known, capture_output=True, text=True, check=True)
+    assert kit.calls.count("asked") == 3  # another Python is in front now
+    assert done.stdout == f"{kit.folder}/other/python\n"
 
 
 def test_ctrl_c_ends_the_script_although_its_command_ends_well(kit: Kit) -> None:
