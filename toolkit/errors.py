@@ -29,6 +29,10 @@ class RowFault(ValueError):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple:
+        """Another process gets the same fault."""
+        return RowFault, (self.reason, self.detail)
+
 
 @dataclass(frozen=True)
 class SkippedRow:

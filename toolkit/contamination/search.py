@@ -6,26 +6,31 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from toolkit.contamination.images import MIN_CORRELATION, SIDE, Match, Wanted
+from toolkit.contamination.images import DIGEST_BYTES, MIN_CORRELATION, SIDE, Match, Wanted, digest_of
+from toolkit.contamination.known import Known, KnownImages, stamp_of
 from toolkit.contamination.texts import WantedTexts
 from toolkit.dataset.images import opened
 from toolkit.dataset.rows import ImageRoots, parse_row, read_rows
 from toolkit.errors import RowFault, UserError
 from toolkit.eval import mmbench, textvqa
+from toolkit.files import REPOSITORY
 from toolkit.presets import Preset
 from toolkit.processes import unfinished
 
+KNOWN = REPOSITORY / "output" / ".compared.sqlite"
+CODE = ("images.py", "hashes.py")  # that decides what counts as a copy
 TABLE, PAGE = "overlaps.parquet", "overlaps.html"
 METADATA = b"overlaps"
 VERSION = 1
 SHOWN = 200  # pairs on the page
-DIGEST_BYTES = 16
+KEPT_AT_ONCE = 2048  # results of images that a killed command loses at most
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,13 @@ class Exam:
         images: each once, a path or encoded bytes.
         names: what to call each image: benchmark and first question that shows it.
         texts: name -> a question, hint or option.
+        signature: differs where files of the sets, or the code that compares with them, do.
     """
 
     images: list[Path | bytes]
     names: list[str]
     texts: dict[str, str]
+    signature: str = ""
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Overlaps:
         captions: (line, id, name of the exam's text, the words in common).
         unreadable: images that could not be compared.
         lines: by image's path, the lines that show it.
+        digests: by image's path, of its content; not of those that could not be compared.
     """
 
     rows: int = 0
@@ -61,6 +69,7 @@ class Overlaps:
     captions: list[tuple[int, str, str, str]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     lines: dict[str, list[int]] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
 
 
 def read_exam(preset: Preset) -> Exam:
@@ -89,11 +98,20 @@ def read_exam(preset: Preset) -> Exam:
         names.setdefault(question.image, name)
         texts |= {name: row["question"], f"{name}, hint": row.get("hint", "")}
         texts |= {f"{name}, option {text}": text for text in mmbench.options_of(row)}
-    return Exam(list(names), list(names.values()), texts)
+    files = (preset.textvqa.questions, preset.mmbench.questions, *(name for name in names if isinstance(name, Path)))
+    signature = hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in CODE))
+    signature.update("".join(f"{path} {stamp_of(path)}\n" for path in files).encode(errors="surrogateescape"))
+    return Exam(list(names), list(names.values()), texts, signature.hexdigest())
 
 
-def compare(file: Path, roots: ImageRoots, exam: Exam) -> Overlaps:
+def compare(file: Path, roots: ImageRoots, exam: Exam, known: KnownImages | None = None) -> Overlaps:
     """Hold every valid row against the exam; faulty rows are `check`'s affair.
+
+    Args:
+        file: rows.
+        roots: of their images.
+        exam: what they are held against.
+        known: results of earlier commands, to which new ones are added.
 
     Raises:
         UserError: the file cannot be read; an image of the exam cannot.
@@ -112,17 +130,41 @@ def compare(file: Path, roots: ImageRoots, exam: Exam) -> Overlaps:
         if shared := texts.find(row.caption):
             found.captions.append((number, row.id, *shared))
     found.images = len(paths)
+    results = _looked_at(paths.values(), exam, known)
+    for name, path in paths.items():
+        if path not in results:
+            found.unreadable.append(name)
+            continue
+        found.digests[name], match = results[path]
+        if match:
+            found.pairs[name] = match
+    return found
+
+
+def _looked_at(paths: Collection[Path], exam: Exam, known: KnownImages | None) -> dict[Path, Known]:
+    """Digest and best match of every image that can be read."""
+    stamps = [(path, stamp) for path in paths if (stamp := stamp_of(path))]
+    results = known.look_up(stamps) if known else {}
+    waiting = [(path, stamp) for path, stamp in stamps if path not in results]
+    if not waiting:
+        return results
     try:
         wanted = Wanted(exam.images)
     except RowFault as fault:
         raise UserError(f"an image of the evaluation sets cannot be read: {fault}; bring it again") from None
-    looked = wanted.copies_among(list(paths.values()))
-    for name, matches in tqdm(zip(paths, looked, strict=True), "compare", len(paths), unit=" images", disable=None):
-        if isinstance(matches, RowFault):
-            found.unreadable.append(name)
-        elif matches:
-            found.pairs[name] = matches[0]
-    return found
+    looks = zip(waiting, wanted.copies_among([path for path, _ in waiting]), strict=True)
+    with tqdm(total=len(waiting), desc="compare", unit=" images", disable=None) as progress:
+        while some := list(islice(looks, KEPT_AT_ONCE)):
+            new = [
+                (path, stamp, (looked.digest, looked.matches[0] if looked.matches else None))
+                for (path, stamp), looked in some
+                if not isinstance(looked, RowFault)
+            ]
+            results |= {path: result for path, _, result in new}
+            if known:
+                known.keep(new)
+            progress.update(len(some))
+    return results
 
 
 def write_table(found: Overlaps, roots: ImageRoots, file: Path, exam: Exam, target: Path) -> None:
@@ -135,7 +177,6 @@ def write_table(found: Overlaps, roots: ImageRoots, file: Path, exam: Exam, targ
     for number, line in read_rows(file, roots):
         try:
             row = parse_row(line)
-            image = roots.resolve(row.image) if row.image else None
         except RowFault:
             continue
         match = found.pairs.get(row.image or "")
@@ -144,8 +185,8 @@ def write_table(found: Overlaps, roots: ImageRoots, file: Path, exam: Exam, targ
             {
                 "row": number,
                 "id": row.id,
-                "image": _digest(image.read_bytes()) if image and image.is_file() else None,
-                "caption": _digest(row.caption.encode()),
+                "image": found.digests.get(row.image or ""),
+                "caption": digest_of(row.caption.encode()),
                 "correlation": match.correlation if match else None,
                 "image_in": exam.names[match.wanted] if match else "",
                 "text_in": name,
@@ -215,10 +256,6 @@ def _thumbnail(source: Path | bytes) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
-
-
 def search(file: Path, roots: ImageRoots, preset: Preset, folder: Path) -> tuple[Overlaps, Sequence[str]]:
     """Compare a file with a preset's evaluation sets; write table and page into a folder.
 
@@ -226,7 +263,7 @@ def search(file: Path, roots: ImageRoots, preset: Preset, folder: Path) -> tuple
         what was found, and its summary.
     """
     exam = read_exam(preset)
-    found = compare(file, roots, exam)
+    found = compare(file, roots, exam, KnownImages(KNOWN, exam.signature))
     folder.mkdir(parents=True, exist_ok=True)
     write_table(found, roots, file, exam, folder / TABLE)
     write_page(found, roots, file, exam, folder / PAGE)

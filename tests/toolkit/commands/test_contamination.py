@@ -13,14 +13,16 @@ from PIL import Image, ImageOps
 from tests.conftest import SmallSeed
 from tests.toolkit.contamination.test_images import photograph
 from toolkit.__main__ import main
+from toolkit.contamination import search
 from toolkit.presets import load_preset
 
 QUESTIONS = 12
 
 
 @pytest.fixture
-def words(small_seed: SmallSeed, tmp_path: Path) -> list[str]:
+def words(small_seed: SmallSeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A check of four rows: one shows a mirrored image of TextVQA, one repeats a question, two are clean."""
+    monkeypatch.setattr(search, "KNOWN", tmp_path / "known.sqlite")
     mini = load_preset("mini")
     exam = tmp_path / "exam"
     exam.mkdir()
@@ -93,3 +95,51 @@ def test_missing_evaluation_sets_are_named(
     assert main(words) == 1
     assert "questions.jsonl: no such file, and nothing to compare with; `" in capsys.readouterr().err
     assert not (tmp_path / "found").exists()
+
+
+def test_what_was_compared_is_known(
+    words: list[str], small_seed: SmallSeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the second time only an image that changed is looked at; other evaluation sets are other results."""
+    asked: list[str] = []
+    look = search.Wanted._look_at
+    monkeypatch.setattr(search.Wanted, "_look_at", lambda self, path: asked.append(path.name) or look(self, path))
+    again = [*words, "--on-error", "skip"]
+    assert main(again) == 0
+    first = pq.read_table(tmp_path / "found" / "overlaps.parquet").to_pylist()
+    assert asked == ["0.png", "1.png", "2.png", "3.png"]
+    assert main(again) == 0
+    assert len(asked) == 4
+    assert pq.read_table(tmp_path / "found" / "overlaps.parquet").to_pylist() == first
+    photograph(3).save(small_seed.folder / "images" / "0.png")
+    assert main(again) == 0
+    assert asked[4:] == ["0.png"]
+    changed = pq.read_table(tmp_path / "found" / "overlaps.parquet").to_pylist()
+    assert [row["image_in"] for row in changed] == ["TextVQA q3", "TextVQA q3", "", ""]
+    photograph(40).save(tmp_path / "exam" / "3.jpg")
+    assert main(again) == 0
+    assert len(asked) == 9
+
+
+def test_a_killed_comparison_goes_on(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    look = search.Wanted._look_at
+
+    def fail_at_third(self: search.Wanted, path: Path):
+        asked.append(path.name)
+        if path.name == "2.png" and len(asked) == 3:
+            raise KeyboardInterrupt
+        return look(self, path)
+
+    monkeypatch.setattr(search, "KEPT_AT_ONCE", 1)
+    monkeypatch.setattr(search.Wanted, "_look_at", fail_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        main(words)
+    assert main(words) == 1
+    assert asked == ["0.png", "1.png", "2.png", "2.png", "3.png"]
+
+
+def test_a_damaged_store_is_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "known.sqlite").write_bytes(b"none" * 1000)
+    assert main(words) == 1
+    assert "known.sqlite: file is not a database; remove it" in capsys.readouterr().err
