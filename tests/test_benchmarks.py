@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from benchmarks.contamination import photograph
 from experiments.mini_world.recaptioning import KINDS, RECAPTION, recipe
 from tests import warm
 from toolkit.files import REPOSITORY
@@ -36,6 +37,18 @@ def test_captions_from_a_server_are_timed() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "asked: " in done.stdout
     assert int(re.search(r"at most (\d+) requests at once", done.stdout)[1]) <= 8
+
+
+@pytest.mark.slow
+def test_copies_of_evaluation_images_are_planted_and_found(tmp_path) -> None:
+    for number in range(20):
+        photograph(number).save(tmp_path / f"{number:02d}.jpg")
+    words = ["--images", str(tmp_path), "--count", "5"]
+    done = warm.run([sys.executable, "-m", "benchmarks.contamination", *words], cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("100.0 % of 5 found") >= 10
+    assert "0 of 10 other images taken for a copy\n" in done.stdout
+    assert "ms of CPU an image" in done.stdout
 
 
 def test_recaptioning_compares_recipes_that_differ_in_one_operator(tmp_path) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolkit.dataset.fixes import FIXES, NOTE_FIXES
+from toolkit.dataset.fixes import FIXES, NOTE_FIXES, OVERLAP_FIXES
 from toolkit.dataset.images import NOTES
 from toolkit.dataset.provenance import ORIGINS
 from toolkit.dataset.rows import IMAGE_TOKENS, ImageRoots, parse_row, read_rows
-from toolkit.dataset.validation import Report, TrainabilityTest, validate
+from toolkit.dataset.validation import Finding, Report, TrainabilityTest, validate
 from toolkit.errors import RowFault, UserError
 from toolkit.files import (
     REPOSITORY,
@@ -29,6 +29,9 @@ from toolkit.files import (
 from toolkit.presets import Preset, load_preset
 from toolkit.training.inputs import signature_of
 from toolkit.training.trainability import trainability_test
+
+if TYPE_CHECKING:
+    from toolkit.contamination.search import Search
 
 SHOWN_FAULTS = 20
 PAGE = "overlaps.html"  # that toolkit/contamination writes
@@ -93,9 +96,10 @@ def run(args: argparse.Namespace) -> None:
     print("\n".join(lines))
     shared = _look_for_exams(args, preset) if args.contamination else None
     if args.json:
-        write_json(args.json, _record(report, args, preset, seconds) | {"contamination": shared})
+        lines = shared and shared.found.shared_lines()
+        write_json(args.json, _record(report, args, preset, seconds) | {"contamination": lines})
     if args.fixes:
-        write_jsonl(args.fixes, _fixes(report))
+        write_jsonl(args.fixes, _fixes(report, shared.findings if shared else []))
     if not report.valid_rows:
         raise UserError(f"{args.file}: no row can be trained")
     if report.faults and args.on_error == "stop":
@@ -103,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
             "fix or drop them (--fixes FILE lists how), or pass --on-error skip"
         )
-    if shared and (shared["images"] or shared["captions"]) and args.on_error == "stop":
+    if shared and shared.findings and args.on_error == "stop":
         raise UserError(
             f"{args.file}: rows share images or captions with the evaluation sets, see {args.contamination / PAGE}; "
             "drop them (evaluation_overlap_filter in a recipe), or pass --on-error skip"
@@ -112,22 +116,18 @@ def run(args: argparse.Namespace) -> None:
         write_json(known, dict([*_reports(known).items(), (signature, lines)][-REPORTS_KEPT:]))
 
 
-def _look_for_exams(args: argparse.Namespace, preset: Preset) -> dict[str, list[int]]:
-    """Write and print what rows share with the evaluation sets: the lines with an image, with a caption of theirs."""
+def _look_for_exams(args: argparse.Namespace, preset: Preset) -> Search:
+    """Write, print and return what rows share with the evaluation sets."""
     from toolkit.contamination.search import search  # OpenCV takes a moment
 
-    roots = ImageRoots(seed=args.images, processed=args.file.parent)
-    found, lines = search(args.file, roots, preset, args.contamination)
-    print(*lines, f"  contamination  {args.contamination / PAGE} shows them", sep="\n")
-    if found.pairs and not preset.needs_gpu:
+    shared = search(args.file, ImageRoots(seed=args.images, processed=args.file.parent), preset, args.contamination)
+    print(*shared.lines, f"  contamination  {args.contamination / PAGE} shows them", sep="\n")
+    if shared.found.pairs and not preset.needs_gpu:
         print(
             "  contamination  the mini world draws all its images from the same things and skies: a thing cut out of "
             "one looks as in another"
         )
-    return {
-        "images": sorted(line for name in found.pairs for line in found.lines[name]),
-        "captions": [line for line, *_ in found.captions],
-    }
+    return shared
 
 
 def _signature(args: argparse.Namespace, preset: Preset) -> str | None:
@@ -223,7 +223,12 @@ def _record(report: Report, args: argparse.Namespace, preset: Preset, seconds: f
     }
 
 
-def _fixes(report: Report) -> Iterator[dict[str, Any]]:
-    """Lines of the fix list: faults, which must be fixed, then notes, which may be."""
-    for kind, findings, fixes in (("fault", report.faults, FIXES), ("note", report.notes, NOTE_FIXES)):
+def _fixes(report: Report, shared: list[Finding]) -> Iterator[dict[str, Any]]:
+    """Lines of the fix list: faults, which must be fixed, notes, which may be, and what the evaluation sets share."""
+    kinds = (
+        ("fault", report.faults, FIXES),
+        ("note", report.notes, NOTE_FIXES),
+        ("overlap", shared, OVERLAP_FIXES),
+    )
+    for kind, findings, fixes in kinds:
         yield from ({"kind": kind, **asdict(finding), "fix": fixes[finding.reason]} for finding in findings)

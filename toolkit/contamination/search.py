@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from toolkit.contamination.known import Known, KnownImages, stamp_of
 from toolkit.contamination.texts import WantedTexts
 from toolkit.dataset.images import opened
 from toolkit.dataset.rows import ImageRoots, parse_row, read_rows
+from toolkit.dataset.validation import Finding
 from toolkit.errors import RowFault, UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.files import REPOSITORY
@@ -59,7 +60,7 @@ class Overlaps:
         pairs: image's path in the rows -> its best match in the exam.
         captions: (line, id, name of the exam's text, the words in common).
         unreadable: images that could not be compared.
-        lines: by image's path, the lines that show it.
+        lines: by image's path, line and id of the rows that show it.
         digests: by image's path, of its content; not of those that could not be compared.
     """
 
@@ -68,8 +69,15 @@ class Overlaps:
     pairs: dict[str, Match] = field(default_factory=dict)
     captions: list[tuple[int, str, str, str]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
-    lines: dict[str, list[int]] = field(default_factory=dict)
+    lines: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
+
+    def shared_lines(self) -> dict[str, list[int]]:
+        """Lines that show an image, and that repeat a caption, of the exam."""
+        return {
+            "images": sorted(line for name in self.pairs for line, _ in self.lines[name]),
+            "captions": [line for line, *_ in self.captions],
+        }
 
 
 def read_exam(preset: Preset) -> Exam:
@@ -123,7 +131,7 @@ def compare(file: Path, roots: ImageRoots, exam: Exam, known: KnownImages | None
             row = parse_row(line)
             if row.image:
                 paths[row.image] = roots.resolve(row.image)
-                found.lines.setdefault(row.image, []).append(number)
+                found.lines.setdefault(row.image, []).append((number, row.id))
         except RowFault:
             continue
         found.rows += 1
@@ -213,7 +221,7 @@ def write_page(found: Overlaps, roots: ImageRoots, file: Path, exam: Exam, targe
     pairs = [
         {
             "image": name,
-            "lines": found.lines[name],
+            "lines": [line for line, _ in found.lines[name]],
             "name": exam.names[match.wanted],
             "correlation": match.correlation,
             "mirrored": match.mirrored,
@@ -242,9 +250,22 @@ def summary(found: Overlaps, exam: Exam) -> list[str]:
         lines.append(f"  contamination  {len(found.unreadable):,} images cannot be read, so were not compared")
     for name, match in list(found.pairs.items())[:5]:
         mirrored = ", mirrored" * match.mirrored
-        lines.append(f"    line {found.lines[name][0]} ({name}): {exam.names[match.wanted]}{mirrored}")
+        lines.append(f"    line {found.lines[name][0][0]} ({name}): {exam.names[match.wanted]}{mirrored}")
     lines += [f"    line {line} (id {row}): {name}: {words!r}" for line, row, name, words in found.captions[:5]]
     return lines
+
+
+def findings_of(found: Overlaps, exam: Exam) -> list[Finding]:
+    """What is shared, line by line, as `check --fixes` lists it."""
+    findings = [
+        Finding(line, row, "evaluation_caption", f"{name}: {words}") for line, row, name, words in found.captions
+    ]
+    for image, match in found.pairs.items():
+        detail = (
+            f"{image}: {exam.names[match.wanted]}{', mirrored' * match.mirrored}, correlation {match.correlation:.2f}"
+        )
+        findings += [Finding(line, row, "evaluation_image", detail) for line, row in found.lines[image]]
+    return sorted(findings, key=lambda finding: finding.line)
 
 
 def _thumbnail(source: Path | bytes) -> str:
@@ -256,15 +277,25 @@ def _thumbnail(source: Path | bytes) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-def search(file: Path, roots: ImageRoots, preset: Preset, folder: Path) -> tuple[Overlaps, Sequence[str]]:
-    """Compare a file with a preset's evaluation sets; write table and page into a folder.
-
-    Returns:
-        what was found, and its summary.
-    """
+def compare_remembered(file: Path, roots: ImageRoots, preset: Preset) -> tuple[Overlaps, Exam]:
+    """Hold a file against a preset's evaluation sets; images that were compared before are not looked at again."""
     exam = read_exam(preset)
-    found = compare(file, roots, exam, KnownImages(KNOWN, exam.signature))
+    return compare(file, roots, exam, KnownImages(KNOWN, exam.signature)), exam
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found in a file, for `check`: as it is, as lines to print, as a list of rows."""
+
+    found: Overlaps
+    lines: list[str]
+    findings: list[Finding]
+
+
+def search(file: Path, roots: ImageRoots, preset: Preset, folder: Path) -> Search:
+    """Compare a file with a preset's evaluation sets; write table and page into a folder."""
+    found, exam = compare_remembered(file, roots, preset)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(found, roots, file, exam, folder / TABLE)
     write_page(found, roots, file, exam, folder / PAGE)
-    return found, summary(found, exam)
+    return Search(found, summary(found, exam), findings_of(found, exam))

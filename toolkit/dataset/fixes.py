@@ -1,4 +1,4 @@
-"""What to do about each fault and each odd image that `check` lists."""
+"""What to do about each fault, odd image and overlap with the evaluation sets that `check` lists."""
 
 from __future__ import annotations
 
@@ -53,4 +53,9 @@ NOTE_FIXES = {
     "cmyk": "convert a synthetic copy to RGB with its profile (PIL.ImageCms), or leave it",
     "transparent": "put a background under a synthetic copy, or leave it",
     "animated": "save the frame the caption speaks of as a synthetic copy, or leave it",
+}
+
+OVERLAP_FIXES = {
+    "evaluation_image": "drop the row: evaluation_overlap_filter in a recipe does; overlaps.html shows the pair",
+    "evaluation_caption": "drop the row: evaluation_overlap_filter in a recipe does",
 }

@@ -24,12 +24,12 @@ TrainabilityTest = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Finding:
-    """A line that cannot be trained (a fault), or whose image is odd (a note).
+    """A line that cannot be trained (a fault), whose image is odd (a note), or that an evaluation set has (an overlap).
 
     Args:
         line: from 1.
         id: `?` where none can be read.
-        reason: key of FIXES or NOTE_FIXES.
+        reason: key of FIXES, NOTE_FIXES or OVERLAP_FIXES.
         detail: what was seen.
     """
 

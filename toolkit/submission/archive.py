@@ -92,11 +92,25 @@ def _record(path: Path) -> dict[str, Any]:
 
 def data_folder(experiment: Experiment) -> Path:
     """The folder that `processed_data.jsonl` lay in when an experiment was started; holds its synthetic images."""
+    return _folder_used(experiment, "synthetic_images") or REPOSITORY / PurePosixPath(ROWS).parent
+
+
+def seed_folder(experiment: Experiment, preset: Preset) -> Path:
+    """The seed's folder that an experiment was started with; holds all other images."""
+    return _folder_used(experiment, "images") or preset.seed_images
+
+
+def _folder_used(experiment: Experiment, key: str) -> Path | None:
     record = REPOSITORY / experiment.pretrain / "run.json"
     configuration = _record(record).get("configuration") if record.is_file() else None
-    folder = configuration.get("synthetic_images") if isinstance(configuration, dict) else None
+    folder = configuration.get(key) if isinstance(configuration, dict) else None
     used = REPOSITORY / str(folder)
-    return used if folder and used.is_dir() else REPOSITORY / PurePosixPath(ROWS).parent
+    return used if folder and used.is_dir() else None
+
+
+def kept_rows(experiment: Experiment) -> Path:
+    """The rows that an experiment was trained with, as it kept them; another recipe may have replaced the original."""
+    return REPOSITORY / experiment.pretrain / "pretrain_data.rows.jsonl"
 
 
 def members(kind: str, experiment: Experiment) -> Iterator[tuple[str, Path]]:
@@ -109,7 +123,7 @@ def members(kind: str, experiment: Experiment) -> Iterator[tuple[str, Path]]:
     if kind == "offline":
         files += [pretrain / "mm_projector.bin", REPOSITORY / image_list(experiment)]
         files += {path for pattern in MODEL_FILES for path in finetune.glob(pattern)}
-        rows = pretrain / "pretrain_data.rows.jsonl"  # kept by the run; another recipe may have replaced the original
+        rows = kept_rows(experiment)
         yield from (item for item in ((ROWS, rows),) if rows.is_file())
         folder = data_folder(experiment)
         for name in synthetic_images(line for _, line in read_rows(rows)) if rows.is_file() else ():

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from PIL import Image, ImageOps
 
+from benchmarks.contamination import photograph
 from tests.conftest import SmallSeed
-from tests.toolkit.contamination.test_images import photograph
 from toolkit.__main__ import main
 from toolkit.contamination import search
 from toolkit.presets import load_preset
@@ -58,8 +58,15 @@ def test_what_is_shared_is_named_and_refused(
     assert "line 3 (id s2): TextVQA q7: 'what stands on sign number 7 here'" in said.out
     assert "rows share images or captions with the evaluation sets" in said.err
     assert said.err.count("\n") == 1
-    report = tmp_path / "report.json"
-    assert main([*words, "--on-error", "skip", "--json", str(report)]) == 0
+    report, fixes = tmp_path / "report.json", tmp_path / "fixes.jsonl"
+    assert main([*words, "--on-error", "skip", "--json", str(report), "--fixes", str(fixes)]) == 0
+    overlaps = [line for line in map(json.loads, fixes.read_text().splitlines()) if line["kind"] == "overlap"]
+    assert [(line["line"], line["id"], line["reason"]) for line in overlaps] == [
+        (2, "s1", "evaluation_image"), (3, "s2", "evaluation_caption")
+    ]  # fmt: skip
+    assert overlaps[0]["detail"].startswith("images/1.png: TextVQA q3, mirrored, correlation ")
+    assert overlaps[1]["detail"] == "TextVQA q7: what stands on sign number 7 here"
+    assert all("evaluation_overlap_filter" in line["fix"] for line in overlaps)
     assert json.loads(report.read_text())["contamination"] == {"images": [2], "captions": [3]}
     table = pq.read_table(tmp_path / "found" / "overlaps.parquet").to_pylist()
     assert [(row["id"], row["image_in"], row["text_in"]) for row in table] == [

@@ -2,64 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
+from benchmarks.contamination import COPIES, photograph
 from toolkit.contamination import images
 from toolkit.contamination.hashes import NearHashes, frequencies_of, windows_of
 from toolkit.contamination.images import RADIUS, Wanted
 from toolkit.errors import RowFault
 
 COUNT = 20
-SIZE = (360, 280)
-
-
-def photograph(number: int) -> Image.Image:
-    """Something like one: shapes of all sizes, of random colours."""
-    random = np.random.default_rng(number)
-    layers = np.zeros((SIZE[1], SIZE[0], 3))
-    for cells in (3, 6, 12, 24, 48):
-        noise = Image.fromarray(random.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        layers += np.asarray(noise.resize(SIZE, Image.Resampling.BICUBIC), dtype=float) / cells**0.5
-    layers -= layers.min()
-    return Image.fromarray((layers * 255 / layers.max()).astype(np.uint8))
-
-
-def recompressed(image: Image.Image, _number: int) -> Image.Image:
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=30)
-    return Image.open(content)
-
-
-def cropped(share: float) -> Callable[[Image.Image, int], Image.Image]:
-    def crop(image: Image.Image, number: int) -> Image.Image:
-        width, height = (round(side * share) for side in image.size)
-        left, top = np.random.default_rng(number).integers(0, (image.width - width + 1, image.height - height + 1))
-        return image.crop((left, top, left + width, top + height))
-
-    return crop
-
-
-COPIES: dict[str, tuple[Callable[[Image.Image, int], Image.Image], float]] = {
-    "the same": (lambda image, _: image, 1.0),
-    "recompressed": (recompressed, 0.95),
-    "half the size": (lambda image, _: image.resize((180, 140)), 0.95),
-    "twice the size": (lambda image, _: image.resize((720, 560)), 0.95),
-    "narrower": (lambda image, _: image.resize((300, 280)), 0.95),
-    "grey": (lambda image, _: image.convert("L"), 0.95),
-    "with a border": (lambda image, _: ImageOps.expand(image, 40, "white"), 0.95),
-    "with two borders": (lambda image, _: ImageOps.expand(ImageOps.expand(image, 20, "white"), 9, "black"), 0.95),
-    "letterboxed": (lambda image, _: ImageOps.pad(image, (360, 360), color="black"), 0.95),
-    "mirrored": (lambda image, _: ImageOps.mirror(image), 0.95),
-    "70 % of the area": (cropped(0.7**0.5), 0.85),
-    "70 % of each side": (cropped(0.7), 0.85),
-    "a mirrored crop": (lambda image, number: ImageOps.mirror(cropped(0.8)(image, number)), 0.85),
-}
 
 
 @pytest.fixture(scope="module")

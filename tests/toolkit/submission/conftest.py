@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.__main__ import main
+from toolkit.contamination import search
+from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, sha256_of
 from toolkit.fixed_part import LOG_LINE, FixedPart, read_fixed_part
 from toolkit.submission import archive, logs
@@ -90,6 +92,10 @@ def write_records(root: Path) -> None:
         (root / name).write_text(json.dumps(content))
 
 
+def _no_exam(_preset: object) -> None:
+    raise UserError("questions.jsonl: no such file, and nothing to compare with; `bash download.sh` brings it")
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished experiment `best`, with much beside it that no submission takes along."""
@@ -123,6 +129,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_records(root)
     shutil.copy(root / FINETUNE / "train.sh", root / "output/train.sh")
     monkeypatch.setattr(archive, "REPOSITORY", root)
+    monkeypatch.setattr(search, "read_exam", _no_exam)  # so does looking at 400 images
+    monkeypatch.setattr(search, "KNOWN", root / "known.sqlite")
     monkeypatch.setattr(logs, "read_fixed_part", lambda: FIXED_PART)  # reading it takes longer than all the rest
     return root
 
