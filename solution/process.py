@@ -356,7 +356,9 @@ def report(arguments: argparse.Namespace) -> None:
         missing = write_report(audit, name, arguments.images, page)
     print(f"report: {shown(page)}")
     if missing:
-        print(f"note: {missing} of its images cannot be read: --images DIR says where they are", file=sys.stderr)
+        print(
+            f"note: {missing} of its images are not where the run found them: --images DIR says where", file=sys.stderr
+        )
 
 
 def warn_of_untested_version() -> None:

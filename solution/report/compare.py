@@ -17,7 +17,7 @@ def write_comparison(audits: Sequence[Path], names: Sequence[str], images: Path 
     """Write the page about two runs, by their audits and what they are called.
 
     Rows are those of the seed, told by their line where both runs have the same seed, else by their id; a row counts as
-    kept where it, or one that was created from it, is. Returns how many images cannot be shown. Raises UserError for a
+    kept where it, or one that was created from it, is. Returns how many images are not there. Raises UserError for a
     missing or foreign audit, and for two runs that have no row in common.
     """
     one, other = (_Kept(opened(audit, images), name) for audit, name in zip(audits, names, strict=True))

@@ -31,8 +31,8 @@ _THUMBNAIL = 320  # px, the longer side; shown at half of it, so that it is cris
 def write_report(audit: Path, recipe: str, images: Path | None, target: Path) -> int:
     """Write the page about the run of the ``recipe`` whose audit this is. ``images`` replaces the recorded image root.
 
-    Returns how many images the page should show and cannot. Raises UserError for a missing or foreign audit, and where
-    ``images`` is no folder.
+    Returns how many of the seed's images that it should show are not there. Raises UserError for a missing or foreign
+    audit, and where ``images`` is no folder.
     """
     report = opened(audit, images)
     sections = [
@@ -74,7 +74,7 @@ class Report:
         self.steps: list[dict[str, Any]] = about["steps"]
         self.images = images or Path(about["images"])
         self.output = Path(about["output"])
-        self.missing = 0  # images that could not be read
+        self.missing = 0  # images of the seed that are not there
 
     def as_shown(self, name: str) -> RunShown:
         """Counts, funnel, and what the audit says of the run."""
@@ -255,8 +255,8 @@ class Report:
         name = images if os.path.isfile(root / images) else images.split(" ")[0]
         try:
             return thumbnail(root / name, _THUMBNAIL, 72)
-        except ImageError:
-            self.missing += 1
+        except ImageError:  # also one that is broken: it failed its row, and lies nowhere else
+            self.missing += bool(name) and state == "seed" and not os.path.lexists(root / name)
             return None
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+from solution.operators.common.addresses import shown_address
 from solution.operators.common.faults import SetupFault
 
 # Characters that move a cursor, colour a terminal or turn the reading direction.
@@ -20,8 +21,14 @@ _SECRET = re.compile(
 )
 
 
+_ADDRESS = re.compile(
+    r"""([\w-]*(?:endpoint|url|api_base)["']?[ \t]*:[ \t]*["']?)([a-z]+://[^\s"',}\]]+)""", re.IGNORECASE
+)
+
+
 def without_secrets(recipe: str) -> str:
-    """A recipe's text for others to read: values of keys such as `api_key` are left out."""
+    """A recipe's text for others to read: values of keys such as `api_key`, and keys in addresses, are left out."""
+    recipe = _ADDRESS.sub(lambda found: found[1] + shown_address(found[2]), recipe)
     return _SECRET.sub(r"\1(not shown)", recipe)
 
 

@@ -297,6 +297,9 @@ class _Reader:
             if old in params and new not in params:
                 self.remarks.append(f"{where}: {old} is called {new} today")
                 params[new] = params.pop(old)
+        if params.get("endpoint") and params.get("hf_captioner"):
+            self.faults.append(f"{where}: endpoint and hf_captioner exclude each other: give one of them")
+            del params["hf_captioner"]  # nothing more to say of it
         for key, value in params.items():
             if isinstance(key, str) and key.startswith("hf_") and isinstance(value, str):
                 params[key] = self._model(value, f"{where}, {key}")

@@ -19,6 +19,7 @@ from tests.solution.conftest import ROOT
 ROWS = 60
 KILLS = 3
 KEY = "sk-a-very-secret-key"
+CUSTOMER = "c-7f3a-another-key"  # in the address, as gateways want it
 PASSING = ("429", "503", "drop", "html", "cut", "ok", "ok", "ok")  # by image, at its first request
 
 
@@ -41,8 +42,9 @@ def recipe(stub, make_seed, make_recipe):
     """make(np=2): a recipe that captions all rows of a seed."""
 
     def make(**keys):
+        endpoint = stub.endpoint.replace("/v1", f"/{CUSTOMER}/v1")
         step = {
-            "endpoint": stub.endpoint, "model": MODEL, "api_key_env": "CAPTION_KEY", "concurrency": 4, "retries": 4,
+            "endpoint": endpoint, "model": MODEL, "api_key_env": "CAPTION_KEY", "concurrency": 4, "retries": 4,
             "max_words": 99,
         }  # fmt: skip
         seed = make_seed([f"caption {number}" for number in range(ROWS)])
@@ -76,7 +78,9 @@ def test_every_row_gets_its_caption_and_the_key_stays_in_memory(recipe, run_proc
         done = run_process(recipe(np=processes), None, *options, environment={"CAPTION_KEY": KEY, "TMPDIR": folder})
         assert done.code == 0, done.err
         written = [*Path(folder).rglob("*"), *done.output.parent.rglob("*")]
-        assert not [file for file in written if file.is_file() and KEY.encode() in file.read_bytes()]
+        contents = [file.read_bytes() for file in written if file.is_file()]
+        assert not [content for content in contents if KEY.encode() in content or CUSTOMER.encode() in content]
+        assert CUSTOMER not in done.out + done.err
     failed = [line["reason"] for line in pq.read_table(done.audit).to_pylist() if line["state"] == "failed"]
     assert set(failed) == {"captioner refused: I'm sorry, I can't help with that."}
     assert len(done.rows) + len(failed) == ROWS
@@ -89,8 +93,8 @@ def test_a_server_that_is_not_there_ends_the_run_in_one_line(recipe, run_process
     done = run_process(path, None, environment={"CAPTION_KEY": KEY})
     assert done.code == 1
     assert done.err.splitlines() == [
-        f"error: operator 1 (caption_writer_mapper) cannot be set up: {stub.endpoint} cannot be reached (connection "
-        "refused); start the server, or correct the endpoint"
+        f"error: operator 1 (caption_writer_mapper) cannot be set up: {stub.endpoint[:-3]}/(not shown)/v1 cannot be "
+        "reached (connection refused); start the server, or correct the endpoint"
     ]
     assert done.rows is None
 

@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> None:
         remarks[-1] = f"{runs[0].name} against {runs[1].name}: {remarks[-1]}."
     blind, hidden = _blind(folder, preset)
     print("\n".join(table(runs, blind, differences)))
+    if blind:
+        print(f"blind: {runs[0].name} without the images (eval --no-image), MMBench tolerant")
     for remark in remarks:
         print(textwrap.fill(remark, WIDTH, break_long_words=False, break_on_hyphens=False))
     for note in (*hidden, *notes):

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from .addresses import hidden_in, shown_address
 from .answers import UnreadableError, read_answer, refused_request
 from .faults import SetupFault, machine_fault
 from .images import ImageError
@@ -71,7 +72,8 @@ class ChatServer:
         self, endpoint: str, model: str, api_key_env: str | None, concurrency: int, timeout: float, retries: int
     ) -> None:
         """Raises ValueError for an address that is none, for secrets in it, and for a key that is not set."""
-        self.endpoint = _address(endpoint)
+        self._base = _address(endpoint)
+        self.endpoint = shown_address(self._base)  # for messages
         self.model = model
         self.api_key_env = api_key_env
         self.concurrency = concurrency
@@ -79,6 +81,7 @@ class ChatServer:
         self.retries = retries
         self._without_answer = 0  # rows in succession
         self._was_reached = False
+        self._is_chat = False  # whether it has shown that it is a chat server
         if api_key_env is not None:
             _key(api_key_env)
 
@@ -154,13 +157,17 @@ class ChatServer:
 
     async def _try(self, client: httpx.AsyncClient, request: dict[str, Any]) -> str:
         """Send a request once. Raises _PassingError, _RefusedError and SetupFault."""
-        status, headers, body = await _exchange(client, "POST", f"{self.endpoint}/chat/completions", request)
+        status, headers, body = await _exchange(client, "POST", f"{self._base}/chat/completions", request)
         self._was_reached = True
         if status == 200:
             try:
-                return self._without_key(read_answer(headers.get("content-type", ""), body), _LONG_KEY)
+                answer = self._without_key(read_answer(headers.get("content-type", ""), body), _LONG_KEY)
             except UnreadableError as error:
-                raise _PassingError(f"captioner's answer cannot be read: {self._without_key(str(error))}") from None
+                why = self._without_key(str(error))
+                await self._require_chat(client, why)
+                raise _PassingError(f"captioner's answer cannot be read: {why}") from None
+            self._is_chat = True
+            return answer
         if status == 404:
             raise SetupFault(await self._missing(client))
         if fault := self._fault_of(status):
@@ -170,10 +177,21 @@ class ChatServer:
             raise _PassingError(f"captioner gave no answer: HTTP {status}", wait=wait)
         raise _RefusedError(self._without_key(refused_request(status, body)))
 
+    async def _require_chat(self, client: httpx.AsyncClient, why: str) -> None:
+        """Raise SetupFault for a server whose answers have not been a chat server's and that lists no models."""
+        if not self._is_chat and await self._models(client) is None:
+            raise SetupFault(
+                f"{self.endpoint} answers, but not as a chat server does ({why}): correct the endpoint, which mostly "
+                "ends in /v1"
+            )
+        self._is_chat = True
+
     def _without_key(self, text: str, shortest: int = 1) -> str:
         """A server's words without the key, should it repeat it; one that is shorter than ``shortest`` may stay."""
         key = _key(self.api_key_env).split()[-1] if self.api_key_env else ""
-        return text.replace(key, "(key)") if key and len(key) >= shortest else text
+        for secret in (key, *hidden_in(self._base)):
+            text = text.replace(secret, "(key)") if secret and len(secret) >= shortest else text
+        return text
 
     def _fault_of(self, status: int) -> str:
         """What a status says about the server rather than about the request; empty for others."""
@@ -200,7 +218,7 @@ class ChatServer:
 
     async def _models(self, client: httpx.AsyncClient) -> list[str] | None:
         """The models that the server lists; None where it has no list. Raises SetupFault for a wrong key."""
-        status, _, body = await _exchange(client, "GET", f"{self.endpoint}/models")
+        status, _, body = await _exchange(client, "GET", f"{self._base}/models")
         if status in (401, 403):
             raise SetupFault(self._fault_of(status))
         if status != 200:
@@ -212,7 +230,7 @@ class ChatServer:
     async def _unreachable(self, client: httpx.AsyncClient) -> str:
         """Why the server cannot be reached at all; empty where it answers anything."""
         try:
-            await asyncio.wait_for(_exchange(client, "GET", f"{self.endpoint}/models"), _CONNECT)
+            await asyncio.wait_for(_exchange(client, "GET", f"{self._base}/models"), _CONNECT)
         except asyncio.TimeoutError:
             return f"{self.endpoint} does not answer within {_CONNECT:g} s"
         except _PassingError as error:
@@ -247,7 +265,7 @@ class ChatServer:
                 timeout=httpx.Timeout(None, connect=_CONNECT),
                 limits=httpx.Limits(keepalive_expiry=_IDLE),
                 verify=_certificates(),
-                trust_env=not _is_here(self.endpoint),  # no proxy for this machine
+                trust_env=not _is_here(self._base),  # no proxy for this machine
             )
         except (ValueError, httpx.InvalidURL):  # a proxy's address, which may hold a password
             raise SetupFault("HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is no address of a proxy") from None
@@ -381,7 +399,10 @@ def _address(endpoint: str) -> str:
     except (ValueError, httpx.InvalidURL):
         usable = False
     if not usable or not text.isprintable() or " " in text:
-        raise ValueError(f"endpoint: expected an address such as http://127.0.0.1:8000/v1, found {endpoint[:100]!r}")
+        raise ValueError(
+            "endpoint: expected an address such as http://127.0.0.1:8000/v1, with http or https, a host, and a port "
+            "below 65536"
+        )
     return text if parts.path else f"{text}/v1"
 
 

@@ -3,6 +3,9 @@
 import base64
 import json
 import logging
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import dill
 import pytest
@@ -272,6 +275,7 @@ def test_a_word_given_as_key_stays_in_captions(stub, data, monkeypatch):
         ({"endpoint": f"http://me:{KEY}@127.0.0.1/v1"}, "expected no user name, password or query"),
         ({"endpoint": f"http://127.0.0.1/v1?key={KEY}"}, "expected no user name, password or query"),
         ({"endpoint": f"me:{KEY}@127.0.0.1/v1"}, "expected no user name, password or query"),
+        ({"endpoint": f"htp://127.0.0.1/{KEY}"}, "expected an address such as http://127.0.0.1:8000/v1"),
         ({"endpoint": "127.0.0.1:8000/v1"}, "expected an address such as http://127.0.0.1:8000/v1"),
         ({"endpoint": "http://\u2603.\u0000/v1"}, "expected an address such as"),
         ({"endpoint": "http://127.0.0.1:99999/v1"}, "expected an address such as"),
@@ -296,6 +300,60 @@ def test_an_address_may_lack_its_end():
 
     assert address("http://host:8000") == address("http://host:8000/v1/chat/completions/") == "http://host:8000/v1"
     assert address("https://host/some/api/") == "https://host/some/api"
+
+
+@pytest.mark.parametrize("kind", ["401", "404", "413", "307", "html", "503"])
+def test_a_key_in_the_address_is_never_told(stub, data, kind):
+    """Gateways give each customer a path; servers repeat it in their errors."""
+    stub.behave = lambda seen: kind
+    stub.models = None
+    endpoint = stub.endpoint.replace("/v1", f"/api/{KEY}9/v1")
+    told = []
+    try:
+        told += writer(stub, endpoint=endpoint, retries=0).run(data(2))["__failure__"]
+    except SetupFault as fault:
+        told.append(str(fault))
+    stub.__exit__()
+    with pytest.raises(
+        SetupFault, match=r"127.0.0.1:\d+/api/\(not shown\)/\(not shown\)/v1 cannot be reached"
+    ) as fault:
+        writer(stub, endpoint=endpoint)
+    assert told
+    assert not [text for text in (*told, str(fault.value)) if "sk-a-very" in text or "secret-key9" in text]
+
+
+@pytest.mark.parametrize("answer", [b"<html>Welcome</html>", b'{"status": "ok"}', b"[]"])
+def test_a_server_of_another_kind_is_told_before_the_first_row(monkeypatch, answer):
+    class Foreign(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html" if b"html" in answer else "application/json")
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Foreign) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        stub = SimpleNamespace(endpoint=f"http://127.0.0.1:{server.server_port}/v1")
+        with pytest.raises(SetupFault, match="answers, but not as a chat server does") as fault:
+            writer(stub)
+        server.shutdown()
+    assert str(fault.value).endswith("correct the endpoint, which mostly ends in /v1")
+
+
+def test_a_server_that_became_another_one_ends_the_run_at_its_first_answer(stub, data):
+    """Where answers are kept already it is not asked before the first row."""
+    write(stub, data(1))
+    stub.models, stub.behave = None, lambda seen: "html"
+    with pytest.raises(SetupFault, match=r"not as a chat server does \(text/html instead of application/json\)"):
+        write(stub, data(3), concurrency=1)
+    assert len(stub.seen) == 2
 
 
 def test_this_machine_is_asked_without_a_proxy(stub, data, monkeypatch):

@@ -125,8 +125,10 @@ def test_an_image_path_with_a_space_is_shown(tmp_path):
 
 
 def test_an_unreadable_image_is_no_obstacle(audit, tmp_path):
+    (tmp_path / "seed" / "6.jpg").write_bytes(b"broken")
+    assert write_report(audit, "trial", None, tmp_path / "page.html") == 0  # no other folder would help
     (tmp_path / "seed" / "6.jpg").unlink()
-    write_report(audit, "trial", None, tmp_path / "page.html")
+    assert write_report(audit, "trial", None, tmp_path / "page.html") == 1
     assert (tmp_path / "page.html").read_text().count('class="missing"') == 1
 
 

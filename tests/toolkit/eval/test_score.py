@@ -176,8 +176,10 @@ def test_answers_without_images_are_a_column_and_never_a_score(
     )
     command = ["score", "recipe", "--preset", str(benchmarks.preset)]
     assert main(command) == 0
-    rows = rows_of(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    rows = rows_of(printed)
     assert rows["per cent"][-1] == "blind"
+    assert "blind: recipe without the images (eval --no-image), MMBench tolerant" in printed
     assert rows["TextVQA soft accuracy"] == ["-", "100.00", "25.00"]
     assert rows["MMBench"] == ["100.00", "100.00", "100.00"]
     # Wherever they lie, they are no score of the run.
