@@ -5,7 +5,9 @@
 For similarity it prints seconds, their ratio and the largest difference of a score; without --clip a ViT-B/32-sized
 CLIPModel with random weights is made, which costs the same. For the text and image measures of the LLaVA refinement
 it times `dj-process` against `solution/process.py`, whole commands, and compares the kept rows (needs ray importable).
-Rows of both sides alternate in slices, so that a busy machine slows both alike.
+For operators that look at images it times a recipe in which each decodes them by itself, in one thread, against one
+that decodes them once, while the seed is read, and compares rows and audits. Both sides take turns, so that a busy
+machine slows both alike.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 ROOT = Path(__file__).resolve().parents[1]
 # The LLaVA refinement's thresholds for what needs no model (Data-Juicer's recipe; see solution/recipes).
 REFINE = [
@@ -32,6 +36,20 @@ REFINE = [
     {"image_shape_filter": {"max_width": 727, "max_height": 606}},
     {"image_size_filter": {"max_size": "124KB"}},
 ]
+IMAGES = [
+    {"picture_deduplicator": {"max_distance": 10}},
+    {"image_shape_filter": {"min_width": 100, "min_height": 100}},
+    {"image_aspect_ratio_filter": {"min_ratio": 0.333, "max_ratio": 3.0}},
+    {"picture_sharpness_filter": {"min_sharpness": 50.0}},
+]
+# process.py as it were if nothing of an image outlived its check.
+EACH_BY_ITSELF = """
+from solution import process
+from solution.runner import run, seed_images
+run.measures_of = lambda operators: {}
+seed_images._MOST_THREADS = 1
+process.main()
+"""
 
 
 def main() -> None:
@@ -40,14 +58,16 @@ def main() -> None:
     parser.add_argument("--clip", help="folder of a CLIPModel (default: ViT-B/32 with random weights)")
     parser.add_argument("--rows", type=int, default=1000, help="rows to work on (default: 1000)")
     parser.add_argument("--slices", type=int, default=4, help="turns of each side (default: 4)")
-    parser.add_argument("--only", choices=("similarity", "refine"), help="one of the two comparisons")
+    parser.add_argument("--only", choices=("similarity", "refine", "images"), help="one of the three comparisons")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SCORE_STORE"] = f"{folder}/scores"  # an empty one
-        if arguments.only != "refine":
+        if arguments.only in (None, "similarity"):
             similarity(arguments.data, arguments.clip or random_clip(Path(folder)), arguments.rows, arguments.slices)
-        if arguments.only != "similarity":
+        if arguments.only in (None, "refine"):
             refine(arguments.data, arguments.rows, Path(folder))
+        if arguments.only in (None, "images"):
+            images(arguments.data, arguments.rows, arguments.slices, Path(folder))
 
 
 def random_clip(folder: Path) -> str:
@@ -160,6 +180,42 @@ def refine(data: Path, count: int, folder: Path) -> None:
     )
     if kept["ours"] != kept["stock"]:
         sys.exit("error: other rows kept")
+
+
+def images(data: Path, count: int, turns: int, folder: Path) -> None:
+    """Operators that decode by themselves against images decoded once: whole commands, the start included."""
+    import yaml
+
+    (folder / "images.yaml").write_text(yaml.safe_dump({"process": IMAGES}))
+    words = ["--recipe", str(folder / "images.yaml"), "--dataset", str(data), "--images", str(data.parent)]
+    words += ["--limit", str(count)]
+    starts = {"each by itself": ["-c", EACH_BY_ITSELF], "decoded once": [str(ROOT / "solution" / "process.py")]}
+    seconds, cpu, results = dict.fromkeys(starts, 0.0), dict.fromkeys(starts, 0.0), {}
+    for turn in range(turns):
+        for side, start in starts.items():
+            output = folder / f"{side} {turn}"
+            command = [sys.executable, *start, *words, "--output", str(output / "rows")]
+            started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            seconds[side] += time.perf_counter() - started
+            now = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu[side] += now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+            if done.returncode:
+                sys.exit(f"error: {side} failed: {' '.join(done.stderr.splitlines()[-1:])}")
+            (rows,), (audit,) = output.glob("rows*/*.jsonl"), output.glob("audit/*.parquet")
+            results[side] = rows.read_bytes(), pq.read_table(audit)
+    (one, plain), (other, once) = results.values()
+    is_same = one == other and plain.equals(once)
+    side, default = starts
+    print(
+        f"images, {count:,} rows, {turns} turns: {side} {seconds[side]:.1f} s, {default} {seconds[default]:.1f} s, "
+        f"x{seconds[side] / seconds[default]:.2f} (of CPU {cpu[side]:.1f} s and {cpu[default]:.1f} s, "
+        f"x{cpu[side] / cpu[default]:.2f}; load {os.getloadavg()[0]:.0f}); {len(one.splitlines()):,} rows kept, "
+        + ("rows and audit the same" if is_same else "not the same"),
+        flush=True,
+    )
+    if not is_same:
+        sys.exit("error: other rows or another audit")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,14 @@ def test_recaptioning_compares_recipes_that_differ_in_one_operator(tmp_path) -> 
 
 
 @pytest.mark.slow
+def test_images_decoded_once_give_the_same_rows() -> None:
+    words = ["--data", "input/mini/mgm_pretrain_mini.jsonl", "--rows", "60", "--slices", "1", "--only", "images"]
+    done = warm.run([sys.executable, "-m", "benchmarks.operators", *words], cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows and audit the same" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_page_of_an_analysis_is_made_and_used() -> None:
     done = warm.run([sys.executable, "-m", "benchmarks.analysis", "500"], cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,7 +3,7 @@
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from PIL import Image
 from pydantic import Field
 
-from .common.images import ImageError, open_row_images
+from .common.measures import measured
 from .common.reasons import repeats_image
 from .common.rows import FAILURE, Batch, add_texts, parts_of
 
@@ -29,14 +29,14 @@ def _cosine_rows(count: int, length: int) -> np.ndarray:
 _COSINES = _cosine_rows(SIDE, _SAMPLED)  # [16, 64]
 
 
-def perceptual_hash(image: Image.Image) -> bytes:
-    """256 bits (32 bytes) from the signs of an image's low frequencies against their median.
+def perceptual_hash(image: Image.Image) -> str:
+    """256 bits (64 hexadecimal digits) from the signs of an image's low frequencies against their median.
 
     Rescaled, recompressed or slightly blurred copies differ in a few bits, unrelated images in about half of them.
     """
     grey = np.asarray(image.convert("L").resize((_SAMPLED, _SAMPLED), Image.Resampling.BILINEAR), dtype=np.float64)
     low = _COSINES @ grey @ _COSINES.T  # [16, 16]
-    return np.packbits(low > np.median(low)).tobytes()
+    return np.packbits(low > np.median(low)).tobytes().hex()
 
 
 @OPERATORS.register_module("picture_deduplicator")
@@ -48,6 +48,7 @@ class PictureDeduplicator(Deduplicator):
     """
 
     _batched_op = True
+    measures: ClassVar = {"picture_hash": perceptual_hash}
 
     def __init__(self, max_distance: Annotated[int, Field(ge=0, le=63)] = 10, *args, **kwargs) -> None:
         """Drop rows whose images look the same.
@@ -60,15 +61,8 @@ class PictureDeduplicator(Deduplicator):
 
     def compute_hash(self, samples: Batch) -> Batch:
         """Add `picture_hash` (hexadecimal; empty for a failed row) to each row."""
-        hashes, failures = [], []
-        for paths in samples[self.image_key]:
-            try:
-                hashes.append("".join(perceptual_hash(image).hex() for image in open_row_images(paths)))
-                failures.append("")
-            except ImageError as bad:
-                hashes.append("")
-                failures.append(str(bad))
-        samples["picture_hash"] = hashes
+        hashes, failures = measured(samples, self.image_key, "picture_hash", perceptual_hash)
+        samples["picture_hash"] = list(map("".join, hashes))
         add_texts(samples, FAILURE, failures)
         return samples
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module, metadata, reload
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import repeat
 from pathlib import Path
-from types import MethodType, ModuleType
+from types import MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import data_juicer
@@ -24,7 +25,8 @@ from loguru import logger
 from packaging.requirements import InvalidRequirement, Requirement
 
 from solution.operators.common.faults import loading
-from solution.operators.common.rows import row_seed
+from solution.operators.common.measures import SIZE, known_measure, upright_size
+from solution.operators.common.rows import MEASURES, row_seed
 from solution.runner.record import TESTED_DATA_JUICER
 
 logger.remove()
@@ -316,7 +318,6 @@ NestedDataset.cleanup_cache_files = _keep_files
 
 STATS = Fields.stats  # the column in which filters keep a row's scores
 _SIZE_FILTERS = ("image_shape_filter", "image_aspect_ratio_filter")
-_ORIENTATION = 0x0112  # the EXIF entry that says how a camera was held
 
 
 def register_stock(names: Collection[str] = ()) -> None:
@@ -378,15 +379,26 @@ def _judge_rows(operator: Filter, samples: Any) -> list[bool]:
 
 def _score_headers(operator: Filter, samples: Any) -> dict[str, list[Any]]:
     columns = _columns(samples)
-    columns[Fields.context] = [{path: _header(path) for path in paths or ()} for paths in columns[operator.image_key]]
+    measures = columns.get(MEASURES) or repeat(None)
+    columns[Fields.context] = [
+        {path: _sized(path, text) for path in paths or ()}
+        for paths, text in zip(columns[operator.image_key], measures, strict=False)
+    ]
     scored = operator.compute_stats_batched(columns, context=True)
     return {key: values for key, values in scored.items() if key != Fields.context}
+
+
+def _sized(path: str, measures: str | None) -> Any:
+    """An image, or what stands for it, with `width` and `height`."""
+    if size := known_measure(measures, path, SIZE):
+        return SimpleNamespace(width=size[0], height=size[1])
+    return _header(path)
 
 
 def _header(path: str) -> Image.Image:
     """An image with its size known; one that EXIF rotates is loaded whole, as Data-Juicer turns it."""
     with Image.open(path) as image:
-        return image if image.getexif().get(_ORIENTATION, 1) == 1 else load_image(path)
+        return image if upright_size(image) else load_image(path)
 
 
 __all__ = [

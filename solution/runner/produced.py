@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from solution.operators.common import reasons
-from solution.operators.common.images import ImageError, made_name, open_image, stat_image
+from solution.operators.common.images import ImageError, check_image, made_name, stat_image
 from solution.operators.common.rows import ROW, parts_of
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import STATS, NestedDataset
@@ -113,12 +113,12 @@ class ProducedImages:
         path = Path(os.path.normpath(image))
         folders = self.folders
         if path.is_relative_to(self.raw):
-            open_image(path, is_checked_only=True)
+            check_image(path)
             target = folders.unfinished / SYNTHETIC / made_name(identifier, sha256_of(path), path.suffix)
             linked(path, target)
             return str(target)
         if any(path.is_relative_to(folder / SYNTHETIC) for folder in (folders.output, folders.unfinished)):
-            open_image(path, is_checked_only=True)
+            check_image(path)
             return str(path)
         if any(path.is_relative_to(folder) for folder in (folders.images, folders.dataset / SYNTHETIC)):
             if stat_image(path).st_ctime_ns >= self._began.stat().st_ctime_ns:

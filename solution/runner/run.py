@@ -19,6 +19,7 @@ from loguru import logger
 from tqdm.auto import tqdm
 
 from solution.operators.common.faults import IMAGE_ROOT
+from solution.operators.common.measures import measures_of
 from solution.runner.audit import Ledger, Step, funnel
 from solution.runner.checkpoint import Checkpoint
 from solution.runner.configuration.dataset_files import DataSet
@@ -111,7 +112,7 @@ class Run:
             if dataset is None:
                 which = "every image of the trial" if self.data.is_trial else "every image"
                 _say(f"reading {self.data.shown()} and decoding {which}")
-                tables = read_rows(self.data, folders, ledger)
+                tables = read_rows(self.data, folders, ledger, measures_of(operators))
                 dataset = checkpoint.save(0, self._watched(_counted(tables), ledger), ledger)
             else:
                 _say(f"resuming after operator {done} of {len(operators)}")

@@ -7,9 +7,8 @@ import json
 import math
 import os
 import re
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import islice
@@ -19,15 +18,15 @@ from typing import Any
 import pyarrow as pa
 
 from solution.operators.common.captions import IMAGE_TOKENS, image_token_of, split_text
-from solution.operators.common.faults import machine_fault
-from solution.operators.common.images import ImageError, open_image
-from solution.operators.common.rows import PART, ROW
+from solution.operators.common.measures import Measure
+from solution.operators.common.rows import MEASURES, PART, ROW
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.configuration.dataset_files import DataSet, Source
 from solution.runner.configuration.keys import clipped, short
 from solution.runner.data_juicer import STATS, NestedDataset, SpecialTokens
-from solution.runner.errors import UserError, one_line
+from solution.runner.errors import UserError
 from solution.runner.files import linked, replaced
+from solution.runner.seed_images import SeedImages
 
 SYNTHETIC = "synthetic_images"
 EXTRA = "__extra__"  # the column with a row's keys besides CORE, as JSON: they come out as they went in
@@ -107,23 +106,26 @@ def first_token(data: DataSet) -> str:
     return IMAGE_TOKENS[0]
 
 
-def read_rows(data: DataSet, folders: Folders, ledger: Ledger) -> Iterator[pa.Table]:
+def read_rows(
+    data: DataSet, folders: Folders, ledger: Ledger, measures: Mapping[str, Measure] | None = None
+) -> Iterator[pa.Table]:
     """Read the seed and decode every image; rows that cannot be used are failed in the ledger.
 
     Yields the valid rows, part by part, as Data-Juicer sees them: absolute image paths, its image token (as set at the
-    time) in all texts, the further keys that can be columns, and their ROW. Raises UserError for a file without a valid
-    row, and for the first bad row where the policy is stop.
+    time) in all texts, the further keys that can be columns, and their ROW; with ``measures``, those of the images too.
+    Raises UserError for a file without a valid row, and for the first bad row where the policy is stop.
     """
     started = time.monotonic()
     ledger.begin("read_and_check_images", 0)
-    columns = CORE | _further_columns(data) | {ROW: pa.int64()}
-    known, sources = _Known(), iter(data)
+    columns = CORE | _further_columns(data) | {ROW: pa.int64()} | ({MEASURES: pa.string()} if measures else {})
+    sources = iter(data)
     has_rows = False
-    while part := list(islice(sources, PART)):
-        rows = _checked(part, data, folders, ledger, known)
-        if rows:
-            has_rows = True
-            yield pa.table({key: _column([row.get(key) for row in rows], kind) for key, kind in columns.items()})
+    with SeedImages(measures or {}) as images:
+        while part := list(islice(sources, PART)):
+            rows = _checked(part, data, folders, ledger, images)
+            if rows:
+                has_rows = True
+                yield pa.table({key: _column([row.get(key) for row in rows], kind) for key, kind in columns.items()})
     if not ledger.steps[-1].rows_in:
         raise UserError(f"data set {data.shown()} has no rows")
     if not has_rows:
@@ -212,64 +214,54 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
         return pa.nulls(len(values), kind)
 
 
-class _Known:
-    """What earlier lines said: the images of an id, the fault of an image file. Kept on the disk."""
+@dataclass
+class _Entry:
+    """A row of the file as far as it can be judged without its images."""
 
-    def __init__(self) -> None:
-        self._rows = sqlite3.connect("")  # a private file that goes when it is closed
-        self._rows.execute("CREATE TABLE images (id TEXT PRIMARY KEY, images TEXT) WITHOUT ROWID")
-        self._rows.execute("CREATE TABLE faults (file TEXT PRIMARY KEY, fault TEXT) WITHOUT ROWID")
+    source: Source
+    audit: RowAudit
+    row: dict[str, Any]
+    files: list[str]  # its images
+    fault: str  # why it cannot be used, empty for a good one
 
-    def images_of(self, name: str, images: list[str]) -> list[str]:
-        """The original images of the id: those that its first row has."""
-        self._rows.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (name, json.dumps(images)))
-        return json.loads(self._rows.execute("SELECT images FROM images WHERE id = ?", (name,)).fetchone()[0])
 
-    def fault_of(self, file: str) -> str:
-        """Why an image cannot be used, empty for a good one; each file is decoded once."""
-        found = self._rows.execute("SELECT fault FROM faults WHERE file = ?", (file,)).fetchone()
-        if found:
-            return found[0]
-        fault = ""
-        try:
-            open_image(file, is_checked_only=True)
-        except ImageError as bad:
-            fault = str(bad)
-        except OSError as error:
-            raise UserError(f"reading image {file}: {machine_fault(error) or one_line(error)}") from error
-        self._rows.execute("INSERT INTO faults VALUES (?, ?)", (file, fault))
-        return fault
+def _entry(source: Source, data: DataSet, folders: Folders, images: SeedImages) -> _Entry:
+    entry = _Entry(source, RowAudit("", source.number, None, "", "", ""), {}, [], "")
+    try:
+        entry.row = row = _parsed(source, data, folders)
+        entry.audit.id, entry.audit.text_before, entry.audit.text_after = row["id"], row["text"], row["text"]
+        entry.audit.image = " ".join(row["images"])
+        entry.audit.image_state = _state_of(entry.audit.image)
+        _check_tokens(row)
+        files = [folders.absolute(image) for image in row["images"]]
+        originals = [image for image in row["images"] if not _is_synthetic(image)]
+        if originals and (others := images.images_of(row["id"], originals)) != originals:
+            raise ValueError(f"id {row['id']} already stands for another image, {' '.join(others)}")
+        entry.files = files
+    except ValueError as error:
+        entry.fault = str(error)
+    return entry
 
 
 def _checked(
-    sources: Sequence[Source], data: DataSet, folders: Folders, ledger: Ledger, known: _Known
+    sources: Sequence[Source], data: DataSet, folders: Folders, ledger: Ledger, images: SeedImages
 ) -> list[dict[str, Any]]:
     """The valid rows among those of the files; the ledger gets all of them, the others as failed."""
     rows, audits, faults = [], [], []
-    for source in sources:
-        number = source.number
-        audits.append(audit := RowAudit("", number, None, "", "", ""))
-        try:
-            row = _parsed(source, data, folders)
-            audit.id, audit.text_before, audit.text_after = row["id"], row["text"], row["text"]
-            audit.image = " ".join(row["images"])
-            audit.image_state = _state_of(audit.image)
-            _check_tokens(row)
-            files = [folders.absolute(image) for image in row["images"]]
-            originals = [image for image in row["images"] if not _is_synthetic(image)]
-            if originals and (others := known.images_of(row["id"], originals)) != originals:
-                raise ValueError(f"id {row['id']} already stands for another image, {' '.join(others)}")
-            if fault := next(filter(None, map(known.fault_of, files)), ""):
-                raise ValueError(fault)
-        except ValueError as error:
-            faults.append((number, f"{data.place(source)}{clipped(str(error), 500)}"))
+    entries = (_entry(source, data, folders, images) for source in sources)
+    for entry, looks in images.looked_at((entry, entry.files) for entry in entries):
+        row, number = entry.row, entry.source.number
+        audits.append(entry.audit)
+        if fault := entry.fault or next((look.fault for look in looks if look.fault), ""):
+            faults.append((number, f"{data.place(entry.source)}{clipped(fault, 500)}"))
             if ledger.on_error == "stop":
                 break
             continue
         ledger.columns += [key for key in row if key not in ledger.columns]
         extra = {key: value for key, value in row.items() if key not in CORE}
         text = row["text"].replace(image_token_of(row["text"]) or SpecialTokens.image, SpecialTokens.image)
-        columns = {"text": text, "images": files, ROW: number, EXTRA: _json(extra) if extra else ""}
+        columns = {"text": text, "images": entry.files, ROW: number, EXTRA: _json(extra) if extra else ""}
+        columns[MEASURES] = "".join(look.measures for look in looks)  # a row has one image at most
         rows.append(row | columns)
     ledger.steps[-1].rows_in += len(audits)
     ledger.add(audits)

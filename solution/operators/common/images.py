@@ -3,13 +3,15 @@
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 from PIL import Image, ImageFile
 
 from .faults import machine_fault
-from .reasons import NO_IMAGE
 
 # Formats of images in data sets (MPO counts as JPEG). Pillow reads more: for EPS it would run Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -17,6 +19,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000",
 # input. Neither may take more than Pillow decodes at most, 1.4 GB in memory.
 AUX_SIDE = 768
 MAX_CANVAS_PIXELS = 357_913_940
+T = TypeVar("T")
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -32,7 +35,7 @@ def made_name(identifier: str, digest: str, suffix: str) -> str:
 def stat_image(path: str | Path) -> os.stat_result:
     """Size and times of an image file. Raises ImageError where it is missing or no regular file.
 
-    A fault of the machine, which is not the image's, comes as OSError, here and in `open_image`.
+    A fault of the machine, which is not the image's, comes as OSError, here and in `read_image`.
 
     To be asked before the file is opened: opening a named pipe may wait for ever.
     """
@@ -55,39 +58,60 @@ def canvas_pixels(width: int, height: int) -> int:
     return max(long * long, AUX_SIDE * AUX_SIDE * long // short)
 
 
-def open_image(path: str | Path, is_checked_only: bool = False) -> Image.Image:
+def open_image(path: str | Path) -> Image.Image:
     """Decode the whole image at ``path`` to RGB.
 
     Raises ImageError where it is missing, broken, cut short or no image, or takes gigabytes to fit to a square.
-
-    With ``is_checked_only`` a JPEG comes in grey at an eighth of its size: every byte is read, at half the time.
     """
+    return read_image(path, lambda image: image.convert("RGB"))
+
+
+def check_image(path: str | Path) -> None:
+    """Raise what `open_image` would; a JPEG is read in grey at an eighth of its size: every byte, at half the time."""
+
+    def load(image: Image.Image) -> None:
+        image.draft("L", (1, 1))
+        image.load()
+
+    read_image(path, load)
+
+
+def read_image(path: str | Path, read: Callable[[Image.Image], T]) -> T:
+    """What ``read`` makes of the opened image at ``path``, in which it decodes the pixels. Raises as `open_image`."""
     stat_image(path)
-    # Data-Juicer sets this switch on import, and a truncated JPEG then passes silently with its lower part grey.
-    tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    with _strictly():
+        try:
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
+                width, height = image.size
+                if canvas_pixels(width, height) > MAX_CANVAS_PIXELS:
+                    raise ValueError(f"{width} x {height} pixels take gigabytes to fit to a square")
+                return read(image)
+        except Exception as error:  # decoders raise many types (OSError, SyntaxError, struct.error ...) for one thing
+            if isinstance(error, OSError) and machine_fault(error):
+                raise
+            raise ImageError(f"image {path} cannot be read ({error})") from error
+
+
+_lock = Lock()
+_reading = 0  # images that are being read, in several threads
+_tolerant = False  # the switch as it was before
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """Data-Juicer sets a switch of Pillow's on import, and a truncated JPEG then passes with its lower part grey."""
+    global _reading, _tolerant
+    with _lock:
+        if not _reading:
+            _tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        _reading += 1
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            if canvas_pixels(width, height) > MAX_CANVAS_PIXELS:
-                raise ValueError(f"{width} x {height} pixels take gigabytes to fit to a square")
-            if is_checked_only:
-                image.draft("L", (1, 1))
-                image.load()
-                return image
-            return image.convert("RGB")
-    except Exception as error:  # decoders raise many types (OSError, SyntaxError, struct.error ...); all mean one thing
-        if isinstance(error, OSError) and machine_fault(error):
-            raise
-        raise ImageError(f"image {path} cannot be read ({error})") from error
+        yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
-
-
-def open_row_images(paths: Sequence[str] | None) -> list[Image.Image]:
-    """All images of one row. Raises ImageError for the first bad one, or where the row has none."""
-    if not paths:
-        raise ImageError(NO_IMAGE)
-    return [open_image(path) for path in paths]
+        with _lock:
+            _reading -= 1
+            if not _reading:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _tolerant
 
 
 def open_images(paths: Iterable[tuple[int, str]], failures: list[str]) -> Iterator[tuple[int, Image.Image]]:

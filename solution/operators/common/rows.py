@@ -2,7 +2,8 @@
 
 A batch is Data-Juicer's dict of columns. Two text columns travel with the rows of `process.py`, which turns them into
 audit lines: FAILURE (why this row failed; empty for a good row) and NOTE (what an operator did to a row it kept). Under
-Data-Juicer's own commands, which have no audit and would write them out, there are none; failed rows are removed.
+Data-Juicer's own commands, which have no audit and would write them out, there are none; failed rows are removed. A
+third one, MEASURES, is that of `measures.py`.
 Data-set-wide operators (de-duplication, selection) keep `dropped_because` instead: position in their input -> reason.
 Reasons are built in `reasons.py`.
 """
@@ -14,6 +15,7 @@ from typing import Any
 ROW = "__row__"  # column of process.py alone: which row of its ledger a row of the data set is
 FAILURE = "__failure__"
 NOTE = "__note__"
+MEASURES = "__measures__"
 ORIGINAL = "original_images"  # column: the images that a row had before `picture_painter_mapper`
 MODEL_ROWS = 1000  # rows per call of operators with a model: Data-Juicer's default of 10 fills no forward pass
 PART = 10_000  # rows in memory at once when a whole data set is read

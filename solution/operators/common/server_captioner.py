@@ -11,7 +11,7 @@ from PIL import Image
 
 from .answers import caption_in
 from .chat_server import ChatServer
-from .images import IMAGE_FORMATS, open_image, stat_image
+from .images import IMAGE_FORMATS, check_image, open_image, stat_image
 from .rows import MODEL_ROWS, row_seed
 from .score_store import ScoreStore, score_folder, values_per_row
 
@@ -139,7 +139,7 @@ def data_uri(path: str, max_side: int) -> str:
     except Exception:  # of many types; `open_image` says which
         kind, is_plain = "", False
     if kind and is_plain:
-        open_image(path, is_checked_only=True)
+        check_image(path)
         content = Path(path).read_bytes()
     else:
         image = open_image(path)
