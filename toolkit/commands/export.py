@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.dataset.image_stamps import is_same, stamp_of
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import RowFault, UserError
-from toolkit.files import package_versions, read_json, sha256_of, write_json
+from toolkit.files import REPOSITORY, package_versions, read_json, require_file, sha256_of, write_json
 from toolkit.processes import owner_of
 
+if TYPE_CHECKING:
+    from toolkit.export.card import Shared
+
 RECORD, CARD = "export.json", "README.md"
+OVERLAPS = "overlaps.parquet"  # that toolkit/contamination writes
 KINDS = ("parquet", "webdataset", "llava")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ROOM = "make room, or choose a folder on another disk"
+SPARE = 1.02  # times the size of images and rows: what heads and cards take
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="processed_data.jsonl; with --to rows the folder of an export")
     parser.add_argument("--to", choices=(*KINDS, "rows"), required=True, help="format; rows: back to the kit's own")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist, or be empty")
-    parser.add_argument("--images", type=Path, help="the seed's folder, where image paths start (default: the file's)")
+    parser.add_argument(
+        "--images", type=Path, help="the seed's folder, where image paths start (default: the recipe's)"
+    )
     parser.add_argument("--questions", type=Path, help="llava: the seed's stage_1.json, for its questions")
+    parser.add_argument(
+        "--contamination", type=Path, metavar="DIR", help="for the card: what `check SOURCE --contamination DIR` wrote"
+    )
     parser.add_argument("--name", help="of the data set, for its card (default: the folder's)")
     parser.add_argument("--source-of-data", default="", metavar="TEXT", help="for the card: where the seed is from")
     parser.add_argument("--licence", default="", metavar="ID", help="for the card, such as cc-by-4.0")
@@ -36,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: a row or image is faulty; the folder holds something; the export is damaged.
     """
+    _require_used(args)
     out: Path = args.out.absolute()
     with owner_of(out.parent, f"export-{out.name}"):
         unfinished = out.with_name(f".{out.name}.unfinished")
@@ -50,9 +66,23 @@ def run(args: argparse.Namespace) -> None:
             if out.exists():
                 out.rmdir()
             unfinished.rename(out)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise UserError(f"--out {args.out}: {os.strerror(error.errno)}; nothing is left of it; {ROOM}") from None
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     print(f"{args.out}: {line}")
+
+
+def _require_used(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    if args.questions and args.to != "llava":
+        raise UserError(f"--questions: has an effect with --to llava alone, found --to {args.to}; leave it out")
+    if args.to == "rows":
+        names = ("images", "name", "source_of_data", "licence", "contamination")
+        for name in filter(lambda name: getattr(args, name), names):
+            raise UserError(f"--{name.replace('_', '-')}: has no effect with --to rows; leave it out")
 
 
 def _identity(args: argparse.Namespace) -> dict[str, str]:
@@ -64,6 +94,11 @@ def _identity(args: argparse.Namespace) -> dict[str, str]:
             raise UserError(f"--{name.replace('_', '-')}: expected one line, found {getattr(args, name)!r}")
     identity = {"source": sha256_of(args.source), "format": args.to}
     identity |= {name: getattr(args, name) or "" for name in ("name", "licence", "source_of_data")}
+    if args.contamination:
+        require_file(
+            args.contamination / OVERLAPS, f"`python -m toolkit check {args.source} --contamination DIR` makes it"
+        )
+        identity["contamination"] = sha256_of(args.contamination / OVERLAPS)
     return identity | ({"questions": sha256_of(args.questions)} if args.questions and args.questions.is_file() else {})
 
 
@@ -89,10 +124,20 @@ def _is_there(args: argparse.Namespace, out: Path, identity: dict[str, str]) -> 
 
 
 def _roots(args: argparse.Namespace) -> ImageRoots:
-    images = args.images or args.source.parent
+    images = args.images or _recipes_images(args.source) or args.source.parent
     if not images.is_dir():
         raise UserError(f"--images {images}: no such folder; expected the seed's folder")
     return ImageRoots(seed=images, processed=args.source.parent)
+
+
+def _recipes_images(file: Path) -> Path | None:
+    """The seed's folder, as the record of the recipe that wrote a file names it; None where it is not there."""
+    record = file.parent / "run.json"
+    values = read_json(record) if record.is_file() else None
+    if not isinstance(values, dict) or file.name not in values.get("outputs", {}):
+        return None
+    folder = REPOSITORY / str(values.get("inputs", {}).get("images"))
+    return folder if folder.is_dir() else None
 
 
 def _damage(folder: Path, files: dict[str, str]) -> str | None:
@@ -106,20 +151,22 @@ def _damage(folder: Path, files: dict[str, str]) -> str | None:
 
 def _export(args: argparse.Namespace, identity: dict[str, str], folder: Path) -> str:
     from toolkit.export.card import About, card
-    from toolkit.export.formats import WRITERS
+    from toolkit.export.formats import WRITERS, Known, ending_of
     from toolkit.export.rows import read_entries, require_readable
 
     start = time.monotonic()
     file, roots = args.source, _roots(args)
-    rows, paths = require_readable(file, roots)
-    different = len(paths)
+    shared = _shared(args, identity.get("source", ""))
+    rows, paths, size = require_readable(file, roots, each_row=args.to != "llava")
+    _require_room(args.out, folder, size)
+    different, ending = len(paths), ending_of(paths.values())
     originals = load_originals(args.questions) if args.questions else {}
     try:
-        WRITERS[args.to](read_entries(file, roots), folder, originals)
+        WRITERS[args.to](read_entries(file, roots), folder, Known(originals, ending))
     except RowFault as fault:  # of LLaVA's format alone
         raise UserError(f"{file}: {fault}; give the seed's questions (--questions), or export to parquet") from None
     name = args.name or args.out.absolute().name
-    about = About(name, args.to, args.licence, args.source_of_data, rows, different)
+    about = About(name, args.to, args.licence, args.source_of_data, rows, different, ending, shared)
     (folder / CARD).write_text(card(file, about), encoding="utf-8")
     files = {
         path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()
@@ -136,6 +183,27 @@ def _export(args: argparse.Namespace, identity: dict[str, str], folder: Path) ->
     }
     write_json(folder / RECORD, record)
     return f"{rows:,} rows with {different:,} different images as {args.to}, {len(files)} files; its card is README.md"
+
+
+def _require_room(out: Path, folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < SPARE * size:
+        raise UserError(f"--out {out}: takes {SPARE * size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; {ROOM}")
+
+
+def _shared(args: argparse.Namespace, sha256: str) -> Shared | None:
+    """How many of the rows share something with the evaluation sets, if the user says where that was looked for."""
+    if not args.contamination:
+        return None
+    from toolkit.export.card import shared_rows
+
+    shared = shared_rows(args.contamination / OVERLAPS)
+    if shared is None or shared.sha256 != sha256:
+        raise UserError(
+            f"--contamination {args.contamination}: is of other rows than {args.source}; "
+            f"`python -m toolkit check {args.source} --images DIR --contamination {args.contamination}` compares these"
+        )
+    return shared
 
 
 def _back(source: Path, folder: Path) -> str:

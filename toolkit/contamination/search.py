@@ -21,7 +21,7 @@ from toolkit.dataset.rows import ImageRoots, parse_row, read_rows
 from toolkit.dataset.validation import Finding
 from toolkit.errors import RowFault, UserError
 from toolkit.eval import mmbench, textvqa
-from toolkit.files import REPOSITORY
+from toolkit.files import REPOSITORY, sha256_of
 from toolkit.presets import Preset
 from toolkit.processes import unfinished
 
@@ -203,7 +203,10 @@ def write_table(found: Overlaps, roots: ImageRoots, file: Path, exam: Exam, targ
         )
     digest, text = pa.binary(DIGEST_BYTES), pa.string()
     fields = {"row": pa.int64(), "id": text, "image": digest, "caption": digest, "correlation": pa.float64()}
-    about = {"version": VERSION, "file": str(file), "min_correlation": MIN_CORRELATION}
+    about = {
+        "version": VERSION, "file": str(file), "sha256": sha256_of(file), "min_correlation": MIN_CORRELATION,
+        "exam_images": len(exam.images),
+    }  # fmt: skip
     schema = pa.schema(fields | {"image_in": text, "text_in": text, "words": text}, {METADATA: json.dumps(about)})
     with unfinished(target) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema), temporary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,38 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 # Operators that look for what a reader of the data wants to know of.
 FACES = ("image_face_blur_mapper", "image_face_count_filter", "image_face_ratio_filter")
 UNSAFE = ("image_nsfw_filter",)
+EXAMS = ("evaluation_overlap_filter",)
+LOOKED_FOR = {"faces": FACES, "unsafe images": UNSAFE, "what evaluation sets hold": EXAMS}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What `check --contamination` found.
+
+    Args:
+        sha256: of the rows that it compared.
+        exam_images: of the evaluation sets, how many there were.
+        images, captions: rows that show an image of theirs, or repeat their texts.
+    """
+
+    sha256: str
+    exam_images: int
+    images: int
+    captions: int
+
+
+def shared_rows(file: Path) -> Shared | None:
+    """What an overlaps.parquet holds; None for another file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file, columns=["image_in", "text_in"])
+        about = json.loads(table.schema.metadata[b"overlaps"])
+        images, captions = (sum(map(bool, table[name].to_pylist())) for name in ("image_in", "text_in"))
+        return Shared(about["sha256"], about["exam_images"], images, captions)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -27,6 +60,8 @@ class About:
         kind: of the export, a key of `formats.WRITERS`.
         licence, source: in the user's words; empty where nothing was said.
         rows, images: how many there are.
+        ending: of the images in tar shards.
+        shared: what the evaluation sets have of them, where that was looked for.
     """
 
     name: str
@@ -35,6 +70,8 @@ class About:
     source: str
     rows: int
     images: int
+    ending: str
+    shared: Shared | None
 
 
 def card(file: Path, about: About) -> str:
@@ -74,10 +111,7 @@ def _history(file: Path) -> dict[str, Any]:
         "why_unknown": "",
         "recipe_text": path.read_text(encoding="utf-8").strip() if is_unchanged else "",
         "shares": _shares(audit),
-        "checked": {
-            what: [name for name in ran if name in operators]
-            for what, operators in (("faces", FACES), ("unsafe images", UNSAFE))
-        },
+        "checked": {what: [name for name in ran if name in operators] for what, operators in LOOKED_FOR.items()},
     }
 
 

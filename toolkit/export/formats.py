@@ -3,10 +3,11 @@
 | format | files | read by |
 |---|---|---|
 | parquet | `data/train-00000.parquet`: id, caption, image (bytes and path), line | `datasets.load_dataset(FOLDER)` |
-| webdataset | `train-000000.tar`: KEY.jpg (or as it ends), KEY.txt, KEY.json; the last is the line | `webdataset` |
+| webdataset | `train-000000.tar`: KEY.ENDING, KEY.txt, KEY.json; the last is the line | `webdataset`, `datasets` |
 | llava | `llava.json`, the images under their paths, `processed_data.jsonl` | what trains LLaVA |
 
-KEY is the row's number from 0: ids may repeat, or hold what file names may not.
+KEY is the row's number from 0: ids may repeat, or hold what file names may not. ENDING is that of all images, and `jpg`
+where they differ: readers want one name in all samples, and look at the content.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import itertools
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -30,12 +32,30 @@ from toolkit.files import parse_object
 SHARD_BYTES = 500 << 20
 GROUP_ROWS, GROUP_BYTES = 100, 64 << 20  # of one row group: a reader holds one in memory
 ROWS = "processed_data.jsonl"
-# Endings by which webdataset's decoders know an image; others keep their bytes under the last name.
-ENDINGS = ("jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "ppm", "jp2", "avif")
-OTHER_ENDING = "image"
+# By these both webdataset and datasets know an image.
+ENDINGS = ("jpg", "jpeg", "png", "ppm")
 
 
-def write_parquet(entries: Iterator[Entry], folder: Path, _originals: dict[str, Original]) -> None:
+@dataclass(frozen=True)
+class Known:
+    """What a writer needs besides the rows.
+
+    Args:
+        originals: the seed's samples by id, for their questions.
+        ending: the images' in tar shards, without a dot.
+    """
+
+    originals: dict[str, Original] = field(default_factory=dict)
+    ending: str = ENDINGS[0]
+
+
+def ending_of(images: Iterable[Path]) -> str:
+    """What all images are called in tar shards."""
+    found = {image.suffix[1:].lower() for image in images}
+    return found.pop() if len(found) == 1 and found <= {*ENDINGS} else ENDINGS[0]
+
+
+def write_parquet(entries: Iterator[Entry], folder: Path, _known: Known) -> None:
     """Parquet files whose `image` column is one of Hugging Face's `datasets`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -99,7 +119,7 @@ def read_parquet(folder: Path) -> Iterator[tuple[bytes, bytes]]:
                 yield row["line"].encode(), row["image"]["bytes"] if row["image"] else b""
 
 
-def write_webdataset(entries: Iterator[Entry], folder: Path, _originals: dict[str, Original]) -> None:
+def write_webdataset(entries: Iterator[Entry], folder: Path, known: Known) -> None:
     """Tar shards; equal rows give equal bytes."""
     index = itertools.count()
     for number, some in _shards(entries):
@@ -107,8 +127,7 @@ def write_webdataset(entries: Iterator[Entry], folder: Path, _originals: dict[st
             for entry in some:
                 members = {"json": entry.line, "txt": entry.row.caption.encode()}
                 if entry.image:
-                    ending = entry.image.suffix[1:].lower()
-                    members = {ending if ending in ENDINGS else OTHER_ENDING: entry.image_bytes} | members
+                    members = {known.ending: entry.image_bytes} | members
                 key = f"{next(index):09d}"
                 for ending, content in members.items():
                     member = tarfile.TarInfo(f"{key}.{ending}")
@@ -132,12 +151,12 @@ def read_webdataset(folder: Path) -> Iterator[tuple[bytes, bytes]]:
                     image = file.read()
 
 
-def write_llava(entries: Iterator[Entry], folder: Path, originals: dict[str, Original]) -> None:
+def write_llava(entries: Iterator[Entry], folder: Path, known: Known) -> None:
     """LLaVA-format samples beside the images that they name; questions as training would ask them."""
     with (folder / "llava.json").open("w", encoding="utf-8") as samples, (folder / ROWS).open("wb") as lines:
         between = "[\n"
         for entry in entries:
-            sample = to_llava(entry.row, originals.get(entry.row.id))
+            sample = to_llava(entry.row, known.originals.get(entry.row.id))
             samples.write(between + json.dumps(sample, ensure_ascii=False))
             between = ",\n"
             lines.write(entry.line + b"\n")
@@ -155,7 +174,7 @@ def read_llava(folder: Path) -> Iterator[tuple[bytes, bytes]]:
             yield line.rstrip(b"\n"), (folder / row.image).read_bytes() if row.image else b""
 
 
-WRITERS: dict[str, Callable[[Iterator[Entry], Path, dict[str, Original]], None]] = {
+WRITERS: dict[str, Callable[[Iterator[Entry], Path, Known], None]] = {
     "parquet": write_parquet,
     "webdataset": write_webdataset,
     "llava": write_llava,

@@ -62,20 +62,27 @@ def read_entries(file: Path, roots: ImageRoots) -> Iterator[Entry]:
             yield Entry(line, row, image)
 
 
-def require_readable(file: Path, roots: ImageRoots) -> tuple[int, dict[str, Path]]:
+def require_readable(file: Path, roots: ImageRoots, each_row: bool) -> tuple[int, dict[str, Path], int]:
     """Look at every row, and at every image once.
 
+    Args:
+        file: rows.
+        roots: of their images.
+        each_row: an image is written with every row that shows it, not once.
+
     Returns:
-        how many rows there are, and each image: name in the rows -> file.
+        how many rows there are; each image: name in the rows -> file; the bytes of rows and images.
 
     Raises:
         UserError: those of `read_entries`; an image cannot be decoded; there is no row.
     """
-    rows = 0
+    rows = size = 0
     images: dict[str, Path] = {}
     for entry in read_entries(file, roots):
         rows += 1
+        size += len(entry.line)
         if entry.image:
+            size += entry.image.stat().st_size if each_row or str(entry.row.image) not in images else 0
             images[str(entry.row.image)] = entry.image
     if not rows:
         raise UserError(f"{file}: no row to export")
@@ -84,7 +91,7 @@ def require_readable(file: Path, roots: ImageRoots) -> tuple[int, dict[str, Path
         for path, found in inspect_images(some).items():
             if isinstance(found, RowFault):
                 raise UserError(f"{path}: {found}; {_advice(file, roots)}")
-    return rows, images
+    return rows, images, size
 
 
 def _advice(file: Path, roots: ImageRoots) -> str:

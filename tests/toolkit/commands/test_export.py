@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +13,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from tests.conftest import SmallSeed
 from toolkit.__main__ import main
+from toolkit.contamination.images import Match
+from toolkit.contamination.search import Exam, Overlaps, write_table
+from toolkit.dataset.rows import ImageRoots
 from toolkit.export import formats
-from toolkit.files import REPOSITORY
+from toolkit.files import REPOSITORY, sha256_of
 
 KINDS = ("parquet", "webdataset", "llava")
 
@@ -90,6 +96,103 @@ def test_webdataset_reads_the_shards(
     assert samples[3]["txt"] == json.loads(rows.read_bytes().splitlines()[3])["text"].split("\n")[1].split(" <|")[0]
     assert samples[6]["json"]["id"] == 12
     assert "png" not in samples[7]
+
+
+@pytest.fixture
+def mixed(small_seed: SmallSeed) -> Path:
+    """Rows whose images are JPEG and PNG files, one of them under an ending that no reader knows."""
+    Image.new("RGB", (30, 20), "red").save(small_seed.folder / "images" / "a.JPG", "JPEG")
+    Image.new("RGB", (31, 20), "red").save(small_seed.folder / "images" / "b.dat", "PNG")
+    names = ("images/0.png", "images/a.JPG", "images/b.dat")
+    return small_seed.write(*(small_seed.row(0, id=name, images=[name]) for name in names))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hugging_face_datasets_load_every_format(mixed: Path, small_seed: SmallSeed, tmp_path: Path, kind: str) -> None:
+    import datasets
+
+    assert export(mixed, small_seed, kind, tmp_path / "out") == 0
+    data = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(data) == 3
+    if kind == "llava":
+        assert [sample["image"] for sample in data] == ["images/0.png", "images/a.JPG", "images/b.dat"]
+    else:
+        name = "image" if kind == "parquet" else "jpg"
+        assert [image.size for image in data[name]] == [(20, 24), (30, 20), (31, 20)]
+    assert main(["export", str(tmp_path / "out"), "--to", "rows", "--out", str(tmp_path / "back")]) == 0
+    assert (tmp_path / "back" / "processed_data.jsonl").read_bytes() == mixed.read_bytes()
+
+
+def test_images_of_different_kinds_have_one_name_in_shards(mixed: Path, small_seed: SmallSeed, tmp_path: Path) -> None:
+    import webdataset
+
+    assert export(mixed, small_seed, "webdataset", tmp_path / "out") == 0
+    shards = [str(tmp_path / "out" / "train-000000.tar")]
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False, nodesplitter=None).decode("pil"))
+    assert [sample["jpg"].size for sample in samples] == [(20, 24), (30, 20), (31, 20)]
+    assert "jpg (the image, whatever its format)" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("parquet --questions stage_1.json", "--questions: has an effect with --to llava alone, found --to parquet"),
+        ("rows --licence mit", "--licence: has no effect with --to rows; leave it out"),
+        ("rows --images images", "--images: has no effect with --to rows; leave it out"),
+        ("parquet --contamination none", "none/overlaps.parquet: no such file; `python -m toolkit check"),
+    ],
+)
+def test_options_without_an_effect_are_refused(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    assert main(["export", str(rows), "--out", str(tmp_path / "out"), "--to", *words.split()]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line(
+    rows: Path,
+    small_seed: SmallSeed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "[Errno 28] Error writing bytes to file. Detail: [errno 28]")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(formats.WRITERS, "parquet", full)
+        assert export(rows, small_seed, "parquet", tmp_path / "out") == 1
+    said = "out: No space left on device; nothing is left of it; make room, or choose a folder on another disk\n"
+    assert capsys.readouterr().err.endswith(said)
+    free = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    assert export(rows, small_seed, "parquet", tmp_path / "out") == 1
+    assert "out: takes 0.0 GB, 0.0 GB are free; make room" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_images_are_where_the_recipe_had_them(rows: Path, small_seed: SmallSeed, tmp_path: Path) -> None:
+    record = {"inputs": {"images": str(small_seed.folder)}, "outputs": {rows.name: sha256_of(rows)}}
+    (rows.parent / "run.json").write_text(json.dumps(record))
+    assert main(["export", str(rows), "--to", "parquet", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_the_card_says_what_the_evaluation_sets_share(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = ImageRoots(seed=small_seed.folder, processed=rows.parent)
+    images: list[Path | bytes] = [small_seed.folder / "images" / "1.png"]
+    found = tmp_path / "found" / "overlaps.parquet"
+    pairs = {"images/1.png": Match(0, 1.0, False)}
+    write_table(Overlaps(pairs=pairs), roots, rows, Exam(images, ["TextVQA q"], {}), found)
+    more = ("--contamination", str(found.parent))
+    assert export(rows, small_seed, "parquet", tmp_path / "out", *more) == 0
+    said = "Compared with 1 images and the texts of TextVQA and MMBench: 2 rows show a copy of an image, 0 repeat words"
+    assert said in (tmp_path / "out" / "README.md").read_text()
+    rows.write_bytes(rows.read_bytes().splitlines(keepends=True)[0])
+    assert export(rows, small_seed, "parquet", tmp_path / "other", *more) == 1
+    assert "is of other rows than" in capsys.readouterr().err
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
