@@ -1,8 +1,8 @@
 """How often a lab calls trainings of one and the same arm different: an A/A test on finished cells.
 
-    python -m benchmarks.equal_arms [FOLDER]
+    python -m benchmarks.equal_arms [FOLDER ...]
 
-FOLDER holds a lab's records (default: benchmarks/lab/records). Trainings of an arm differ in their seeds alone, so a
+FOLDERs hold labs' records (default: the leaderboard's). Trainings of an arm differ in their seeds alone, so a
 comparison at 5 % should call few of their pairs different. Each arm is split in every possible way into one training
 against one, and into two against the three others where it has five.
 """
@@ -30,15 +30,14 @@ SINGLE, ALONE, AMONG = "1 v 1, noise of the other arms", "2 v 3, own noise", "2 
 def main() -> None:
     """Compare and count, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=RECORDS, help="a lab's records (%(default)s)")
-    table = called_different(parser.parse_args().folder)
-    print(
-        "| trainings of one arm | arms | pairs |", " | ".join(name for name in table if name not in ("arm", "how")), "|"
-    )
-    print("|---" * (len(table.columns) + 1) + "|")
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="a lab's records")
+    table = pd.concat(map(called_different, parser.parse_args().folders or [RECORDS]))
+    measures = [name for name in table if name not in ("arm", "how")]
+    print(f"| trainings of one arm | arms | pairs | {' | '.join(measures)} |")
+    print("|---" * (3 + len(measures)) + "|")
     for how, rows in table.groupby("how", sort=False):
-        counts = rows.drop(columns=["arm", "how"]).sum()
-        print(f"| {how} | {rows['arm'].nunique()} | {len(rows)} |", " | ".join(map(str, counts)), "|")
+        counts = [rows["arm"].nunique(), len(rows), *(int(rows[measure].sum()) for measure in measures)]
+        print(f"| {how} | {' | '.join(map(str, counts))} |")
 
 
 def called_different(folder: Path) -> pd.DataFrame:

@@ -110,7 +110,10 @@ def load_preset(name: str) -> Preset:
     """
     path = PRESET_FOLDER / f"{name}.yaml" if name in PRESETS else Path(name)
     if not path.is_file():
-        raise UserError(f"no preset {name!r}; expected one of {', '.join(PRESETS)} or the path of a preset's YAML file")
+        hint = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, PRESETS, n=1))
+        raise UserError(
+            f"no preset {name!r}; expected one of {', '.join(PRESETS)} or the path of a preset's YAML file{hint}"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -142,7 +145,7 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
         UserError: a key is unknown, missing or mistyped; names it.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: expected keys and values, found {reprlib.repr(values)}")
+        raise UserError(f"{where}: expected keys and values, found {shown(values)}")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -163,27 +166,34 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(hint, value, where)
     if typing.get_origin(hint) is list:
         if not isinstance(value, list):
-            raise UserError(f"{where} must be {WORDS[list]}, found {reprlib.repr(value)}")
+            raise UserError(f"{where} must be {WORDS[list]}, found {shown(value)}")
         (item,) = typing.get_args(hint)
         return [_convert(item, entry, f"{where}, entry {number},") for number, entry in enumerate(value, 1)]
     if hint is Path:
         if not isinstance(value, str) or not value or "\0" in value:
-            raise UserError(f"{where} must be a path, found {reprlib.repr(value)}")
+            raise UserError(f"{where} must be a path, found {shown(value)}")
         return REPOSITORY / value
     if typing.get_origin(hint) is Literal:
         names = [name for name in typing.get_args(hint) if name]  # an empty one stands for "not given"
         if value not in names:
             near = difflib.get_close_matches(str(value), names, n=1)
             raise UserError(
-                f"{where} must be one of {', '.join(names)}, found {reprlib.repr(value)}"
+                f"{where} must be one of {', '.join(names)}, found {shown(value)}"
                 + "".join(f"; did you mean {name}?" for name in near)
             )
         return value
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise UserError(f"{where} must be {WORDS[hint]}, found {reprlib.repr(value)}{_without_quotes(hint, value)}")
+        raise UserError(f"{where} must be {WORDS[hint]}, found {shown(value)}{_without_quotes(hint, value)}")
     return value
+
+
+def shown(value: Any) -> str:
+    """A value of a YAML file in a message: short, and as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    return reprlib.repr(value) if isinstance(value, str | list | dict) else str(value)[:60]
 
 
 def _without_quotes(hint: Any, value: Any) -> str:
@@ -191,6 +201,6 @@ def _without_quotes(hint: Any, value: Any) -> str:
     if hint in (int, float) and isinstance(value, str):
         with contextlib.suppress(ValueError):
             number = hint(value)
-            written = str(number) if hint is int else f"{number:.12f}".rstrip("0")
+            written = str(number) if hint is int else f"{number:.12f}".rstrip("0").rstrip(".")
             return f"; write {written}, without quotes" if math.isfinite(number) else ""
     return ""

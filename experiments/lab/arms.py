@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class SeedSet:
             )
         return samples, roots
 
-    @cached_property
+    @functools.cached_property
     def _originals(self) -> dict[str, Original]:
         return load_originals(self.questions)
 
@@ -115,7 +115,7 @@ class SeedSet:
             chosen = sorted(judged, key=lambda line: scores[id_of(line)])[:size]
         return repeat(chosen, self.preset.sample_cap), roots, self.dataset
 
-    @cached_property
+    @functools.cached_property
     def lines(self) -> list[Line]:
         """The seed's rows."""
         return [line for _, line in read_rows(self.dataset, ImageRoots(seed=self.images, processed=self.images))]
@@ -183,7 +183,7 @@ class SeedSet:
         """Distinct pairs of another arm: its size before it was filled up with copies."""
         return len({id_of(line) for _, line in read_rows(self.finished_file(arm))})
 
-    @cached_property
+    @functools.cached_property
     def _similarities(self) -> dict[str, float]:
         """CLIP similarity of every pair of the seed, by id."""
         file = self.work / "similarity.json"
@@ -192,8 +192,11 @@ class SeedSet:
         return read_json(file)
 
 
-def faults_of(recipes: list[str], dataset: Path) -> dict[str, str]:
+@functools.cache
+def faults_of(recipes: tuple[str, ...], dataset: Path) -> dict[str, str]:
     """What is wrong with recipes, by their path: the first fault of each that cannot run. Runs none of them.
+
+    Asked once for all sizes of a ladder.
 
     Args:
         recipes: paths from the repository's root.

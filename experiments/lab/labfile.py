@@ -16,7 +16,7 @@ import yaml
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, display_path, require_file
 from toolkit.mini.seed import DEFECTS, ROWS
-from toolkit.presets import Preset, build, load_preset
+from toolkit.presets import Preset, build, load_preset, shown
 
 Kind = Literal["control", "recipe", "file"]
 KINDS: tuple[Kind, ...] = ("control", "recipe", "file")
@@ -32,9 +32,13 @@ DATASETS = {
 }
 OUTPUT = REPOSITORY / "output" / "lab"
 RECIPES = REPOSITORY / "solution" / "recipes"
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.+]*"  # of arms and rungs: it becomes part of a file's name, whose parts `-` parts
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+]{0,59}"  # of arms and rungs: it becomes part of a file's name, whose parts `-` parts
+NAME_RULE = (
+    "a name has 1 to 60 letters, digits, _ and .; in quotes where YAML takes it for a number, a date or yes or no"
+)
 LARGEST_SEED = 999_999_999  # as TRAIN_SEED
 MOST_SEEDS = 1000
+LARGEST_WORLD = 100_000  # pairs, questions; drawing more takes days
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ def read_lab(path: Path) -> Lab:
         UserError: it is no YAML; a key, arm, control, seed, preset or file is unknown, missing or named twice; one line
             that names the nearest known one.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a lab file, such as benchmarks/lab/example.yaml")
     require_file(path, "a lab file looks like benchmarks/lab/example.yaml")
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
@@ -151,6 +157,8 @@ def read_lab(path: Path) -> Lab:
         raise UserError(f"{path}: not a YAML document ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path}: expected a lab's keys and values, as in benchmarks/lab/example.yaml")
+    if "process" in values:
+        raise UserError(f"{path}: a recipe; a lab file names it among its arms, as benchmarks/lab/example.yaml does")
     return lab_of(values, path.stem, str(path))
 
 
@@ -160,11 +168,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            if (key := key_node.value) in seen:
-                line = key_node.start_mark.line + 1
-                raise ValueError(f"line {line}: {key!r} occurs twice")
-            if isinstance(key, str):
-                seen.add(key)
+            if not isinstance(key := key_node.value, str):
+                continue
+            if key in seen:
+                raise ValueError(f"line {key_node.start_mark.line + 1}: {key!r} occurs twice")
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -190,11 +198,7 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
     if world:
         if not mini:
             raise UserError(f"{where}: world is an option of the mini preset; preset is {keys.preset}")
-        for figure in ("draws", "questions", "rows"):
-            if getattr(world, figure) < 1:
-                raise UserError(f"{where}: world: {figure} must be 1 or more, found {getattr(world, figure)}")
-        for defect in world.shares:
-            _known(defect, DEFECTS, f"{where}: world: shares", "defect")
+        _check_world(world, f"{where}: world")
     if not 0 <= keys.budget_hours < float("inf"):
         raise UserError(f"{where}: budget_hours must be 0 (no limit) or more, found {keys.budget_hours}")
     features = keys.features or ("none" if preset.needs_gpu else "cached")
@@ -222,6 +226,18 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
         advice = f"run `{preset.download}`" if not keys.dataset else "paths start at the repository's root"
         raise UserError(f"{where}: dataset {display_path(lab.dataset)}: no such file; {advice}")
     return dataclasses.replace(lab, rungs=_rungs(values, keys.ladder, lab, where))
+
+
+def _check_world(world: World, where: str) -> None:
+    for figure in ("draws", "questions", "rows"):
+        if not 0 < getattr(world, figure) <= LARGEST_WORLD:
+            raise UserError(f"{where}: {figure} must be 1 to {LARGEST_WORLD:,}, found {getattr(world, figure)}")
+    for defect, share in world.shares.items():
+        _known(defect, DEFECTS, f"{where}: shares", "defect")
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise UserError(f"{where}: shares: {defect} must be a share of the rows, 0 to 1, found {shown(share)}")
+    if (total := sum(world.shares.values())) > 1:
+        raise UserError(f"{where}: shares: the sum must be 1 at most, found {total:g}")
 
 
 def _preset(keys: _Keys, where: str) -> Preset:
@@ -267,7 +283,7 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
         return tuple(value)
     raise UserError(
         f"{where} must be how many (1 to {MOST_SEEDS}) or a list of whole numbers from 0 to {LARGEST_SEED}, found "
-        f"{value!r:.60}"
+        f"{shown(value)}"
     )
 
 
@@ -276,9 +292,9 @@ def _arms(values: Mapping[Any, Any], seeds: tuple[int, ...], world: World | None
         raise UserError(f"{where}: arms: none named; two at least make a comparison")
     arms = {}
     for name, value in values.items():
-        here = f"{where}: arms: {name}"
+        here = f"{where}: arms: {name if isinstance(name, str) else shown(name)}"
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise UserError(f"{here}: a name has letters, digits, _ and . only; write it in quotes if it is a number")
+            raise UserError(f"{here[:200]}: {NAME_RULE}")
         arms[name] = _arm(name, value, seeds, world, here)
     data = [name for name, arm in arms.items() if arm.kind != "control"]
     for name, arm in arms.items():
@@ -309,9 +325,9 @@ def _arm(name: str, value: Any, seeds: tuple[int, ...], world: World | None, whe
     elif len(kinds) == 1:
         kind, source = kinds[0], options[kinds[0]]
     else:
-        raise UserError(f"{where}: expected a control, a recipe or a file, found {value!r:.60}")
+        raise UserError(f"{where}: expected a control, a recipe or a file, found {shown(value)}")
     if not isinstance(source, str):
-        raise UserError(f"{where}: {kind} must be a text, found {source!r:.60}")
+        raise UserError(f"{where}: {kind} must be a text, found {shown(source)}")
     if kind == "control":
         if source in WORLD_CONTROLS and not world:
             raise UserError(f"{where}: {source} is a control of the mini world; add the key `world`")
@@ -326,11 +342,11 @@ def _arm(name: str, value: Any, seeds: tuple[int, ...], world: World | None, whe
         source = _path(source, kind, where)
     draws = options.get("draws", world.draws if world else 1)
     if type(draws) is not int or not 0 < draws <= (world.draws if world else 1):
-        raise UserError(f"{where}: draws must be 1 to the world's {world.draws if world else 1}, found {draws!r:.20}")
+        raise UserError(f"{where}: draws must be 1 to the world's {world.draws if world else 1}, found {shown(draws)}")
     own = _seeds(options["seeds"], f"{where}: seeds") if "seeds" in options else seeds
     size_of = options.get("size_of", "")
     if not isinstance(size_of, str):
-        raise UserError(f"{where}: size_of must be an arm's name, found {size_of!r:.60}")
+        raise UserError(f"{where}: size_of must be an arm's name, found {shown(size_of)}")
     return Arm(name, kind, source, size_of, own, draws)
 
 
@@ -344,6 +360,8 @@ def _path(source: str, kind: str, where: str) -> str:
             Path(source).stem, [Path(name).stem for name in known], n=1
         )
         hint = f"did you mean {near[0]!r}?" if near else "paths start at the repository's root"
+        if source in (*CONTROLS, *WORLD_CONTROLS):
+            hint = f"{source} is a control: write control: {source}"
         raise UserError(f"{where}: {kind} {source}: no such file; {hint}")
     return display_path(found)
 
@@ -354,9 +372,9 @@ def _rungs(values: Mapping[str, Any], ladder: Mapping[Any, Any], lab: Lab, where
     for name, changes in ladder.items():
         here = f"{where}: ladder: {name}"
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise UserError(f"{here}: a name has letters, digits, _ and . only")
+            raise UserError(f"{here[:200]}: {NAME_RULE}")
         if not isinstance(changes or {}, dict):
-            raise UserError(f"{here}: expected keys and values, found {changes!r:.60}")
+            raise UserError(f"{here}: expected keys and values, found {shown(changes)}")
         for key in changes or {}:
             _known(key, RUNG_KEYS, here, "key of a rung")
         if not changes:  # the lab itself, whose records it shares

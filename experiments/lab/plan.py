@@ -40,7 +40,7 @@ def plan_of(lab: Lab) -> Plan:
     bench = Bench(lab)
     cells = cells_of(lab)
     recipes = {cell.name: source for cell in cells if (source := _recipe_of(lab, cell)) and not bench.is_ready(cell)}
-    wrong = faults_of(list(dict.fromkeys(recipes.values())), lab.dataset) if recipes else {}
+    wrong = faults_of(tuple(dict.fromkeys(recipes.values())), lab.dataset) if recipes else {}
     faults = {name: wrong[source] for name, source in recipes.items() if source in wrong}
     states, first = {}, {}
     for cell in cells:

@@ -53,6 +53,25 @@ WRONG = {
     "no seeds": (ARMS, "key 'seeds' is missing: how many trainings of each arm"),
     "a seed that is none": (f"seeds: [0, one]\n{ARMS}", r"seeds must be how many .*, found \[0, 'one'\]"),
     "a seed twice": (f"seeds: [1, 1]\n{ARMS}", "a seed occurs twice"),
+    "a recipe": ("project_name: mine\nprocess: []\n", "a recipe; a lab file names it among its arms"),
+    "a list as a key": ("? [a]\n: 1\n", "not a YAML document .*unhashable key"),
+    "a name too long for a file": (f"seeds: 1\narms: {{{'a' * 61}: raw}}\n", "a name has 1 to 60 letters"),
+    "a name that YAML takes for no": ("seeds: 1\narms: {no: raw}\n", "arms: false: a name has .* in quotes where"),
+    "nothing": ("seeds: 1\narms:\n", "arms must be keys and values, found nothing"),
+    "other features": (
+        f"seeds: 1\nfeatures: cahced\n{ARMS}",
+        "one of cached, none, found 'cahced'; did you mean cached",
+    ),
+    "a text for a number": (f"seeds: 1\nbudget_hours: '3'\n{ARMS}", "must be a number, found '3'; write 3, without"),
+    "a text for a list": (f"seeds: 1\nreuse: folder\n{ARMS}", "reuse must be a list, such as"),
+    "a defect's share above 1": (
+        f"seeds: 1\nworld: {{shares: {{mismatched: 3}}}}\n{ARMS}",
+        "shares: mismatched must be a share of the rows, 0 to 1, found 3",
+    ),
+    "more questions than can be drawn": (
+        f"seeds: 1\nworld: {{questions: 1000000000}}\n{ARMS}",
+        "world: questions must be 1 to 100,000",
+    ),
     "no arm": ("seeds: 1\narms: {}\n", "arms: none named"),
     "an arm twice": ("seeds: 1\narms:\n  raw: raw\n  raw: none\n", "line 4: 'raw' occurs twice"),
     "an unknown control": (
@@ -87,7 +106,7 @@ WRONG = {
     ),
     "an unknown split": (f"seeds: 1\nworld: {{split: tset}}\n{ARMS}", "world: split must be one of dev, test"),
     "more draws than the world's": ("seeds: 1\nworld: {}\narms: {a: {control: raw, draws: 2}}\n", "draws must be 1 to"),
-    "no draws": (f"seeds: 1\nworld: {{draws: 0}}\n{ARMS}", "world: draws must be 1 or more"),
+    "no draws": (f"seeds: 1\nworld: {{draws: 0}}\n{ARMS}", "world: draws must be 1 to 100,000, found 0"),
     "an unknown defect": (
         f"seeds: 1\nworld: {{shares: {{blurr: 0.1}}}}\n{ARMS}",
         "no defect 'blurr'; did you mean 'blur'",
@@ -125,7 +144,8 @@ def test_a_wrong_file_ends_in_one_line(case, written):
     assert "trial.yaml" in str(caught.value)
 
 
-def test_the_command_tells_it_without_a_trace(tmp_path, capsys):
+def test_the_command_tells_it_without_a_trace(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.lab.plan.faults_of", lambda recipes, dataset: {})
     assert main(["lab", "run", str(tmp_path / "gone.yaml")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert main(["lab", "ladder", str(REPOSITORY / "benchmarks" / "lab" / "example.yaml"), "--plan"]) == 0
