@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.entry import run
 from toolkit.errors import UserError
-from toolkit.processes import InUseError, end_forks_with_this_process
+from toolkit.processes import InUseError, end_forks_with_this_process, temporary_files
 
 # name -> what it does. `toolkit.commands.NAME` defines add_arguments(parser) and run(args); it is imported only for the
 # command that was asked for, so that --help and the quick checks start without torch.
@@ -85,4 +85,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     leave_out_unused(*sys.argv[1:2] or [""])
-    run(lambda: main(sys.argv[1:]))
+    run(temporary_files()(lambda: main(sys.argv[1:])))
