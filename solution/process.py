@@ -33,7 +33,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from solution.processes import InUseError, end_forks_with_this_process, owner_of
+from solution.processes import InUseError, end_forks_with_this_process, owner_of, temporary_files
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.keys import clipped
 from solution.runner.configuration.parameters import check_operators
@@ -387,4 +387,4 @@ def set_environment(recipe: Recipe, scores: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(temporary_files()(main))

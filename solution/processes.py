@@ -11,6 +11,8 @@ import fcntl
 import glob
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import sys
@@ -21,6 +23,10 @@ from pathlib import Path
 from typing import TextIO
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_TEMPORARY = "synth-"  # begins the names of folders that `temporary_files` makes; mkdtemp adds eight characters
+_IN_USE = "BETTER_SYNTH_TEMPORARY"  # the folder that a command's own processes share
+# Bytes of a TMPDIR that takes one: sockets that Ray makes in it may have paths of 107.
+_LONGEST_TMPDIR = 20
 
 
 class InUseError(Exception):
@@ -107,6 +113,43 @@ def unfinished(path: Path) -> Iterator[Path]:
     finally:
         os.close(handle)
         Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_files() -> Iterator[None]:
+    """Have what libraries put into TMPDIR lie in a folder of this process, and remove that with it.
+
+    The folder of a killed process goes when the next one starts. Where TMPDIR is long, full or of a file system without
+    locks, it stays as it is.
+    """
+    with contextlib.ExitStack() as owned:
+        with contextlib.suppress(OSError):
+            usual = tempfile.gettempdir()
+            if usual != os.environ.get(_IN_USE) and len(os.fsencode(usual)) <= _LONGEST_TMPDIR:
+                _remove_temporary_files_of_the_dead(Path(usual))
+                folder = tempfile.mkdtemp(prefix=_TEMPORARY)
+                owned.callback(shutil.rmtree, folder, ignore_errors=True)
+                handle = os.open(folder, os.O_RDONLY)
+                owned.callback(os.close, handle)
+                if _lock(handle):
+                    # What torch has compiled is worth keeping for the next stage.
+                    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{usual}/torchinductor_{os.getuid()}")
+                    os.environ |= {"TMPDIR": folder, _IN_USE: folder}
+                    tempfile.tempdir = None  # read again
+        yield
+
+
+def _remove_temporary_files_of_the_dead(folder: Path) -> None:
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        if not re.fullmatch(f"{_TEMPORARY}[a-z0-9_]{{8}}", path.name):
+            continue
+        with contextlib.suppress(FileNotFoundError, PermissionError, NotADirectoryError):
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(handle).st_uid == os.getuid() and _lock(handle):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def end_forks_with_this_process() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.files import REPOSITORY
-from toolkit.processes import InUseError, owner_of, unfinished
+from toolkit.processes import InUseError, owner_of, temporary_files, unfinished
 
 OWN = """
 import sys, time, pathlib
@@ -39,6 +41,19 @@ if child == 0:
     time.sleep(100)
 print(child, flush=True)
 time.sleep(100)
+"""
+TEMPORARY = """
+import pathlib, subprocess, sys, tempfile, time
+from toolkit import processes
+@processes.temporary_files()
+def main():
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="pymp-"))
+    (folder / "listener").touch()
+    child = ["import tempfile; from toolkit import processes", "with processes.temporary_files():"]
+    child += [" print(tempfile.gettempdir())"]
+    print(folder, subprocess.check_output([sys.executable, "-c", "\\n".join(child)], text=True).strip(), flush=True)
+    time.sleep(float(sys.argv[1]))
+main()
 """
 
 
@@ -122,6 +137,48 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_live_ones_file_s
     with unfinished(result) as file:
         assert list(tmp_path.iterdir()) == [file]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A TMPDIR with a short path."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_temporary_files_go_with_their_process_or_with_the_next_one(
+    short: Path, started: list[subprocess.Popen]
+) -> None:
+    killed, told = start(started, TEMPORARY, 100)
+    made, shared = map(Path, told.split())
+    assert made.parent == shared  # by the processes of one command
+    assert shared.parent == short
+    working, _ = start(started, TEMPORARY, 1)
+    assert (made / "listener").exists()
+    assert working.wait() == 0
+    assert list(short.iterdir()) == [shared]
+    (short / "synth-of-a-user").mkdir()
+    killed.kill()
+    killed.wait()
+    last, told = start(started, TEMPORARY, 0)
+    assert last.wait() == 0
+    assert not shared.exists()
+    assert [path.name for path in short.iterdir()] == ["synth-of-a-user"]
+
+
+def test_a_long_or_unusable_tmpdir_stays(
+    tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen]
+) -> None:
+    """Sockets in it may have paths of 107 bytes."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    _, told = start(started, TEMPORARY, 0)
+    assert Path(told.split()[0]).parent == tmp_path
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    monkeypatch.setattr(fcntl, "flock", lambda *_: os.close(-1))  # as on file systems that lack it
+    with temporary_files():
+        assert os.environ["TMPDIR"] == str(tmp_path)
+    assert not list(short.iterdir())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")

@@ -15,7 +15,7 @@ from typing import Any
 from toolkit.arguments import Arguments, nearest
 from toolkit.entry import run
 from toolkit.errors import UserError
-from toolkit.processes import InUseError, end_forks_with_this_process
+from toolkit.processes import InUseError, end_forks_with_this_process, temporary_files
 
 # name -> what it does. `toolkit.commands.NAME` defines add_arguments(parser) and run(args); it is imported only for the
 # command that was asked for, so that --help and the quick checks start without torch.
@@ -106,4 +106,4 @@ def run_in_turn(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(lambda: run_in_turn(sys.argv[1:]))
+    run(temporary_files()(lambda: run_in_turn(sys.argv[1:])))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,14 +71,6 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
 
 def _recipe(request: pytest.FixtureRequest, _tmp_path: Path, *options: str, np: int = 1) -> Command:
     return request.getfixturevalue("recipe_of")(*options, np=np)
-
-
-def _ray(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
-    command = _recipe(request, tmp_path, "--executor", "ray", np=2)
-    sockets = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # their paths must be short
-    request.addfinalizer(lambda: shutil.rmtree(sockets, ignore_errors=True))
-    command.environment["TMPDIR"] = sockets
-    return command
 
 
 def _report(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
@@ -227,7 +218,7 @@ def _lab(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
 COMMANDS: dict[str, Callable[[pytest.FixtureRequest, Path], Command]] = {
     "recipe": _recipe,
     "recipe, np 2": lambda request, path: _recipe(request, path, np=2),
-    "recipe, Ray": _ray,
+    "recipe, Ray": lambda request, path: _recipe(request, path, "--executor", "ray", np=2),
     "analyze": _analyze,
     "report": _report,
     "check": _check,

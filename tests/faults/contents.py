@@ -13,7 +13,7 @@ from toolkit.files import sha256_of
 
 # Keys of records and trainer states that tell runs apart although their results are equal.
 VOLATILE = re.compile(
-    r"seconds|cpu_seconds|gpu_hours|pictures_encoded|date|training_seconds|resumed_at_step|answered_in_this_run|source"
+    r"seconds|cpu_seconds|gpu_hours|pictures_encoded|date|training_seconds|resumed_at_step|attempts|answered_in_this_run|source"
     r"|.*(_runtime|_per_second|/trainer_state\.json)"
 )
 

@@ -52,15 +52,17 @@ class Command:
     @property
     def temporary(self) -> Path:
         """Its TMPDIR, one for each folder; short, as the paths of sockets may have 107 bytes."""
-        return Path(tempfile.gettempdir(), f"faults-{zlib.crc32(bytes(self.folder)):08x}")
+        return Path(tempfile.gettempdir(), f"f-{zlib.crc32(bytes(self.folder)):08x}")
 
     def contents(self) -> dict[str, object]:
-        """What the folder holds."""
-        return contents_of(self.folder, self.unequal)
+        """What the folder holds, and its TMPDIR."""
+        left = {str(path): "a temporary file" for path in self.temporary.glob("*")}
+        return contents_of(self.folder, self.unequal) | left
 
     def empty(self) -> None:
         """The folder as a first run finds it."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.temporary, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)  # where a disk of its own is mounted it stays
         self.fill()
 

@@ -33,7 +33,12 @@ from toolkit.training.progress import Progress
 from toolkit.training.speed.packing import PackedDecoder
 from toolkit.training.speed.regions import speed_up
 from toolkit.training.trainer import FixedTrainer
-from toolkit.training.zero import disable_compiled_operators, set_single_process_environment, zero_config
+from toolkit.training.zero import (
+    disable_compiled_operators,
+    refuse_code_in_checkpoints,
+    set_single_process_environment,
+    zero_config,
+)
 
 # A process may wait while another prepares data or writes a checkpoint of tens of GB.
 WAIT_SECONDS = 3600 * 2
@@ -178,6 +183,7 @@ def _arguments(
             raise UserError("this training needs DeepSpeed: `pip install deepspeed`, or run install.sh again")
         set_single_process_environment()
         disable_compiled_operators()
+        refuse_code_in_checkpoints()
         deepspeed = zero_config(settings.batch, settings.accumulation, bf16, fit.offload)
     return TrainingArguments(
         output_dir=str(folder),

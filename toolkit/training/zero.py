@@ -40,6 +40,17 @@ def disable_compiled_operators() -> None:
     deepspeed.ops.__compatible_ops__ = defaultdict(bool)
 
 
+def refuse_code_in_checkpoints() -> None:
+    """Have DeepSpeed read its states as all else is read: tensors, plain values and three classes of its own."""
+    import torch
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # it asks for an unpickler that runs what a file says
+    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+
+
 def set_single_process_environment() -> None:
     """Give a process without a launcher the environment of a group of one, which DeepSpeed asks for."""
     if "RANK" in os.environ:

@@ -8,13 +8,15 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
 
 from tests.toolkit.training.conftest import SmallWorld, environment, run
+from tests.toolkit.training.test_checkpoints import Payload
 from toolkit.files import REPOSITORY
-from toolkit.training.zero import zero_config
+from toolkit.training.zero import refuse_code_in_checkpoints, zero_config
 
 COMPILERS = ("gcc", "g++", "cc", "c++", "clang", "clang++", "ninja", "nvcc")
 STEPS = 20 // 4
@@ -98,3 +100,21 @@ def test_configuration_neither_clips_nor_compiles() -> None:
     assert config["gradient_clipping"] == 0.0
     assert "optimizer" not in config
     assert config["zero_force_ds_cpu_optimizer"] is False
+
+
+def test_deepspeeds_states_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads them with an unpickler that would."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "")
+    own = {"loss_scaler": LossScaler(scale=1), "zero_stage": ZeroStageEnum(2), "parts": [torch.ones(2)]}
+    torch.save(own, tmp_path / "own.pt")
+    torch.save(own | {"parts": Payload(tmp_path / "code was run")}, tmp_path / "forged.pt")
+    refuse_code_in_checkpoints()
+    engine = TorchCheckpointEngine()
+    assert engine.load(tmp_path / "own.pt")["zero_stage"] == 2
+    with pytest.raises(UnpicklingError):
+        engine.load(tmp_path / "forged.pt")
+    assert not (tmp_path / "code was run").exists()
