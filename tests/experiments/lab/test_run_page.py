@@ -121,7 +121,7 @@ def test_a_run_without_history_leaves_the_other_its_colour_and_legend(write_run,
     page = page_of("recipe", "--baseline", "raw", preset=benchmarks.preset)
     assert "No curve was recorded for recipe." in page
     scores, loss = (
-        (run_page.PAGES / "MGM-Tiny-recipe" / f"{name}.svg").read_text(encoding="utf-8") for name in ("scores", "loss")
+        (subject.PAGES / "MGM-Tiny-recipe" / f"{name}.svg").read_text(encoding="utf-8") for name in ("scores", "loss")
     )
     ours, theirs = (colour.lower() for colour in plots.COLOURS[:2])
     assert ours in scores
