@@ -231,7 +231,7 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
     set_environment(recipe, audit.parent.parent / "scores")
     # Imported here, as it takes seconds: Data-Juicer, torch and the operators.
     from solution.runner.failures import end_with_a_lost_worker
-    from solution.runner.produced import send_to_the_run
+    from solution.runner.images.produced import send_to_the_run
     from solution.runner.run import Run, expect_images, log_to
 
     with ExitStack() as stack:

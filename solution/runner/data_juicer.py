@@ -204,7 +204,7 @@ DEVIATIONS = (
     Deviation(
         "DJ_PRODUCED_DATA_DIR, save_dir",
         "parameter",
-        "the folder of the unfinished run; `produced.py` takes the images from there",
+        "the folder of the unfinished run; `images/produced.py` takes the images from there",
         "Data-Juicer writes images into the seed's folder, under names of process and time: each run makes all again",
         {"data_juicer.utils.file_utils.transfer_filename": "82755d728257"},
     ),

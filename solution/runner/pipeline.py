@@ -36,7 +36,7 @@ from solution.runner.data_juicer import (
 from solution.runner.errors import UserError, one_line
 from solution.runner.failures import guard, isolate, logged_errors, whole, without, without_failed
 from solution.runner.histogram import histogram
-from solution.runner.produced import sent_to_the_run
+from solution.runner.images.produced import sent_to_the_run
 from solution.runner.recipe import OWN_OPERATORS, Recipe
 from solution.runner.tables import numbers_of, positions_of, rows_of_step, tables_of
 

@@ -22,8 +22,8 @@ from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import NestedDataset, SpecialTokens, seed_random
 from solution.runner.errors import UserError, one_line
 from solution.runner.files import ROOT
+from solution.runner.images.produced import VARIABLE
 from solution.runner.pipeline import build_operators, registry
-from solution.runner.produced import VARIABLE
 from solution.runner.recipe import Recipe
 from solution.runner.tables import rows_of_step
 

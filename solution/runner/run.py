@@ -27,8 +27,8 @@ from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError, visible, without_secrets
 from solution.runner.files import ROOT, replaced, shown, stamp_of_files
+from solution.runner.images.produced import ProducedImages
 from solution.runner.pipeline import build_operators, registry, run_operator
-from solution.runner.produced import ProducedImages
 from solution.runner.recipe import Recipe
 from solution.runner.record import stopped_audit, unfinished_folder
 from solution.runner.seed import SYNTHETIC, Folders, first_token, read_rows, write_rows

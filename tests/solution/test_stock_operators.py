@@ -23,8 +23,8 @@ from solution.runner.catalogue import Entry, entries
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.data_juicer import OPERATORS
 from solution.runner.errors import UserError
+from solution.runner.images.produced import send_to_the_run
 from solution.runner.pipeline import build_operators
-from solution.runner.produced import send_to_the_run
 from solution.runner.recipe import load_recipe
 from solution.runner.record import unfinished_folder
 from solution.runner.run import Run
