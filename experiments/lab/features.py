@@ -18,7 +18,6 @@ from toolkit.eval.questions import Question
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
 from toolkit.mgm.images import normalise, open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
-from toolkit.mgm.vision import stack_maps
 from toolkit.mini.convnext import stage_maps
 from toolkit.training.data import SampleReader
 
@@ -83,8 +82,8 @@ class FeatureCache:
 
         def encode_images(indices: torch.Tensor) -> torch.Tensor:
             tokens, maps = zip(*map(self.features, indices.tolist()), strict=True)
-            aux = stack_maps([torch.cat(stage) for stage in zip(*maps, strict=True)])
-            return model.model.adapt(torch.stack(tokens).to(model.device), aux.to(model.device))
+            stages = [torch.cat(stage).to(model.device) for stage in zip(*maps, strict=True)]
+            return model.model.adapt(torch.stack(tokens).to(model.device), stages)
 
         model.model.encode_images = encode_images
 

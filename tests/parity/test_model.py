@@ -14,7 +14,7 @@ from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX, encode_conversation
 from toolkit.mgm.images import open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
-from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly
+from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, stack_maps
 
 FORWARD, GRADIENT = 2e-4, 1e-3
 
@@ -60,13 +60,14 @@ def test_towers_mining_and_projector(model: MGMGemmaForCausalLM, vision: dict) -
     with torch.no_grad():
         tokens = inner.vision_tower(vision["images"])
         assert_close(tokens, golden["clip_features"], FORWARD)
-        aux = inner.vision_tower_aux(vision["images_aux"])
+        stages = inner.vision_tower_aux(vision["images_aux"])
+        aux = stack_maps(stages)
         assert_close(aux[:, :, ::24, ::24], golden["aux_slice_y0x0_stride24"], FORWARD)
         assert_close(aux[:, :, -2:, -2:], golden["aux_slice_corner"], FORWARD)
         maps = (inner.vlm_uni_query_projector, inner.vlm_uni_aux_projector, inner.vlm_uni_val_projector)
-        mined = mine_patch_info(tokens, aux, *maps)
+        mined = mine_patch_info(tokens, stages, *maps)
         assert_close(mined, golden["mined"], FORWARD)
-        assert_close(mined, mine_patch_info_plainly(tokens, aux, *maps).numpy(), 1e-5)
+        assert_close(mined, mine_patch_info_plainly(tokens, stages, *maps).numpy(), 1e-5)
         assert_close(inner.mm_projector(tokens + mined), golden["projected"], FORWARD)
 
 
@@ -146,10 +147,10 @@ def test_stochastic_depth_rates_and_switch(goldens: Path, model: MGMGemmaForCaus
     pixels = vision["images_aux"][:1, :, :128, :128]
     with torch.no_grad():
         tower.eval()
-        still = tower(pixels)
+        still = stack_maps(tower(pixels))
         tower.train()
         model.set_stochastic_depth(True)
-        assert not torch.allclose(tower(pixels), still)
+        assert not torch.allclose(stack_maps(tower(pixels)), still)
         model.set_stochastic_depth(False)
-        assert torch.equal(tower(pixels), still)
+        assert torch.equal(stack_maps(tower(pixels)), still)
         tower.eval()

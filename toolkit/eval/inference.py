@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import RowFault, UserError
 from toolkit.eval.decoding import PLANLESS, Decoder
+from toolkit.eval.first_use import FirstUse, use_towers
 from toolkit.eval.questions import Question
 from toolkit.mgm.checkpoint import load_finetuned, load_tokenizer
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX, encode_prompt
@@ -35,10 +38,12 @@ MAX_IMAGES_ENCODED_TOGETHER = 16
 BATCHES = (128, 64, 32, 16, 8, 4, 2)
 # A CPU gains nothing by more questions; these bytes they may take.
 CPU_BATCH = 64
+CPU_IMAGES = 8  # more no longer fit its caches
 CPU_BYTES = 1e9
 # Of an image in both towers with MGM-2B, in half precision: 18.6 GB were the most with 16 images and 128 questions.
 TOWER_BYTES = 0.65e9
 TOWERS_SHARE = 0.6  # of what is free, at most
+SLOW_AT_FIRST = ("cuda",)  # devices whose libraries take seconds at their first use
 
 
 class Answerer:
@@ -47,10 +52,14 @@ class Answerer:
     Args:
         model: on its device, in evaluation mode.
         tokenizer: the model's.
+        first_use: of the device, which may still go on.
     """
 
-    def __init__(self, model: MGMGemmaForCausalLM, tokenizer: PreTrainedTokenizerBase):
+    def __init__(
+        self, model: MGMGemmaForCausalLM, tokenizer: PreTrainedTokenizerBase, first_use: FirstUse | None = None
+    ):
         self.model = model
+        self.first_use = first_use
         self.tokenizer = tokenizer
         # The reference stops at <eos> alone; what follows <end_of_turn> is never part of an answer.
         self._ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
@@ -70,16 +79,19 @@ class Answerer:
         Raises:
             UserError: the folder is not a complete checkpoint, or one that cuts images in a grid (MGM-HD).
         """
-        grid = {
-            key: value for key, value in read_config(folder).items() if key in GRID and value not in (None, GRID[key])
-        }
+        fields = read_config(folder)
+        grid = {key: value for key, value in fields.items() if key in GRID and value not in (None, GRID[key])}
         if grid:
             raise UserError(f"{folder / 'config.json'}: an MGM-HD model, which is not supported ({grid})")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         half = device.type == "cuda" and not full_precision
-        model = load_finetuned(folder, torch.float16 if half else torch.float32).to(device)
+        dtype = torch.float16 if half else torch.float32
+        first_use = None
+        if device.type in SLOW_AT_FIRST and not reference_mode:
+            first_use = FirstUse(functools.partial(use_towers, fields, device, dtype))
+        model = load_finetuned(folder, dtype).to(device)
         model.set_reference_mode(reference_mode)
-        return cls(model, load_tokenizer(folder))
+        return cls(model, load_tokenizer(folder), first_use)
 
     def answers(self, questions: list[Question], batch: int | None, max_new_tokens: int) -> Iterator[dict[int, str]]:
         """Answer questions, those on one image next to each other, long ones first within a few batches.
@@ -105,6 +117,7 @@ class Answerer:
             raise UserError(f"tokenizer_model_max_length of the model: {start} tokens stand before the question")
         rests = [rest[:room] for rest in rests]
         length = start + max(map(len, rests)) + max_new_tokens
+        fault = self.first_use.end() if self.first_use else ""  # before the free memory is measured
         together, most = self._fitting(length)
         batch = min(batch or most, len(questions))
         images = [question.image for question in questions]
@@ -138,6 +151,10 @@ class Answerer:
         except torch.cuda.OutOfMemoryError:
             fewer = f"run again with --batch {batch // 2}" if batch > 1 else "free some of it and run again"
             raise UserError(f"{batch} questions at a time are too many for the GPU's memory; {fewer}") from None
+        except RuntimeError:
+            if fault:
+                print(f"note: the GPU's first use, with zeros, failed too: {fault}", file=sys.stderr, flush=True)
+            raise
         finally:
             readers.shutdown(cancel_futures=True)
 
@@ -202,7 +219,7 @@ class Answerer:
         # The cache twice, as prefixes are kept beside it; logits in two precisions.
         row = 2 * token * length + 8 * config.vocab_size
         if device.type == "cpu":
-            return MAX_IMAGES_ENCODED_TOGETHER, min(CPU_BATCH, _batch_within(CPU_BYTES, row))
+            return CPU_IMAGES, min(CPU_BATCH, _batch_within(CPU_BYTES, row))
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return fitting(torch.cuda.mem_get_info(device)[0] + kept, row)
 

@@ -114,8 +114,8 @@ class MGMModel(GemmaModel):
             if not self.reference_mode:  # ConvNeXt's blocks work with channels last: no copies in between
                 images_aux = images_aux.contiguous(memory_format=torch.channels_last)
             tokens = self.vision_tower(images.to(dtype), self.reference_mode)  # [N, 576, 1024]
-            aux = self.vision_tower_aux(images_aux.to(dtype))  # [N, 2880, 192, 192]
-        return self.adapt(tokens, aux)
+            maps = self.vision_tower_aux(images_aux.to(dtype))  # [N, 192, 192, 192], ...
+        return self.adapt(tokens, maps)
 
     def encode_nothing(self) -> torch.Tensor:
         """A zero that depends on every adapter parameter, as an image's features would.
@@ -129,12 +129,12 @@ class MGMModel(GemmaModel):
         like = self.mm_projector[0].weight
         width, width_aux = self.config.vision_config["hidden_size"], sum(self.config.vision_config_aux["dims"])
         # Two patches per side, two positions per side of each: the smallest image that takes a real one's steps.
-        return 0.0 * self.adapt(like.new_zeros(1, 4, width), like.new_zeros(1, width_aux, 4, 4)).sum()
+        return 0.0 * self.adapt(like.new_zeros(1, 4, width), [like.new_zeros(1, width_aux, 4, 4)]).sum()
 
-    def adapt(self, tokens: torch.Tensor, aux: torch.Tensor) -> torch.Tensor:
-        """The part that learns: CLIP's patch tokens and the aux tower's stacked maps -> [N, 576, 2048]."""
+    def adapt(self, tokens: torch.Tensor, maps: list[torch.Tensor]) -> torch.Tensor:
+        """The part that learns: CLIP's patch tokens and the aux tower's maps -> [N, 576, 2048]."""
         mine = mine_patch_info_plainly if self.reference_mode else mine_patch_info
-        mined = mine(tokens, aux, self.vlm_uni_query_projector, self.vlm_uni_aux_projector, self.vlm_uni_val_projector)
+        mined = mine(tokens, maps, self.vlm_uni_query_projector, self.vlm_uni_aux_projector, self.vlm_uni_val_projector)
         return self.mm_projector(tokens + mined)
 
 

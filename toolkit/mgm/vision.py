@@ -95,7 +95,7 @@ class ConvNeXtStage(nn.Module):
 
 
 class ConvNeXtTower(nn.Module):
-    """ConvNeXt whose stage maps are all brought to the first stage's grid and stacked.
+    """ConvNeXt that gives the map of each stage.
 
     Args:
         dims: channels of each stage (192, 384, 768, 1536 in MGM-2B).
@@ -114,8 +114,8 @@ class ConvNeXtTower(nn.Module):
             for channels_in, channels, stage_rates in zip([dims[0], *dims], dims, rates, strict=False)
         )
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, 768, 768] -> [B, 2880, 192, 192].
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """[B, 3, 768, 768] -> [B, 192, 192, 192], [B, 384, 96, 96], [B, 768, 48, 48], [B, 1536, 24, 24].
 
         In training the residual branches are dropped at random unless `stochastic_depth` is off: the tower is frozen,
         yet the fixed training runs it so.
@@ -123,14 +123,18 @@ class ConvNeXtTower(nn.Module):
         maps = [self.vision_stem(images)]
         for stage in self.vision_stages:
             maps.append(stage(maps[-1], self.training and self.stochastic_depth))
-        return stack_maps(maps[1:])
+        return maps[1:]
 
 
 def stack_maps(maps: list[torch.Tensor]) -> torch.Tensor:
     """The stages' maps on the first one's grid, one above the other: [B, 192, 192, 192], ... -> [B, 2880, 192, 192]."""
+    return torch.cat(_on_first_grid(maps), dim=1)
+
+
+def _on_first_grid(maps: list[torch.Tensor]) -> list[torch.Tensor]:
     grid = maps[0].shape[-2:]
     resized = [F.interpolate(m.float(), size=grid, mode="bilinear", align_corners=False).to(m) for m in maps[1:]]
-    return torch.cat([maps[0], *resized], dim=1)
+    return [maps[0], *resized]
 
 
 def norm_linear(channels_in: int, channels: int) -> nn.Sequential:
@@ -139,7 +143,7 @@ def norm_linear(channels_in: int, channels: int) -> nn.Sequential:
 
 
 def mine_patch_info(
-    tokens: torch.Tensor, aux: torch.Tensor, query: nn.Sequential, key: nn.Sequential, value: nn.Sequential
+    tokens: torch.Tensor, maps: list[torch.Tensor], query: nn.Sequential, key: nn.Sequential, value: nn.Sequential
 ) -> torch.Tensor:
     """Patch info mining (Mini-Gemini, 2403.18814, eq. 1): each CLIP token looks at its own positions of the aux map.
 
@@ -149,13 +153,13 @@ def mine_patch_info(
 
     Args:
         tokens: [B, 576, 1024] CLIP patch tokens, a square grid in row order.
-        aux: [B, 2880, 192, 192] stacked ConvNeXt maps; its side is a multiple of the token grid's.
+        maps: ConvNeXt's, see there; the first one's side is a multiple of the token grid's.
         query, key, value: `norm_linear` maps to 1024 channels.
 
     Returns:
         [B, 576, 1024], to be added to the tokens.
     """
-    positions = _positions_by_patch(aux, math.isqrt(tokens.shape[1]))  # [B, 576, 64, 2880]
+    positions = positions_by_patch(maps, math.isqrt(tokens.shape[1]))  # [B, 576, 64, 2880]
     positions = F.layer_norm(positions, positions.shape[-1:], eps=key[0].eps)
     queries = (query(tokens) @ key[1].weight) * key[0].weight  # [B, 576, 2880]
     scores = torch.einsum("bpc,bpjc->bpj", queries, positions) / math.sqrt(tokens.shape[-1])  # [B, 576, 64]
@@ -167,17 +171,21 @@ def mine_patch_info(
 
 
 def mine_patch_info_plainly(
-    tokens: torch.Tensor, aux: torch.Tensor, query: nn.Sequential, key: nn.Sequential, value: nn.Sequential
+    tokens: torch.Tensor, maps: list[torch.Tensor], query: nn.Sequential, key: nn.Sequential, value: nn.Sequential
 ) -> torch.Tensor:
     """The same by the paper's formula, every position projected: what the fast form is tested against."""
-    positions = _positions_by_patch(aux, math.isqrt(tokens.shape[1]))
+    positions = _by_patch(stack_maps(maps), math.isqrt(tokens.shape[1])).flatten(3, 4).flatten(1, 2)
     scores = torch.einsum("bpd,bpjd->bpj", query(tokens), key(positions)) / math.sqrt(tokens.shape[-1])
     weights = torch.nan_to_num(scores).softmax(dim=-1)
     return torch.einsum("bpj,bpjd->bpd", weights, value(positions))
 
 
-def _positions_by_patch(aux: torch.Tensor, grid: int) -> torch.Tensor:
-    """[B, C, grid * s, grid * s] -> [B, grid * grid, s * s, C]."""
-    side = aux.shape[2] // grid
-    patches = aux.unflatten(3, (grid, side)).unflatten(2, (grid, side)).permute(0, 2, 4, 3, 5, 1)
-    return patches.flatten(3, 4).flatten(1, 2)
+def positions_by_patch(maps: list[torch.Tensor], grid: int) -> torch.Tensor:
+    """The stacked maps' positions, patch by patch: [B, grid * grid, s * s, 2880]. Each map is copied once."""
+    return torch.cat([_by_patch(m, grid) for m in _on_first_grid(maps)], dim=-1).flatten(3, 4).flatten(1, 2)
+
+
+def _by_patch(found: torch.Tensor, grid: int) -> torch.Tensor:
+    """[B, C, grid * s, grid * s] -> [B, grid, grid, s, s, C], a view."""
+    side = found.shape[2] // grid
+    return found.unflatten(3, (grid, side)).unflatten(2, (grid, side)).permute(0, 2, 4, 3, 5, 1)

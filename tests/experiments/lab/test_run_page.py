@@ -166,8 +166,9 @@ def test_what_is_missing_is_said(write_run, benchmarks):  # noqa: F811
 def test_users_mistakes(words, message, write_run, benchmarks, capsys):  # noqa: F811
     write_run("recipe", 9, ANSWERS)
     assert main(["lab", "page", *words, "--preset", str(benchmarks.preset)]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line, *names = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
+    assert all(name.startswith("  ") for name in names)
     assert not subject.PAGES.exists()
 
 

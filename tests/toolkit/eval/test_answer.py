@@ -64,7 +64,7 @@ def test_batched_answers_are_those_of_one_at_a_time(
 def test_large_batches_of_questions_encode_few_images_at_once(
     tiny_model: Path, benchmarks: Benchmarks, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
 ) -> None:
-    monkeypatch.setattr(inference, "MAX_IMAGES_ENCODED_TOGETHER", 3)
+    monkeypatch.setattr(inference, "CPU_IMAGES", 3)
     questions = textvqa.read_questions(benchmarks.textvqa, benchmarks.images)
     answerer = Answerer.load(tiny_model, full_precision=True)
     [answers] = answerer.answers(questions, len(questions), max_new_tokens=2)

@@ -110,5 +110,5 @@ def test_a_gpu_answers_as_many_as_its_memory_takes(free: float, images: int, que
 
 
 def test_a_cpu_answers_fewer_where_they_are_large(answerer: Answerer) -> None:
-    assert answerer._fitting(100) == (16, 64)
+    assert answerer._fitting(100) == (8, 64)
     assert answerer._fitting(200_000)[1] < 64

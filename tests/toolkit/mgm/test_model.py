@@ -15,7 +15,13 @@ from benchmarks.models import GEMMA_2B
 from toolkit.mgm.checkpoint import build_model
 from toolkit.mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMConfig, MGMGemmaForCausalLM
-from toolkit.mgm.vision import mine_patch_info, mine_patch_info_plainly, norm_linear
+from toolkit.mgm.vision import (
+    mine_patch_info,
+    mine_patch_info_plainly,
+    norm_linear,
+    positions_by_patch,
+    stack_maps,
+)
 from toolkit.training.speed.decoder import Decoder
 from toolkit.training.speed.packing import PackedDecoder, pack
 
@@ -92,16 +98,34 @@ def test_reassociated_mining_equals_the_plain_form() -> None:
     for module in maps:  # norms with weights and biases of their own, else half the algebra is not tried
         torch.nn.init.normal_(module[0].weight, 1, 0.3)
         torch.nn.init.normal_(module[0].bias, 0, 0.3)
-    tokens, aux = torch.randn(2, 9, 8), torch.randn(2, 20, 12, 12)
+    tokens, stages = torch.randn(2, 9, 8), [torch.randn(2, 8, 12, 12), torch.randn(2, 12, 6, 6)]
     results = {}
     for form in (mine_patch_info, mine_patch_info_plainly):
         for module in maps:
             module.zero_grad()
-        mined = form(tokens, aux, *maps)
+        mined = form(tokens, stages, *maps)
         mined.square().sum().backward()
         results[form.__name__] = [mined.detach()] + [p.grad.clone() for module in maps for p in module.parameters()]
     for fast, plain in zip(*results.values(), strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_positions_are_those_of_the_stacked_maps(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    """Bit by bit, without the stack."""
+    torch.manual_seed(0)
+    maps = [
+        torch.randn(2, 8 << stage, 24 >> stage, 24 >> stage).to(dtype).contiguous(memory_format=layout)
+        for stage in range(3)
+    ]
+    found = positions_by_patch(maps, 3)
+    stacked = stack_maps(maps)
+    assert found.shape == (2, 9, 64, 56)
+    for patch in range(9):
+        at = [slice(8 * place, 8 * place + 8) for place in divmod(patch, 3)]
+        expected = stacked[:, :, at[0], at[1]].flatten(2).transpose(1, 2)
+        assert torch.equal(found[:, patch], expected)
 
 
 def test_a_row_does_not_depend_on_its_batch(model: MGMGemmaForCausalLM) -> None:
