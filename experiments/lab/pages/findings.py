@@ -100,7 +100,9 @@ def findings(lab: Lab, file: Path) -> Found:
     baseline = lab.baseline if lab.baseline in records else next(iter(records))
     asked = answers if len(answers) else None
     earlier = earlier_noise(lab.preset.name)
-    analysis = analyse(scores_of_records(every), baseline, asked, earlier, warnings_of(every, asked))
+    distinct = {record["key"]: record for record in reversed(every)}  # what is odd of equal data is told once
+    warnings = warnings_of(list(reversed(distinct.values())), asked)
+    analysis = analyse(scores_of_records(every), baseline, asked, earlier, warnings)
     summary = read_json(lab.records / SUMMARY) if (lab.records / SUMMARY).is_file() else {}
     return Found(lab, summary, records, answers, analysis)
 
