@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also look for images and captions of the evaluation sets; overlaps.parquet and .html go there",
     )
     parser.add_argument(
+        "--clip",
+        type=Path,
+        metavar="FOLDER",
+        help="with --contamination: a CLIP; the page also shows the pairs that are nearest by its embeddings",
+    )
+    parser.add_argument(
         "--once",
         action="store_true",
         help="repeat the report of a file in order while nothing has changed since",
@@ -80,6 +86,10 @@ def run(args: argparse.Namespace) -> None:
         require_output(path, args.file)
     if args.contamination and (args.contamination.is_file() or args.contamination == Path()):
         raise UserError(f"--contamination {args.contamination}: expected a folder of its own, made if it is missing")
+    if args.clip and not args.contamination:
+        raise UserError("--clip: belongs to --contamination DIR; add it, or leave --clip out")
+    if args.clip and not args.clip.is_dir():
+        raise UserError(f"--clip {args.clip}: no such folder; expected a CLIP's")
     if not args.images.is_dir():
         raise UserError(f"--images {args.images}: no such folder; expected the seed's folder")
     known = REPOSITORY / "output" / f".checked-{preset.name}.json"
@@ -120,7 +130,9 @@ def _look_for_exams(args: argparse.Namespace, preset: Preset) -> Search:
     """Write, print and return what rows share with the evaluation sets."""
     from toolkit.contamination.search import search  # OpenCV takes a moment
 
-    shared = search(args.file, ImageRoots(seed=args.images, processed=args.file.parent), preset, args.contamination)
+    shared = search(
+        args.file, ImageRoots(seed=args.images, processed=args.file.parent), preset, args.contamination, args.clip
+    )
     print(*shared.lines, f"  contamination  {args.contamination / PAGE} shows them", sep="\n")
     if shared.found.pairs and not preset.needs_gpu:
         print(

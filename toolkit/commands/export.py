@@ -69,14 +69,17 @@ def run(args: argparse.Namespace) -> None:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            raise UserError(f"--out {args.out}: {os.strerror(error.errno)}; nothing is left of it; {ROOM}") from None
+            advice = "raise the limit of files' size (ulimit -f)" if error.errno == errno.EFBIG else ROOM
+            raise UserError(f"--out {args.out}: {os.strerror(error.errno)}; nothing is left of it; {advice}") from None
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     print(f"{args.out}: {line}")
 
 
 def _require_used(args: argparse.Namespace) -> None:
-    """Refuse options that would have no effect."""
+    """Refuse options that would have no effect, and a folder where rows are expected."""
+    if args.to != "rows" and args.source.is_dir():
+        raise UserError(f"{args.source}: a folder; name a processed_data.jsonl, or read an export back with --to rows")
     if args.questions and args.to != "llava":
         raise UserError(f"--questions: has an effect with --to llava alone, found --to {args.to}; leave it out")
     if args.to == "rows":
@@ -96,7 +99,8 @@ def _identity(args: argparse.Namespace) -> dict[str, str]:
     identity |= {name: getattr(args, name) or "" for name in ("name", "licence", "source_of_data")}
     if args.contamination:
         require_file(
-            args.contamination / OVERLAPS, f"`python -m toolkit check {args.source} --contamination DIR` makes it"
+            args.contamination / OVERLAPS,
+            f"`python -m toolkit check {args.source} --images DIR --contamination {args.contamination}` makes it",
         )
         identity["contamination"] = sha256_of(args.contamination / OVERLAPS)
     return identity | ({"questions": sha256_of(args.questions)} if args.questions and args.questions.is_file() else {})

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -24,6 +25,9 @@ from toolkit.eval import mmbench, textvqa
 from toolkit.files import REPOSITORY, sha256_of
 from toolkit.presets import Preset
 from toolkit.processes import unfinished
+
+if TYPE_CHECKING:
+    from toolkit.contamination.embeddings import Alike
 
 KNOWN = REPOSITORY / "output" / ".compared.sqlite"
 CODE = ("images.py", "hashes.py")  # that decides what counts as a copy
@@ -62,6 +66,7 @@ class Overlaps:
         unreadable: images that could not be compared.
         lines: by image's path, line and id of the rows that show it.
         digests: by image's path, of its content; not of those that could not be compared.
+        alike: (image's path, its pair) that a CLIP takes for alike, none of them in `pairs`; to look at, no verdict.
     """
 
     rows: int = 0
@@ -71,6 +76,7 @@ class Overlaps:
     unreadable: list[str] = field(default_factory=list)
     lines: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
+    alike: list[tuple[str, Alike]] = field(default_factory=list)
 
     def shared_lines(self) -> dict[str, list[int]]:
         """Lines that show an image, and that repeat a caption, of the exam."""
@@ -233,9 +239,20 @@ def write_page(found: Overlaps, roots: ImageRoots, file: Path, exam: Exam, targe
         }
         for name, match in best[:SHOWN]
     ]
+    alike = [
+        {
+            "image": name,
+            "lines": [line for line, _ in found.lines[name]],
+            "name": exam.names[pair.wanted],
+            "similarity": pair.similarity,
+            "left": _thumbnail(pair.image),
+            "right": _thumbnail(exam.images[pair.wanted]),
+        }
+        for name, pair in found.alike
+    ]
     text = environment.get_template("page.html.j2").render(
         file=file.name, found=found, pairs=pairs, more=len(best) - len(pairs), captions=found.captions[:SHOWN],
-        exam_images=len(exam.images),
+        alike=alike, exam_images=len(exam.images),
     )  # fmt: skip
     with unfinished(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -295,9 +312,22 @@ class Search:
     findings: list[Finding]
 
 
-def search(file: Path, roots: ImageRoots, preset: Preset, folder: Path) -> Search:
-    """Compare a file with a preset's evaluation sets; write table and page into a folder."""
+def search(file: Path, roots: ImageRoots, preset: Preset, folder: Path, clip: Path | None = None) -> Search:
+    """Compare a file with a preset's evaluation sets; write table and page into a folder.
+
+    Args:
+        file: rows.
+        roots: of their images.
+        preset: whose evaluation sets.
+        folder: made if it is missing.
+        clip: of a CLIP, by which images that are no copies are nearest to one of the sets', for the page.
+    """
     found, exam = compare_remembered(file, roots, preset)
+    if clip:
+        from toolkit.contamination.embeddings import nearest_pairs  # torch takes seconds
+
+        others = {roots.resolve(name): name for name in found.digests if name not in found.pairs}
+        found.alike = [(others[pair.image], pair) for pair in nearest_pairs(list(others), exam.images, clip)]
     folder.mkdir(parents=True, exist_ok=True)
     write_table(found, roots, file, exam, folder / TABLE)
     write_page(found, roots, file, exam, folder / PAGE)

@@ -14,6 +14,8 @@ from benchmarks.contamination import photograph
 from tests.conftest import SmallSeed
 from toolkit.__main__ import main
 from toolkit.contamination import search
+from toolkit.contamination.images import Match
+from toolkit.dataset.rows import ImageRoots
 from toolkit.presets import load_preset
 
 QUESTIONS = 12
@@ -150,3 +152,46 @@ def test_a_damaged_store_is_named(words: list[str], tmp_path: Path, capsys: pyte
     (tmp_path / "known.sqlite").write_bytes(b"none" * 1000)
     assert main(words) == 1
     assert "known.sqlite: file is not a database; remove it" in capsys.readouterr().err
+
+
+def test_the_page_escapes_what_others_wrote(tmp_path: Path) -> None:
+    name, label = "images/<script>alert(1)<.png", "TextVQA <img src=x onerror=alert(1)>"
+    (tmp_path / "images").mkdir()
+    photograph(0).save(tmp_path / name)
+    lines = {name: [(1, "<b>1</b>")]}
+    found = search.Overlaps(pairs={name: Match(0, 1.0, True)}, lines=lines, captions=[(1, "<b>1</b>", label, "a b")])
+    exam = search.Exam([tmp_path / name], [label], {})
+    search.write_page(found, ImageRoots(tmp_path, tmp_path), Path("<i>.jsonl"), exam, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert not any(tag in page for tag in ("<script", "<img src=x", "<b>", "<i>"))
+    assert "images/&lt;script&gt;alert(1)&lt;.png, line 1" in page
+
+
+CLIP = load_preset("mini").vision_tower
+
+
+def test_what_a_clip_takes_for_alike_is_shown_and_not_counted(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of which the hash finds none: the same one is nearest by embedding."""
+    Image.open(tmp_path / "exam" / "5.jpg").save(Path(words[words.index("--images") + 1]) / "images" / "0.png")
+    monkeypatch.setattr(search.Wanted, "_closest", lambda self, view: iter(()))
+    assert main([*words, "--on-error", "skip", "--clip", str(CLIP)]) == 0
+    assert "0 of 4 images are copies" in capsys.readouterr().out
+    page = (tmp_path / "found" / "overlaps.html").read_text()
+    first, *others = page.split("<h2>Alike by embedding</h2>")[1].split("<h2>")[0].split("<figcaption>")[1:]
+    assert first.startswith("images/0.png, line 1<br>TextVQA q5; similarity 1.000, by embedding")
+    assert len(others) == 3
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [("none", "--clip none: no such folder"), (str(CLIP.parent), f"--clip {CLIP.parent}: no folder of a CLIP")],
+)
+def test_a_folder_without_a_clip_is_named(
+    words: list[str], capsys: pytest.CaptureFixture[str], clip: str, message: str
+) -> None:
+    assert main([*words, "--clip", clip]) == 1
+    assert message in capsys.readouterr().err
+    assert main([*words[: words.index("--contamination")], "--clip", clip]) == 1
+    assert "--clip: belongs to --contamination DIR" in capsys.readouterr().err

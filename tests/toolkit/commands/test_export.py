@@ -150,6 +150,11 @@ def test_options_without_an_effect_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_is_no_file_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path), "--to", "parquet", "--out", str(tmp_path / "out")]) == 1
+    assert "a folder; name a processed_data.jsonl, or read an export back with --to rows" in capsys.readouterr().err
+
+
 def test_a_full_disk_is_one_line(
     rows: Path,
     small_seed: SmallSeed,
@@ -157,14 +162,17 @@ def test_a_full_disk_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "[Errno 28] Error writing bytes to file. Detail: [errno 28]")
+    room = "No space left on device; nothing is left of it; make room, or choose a folder on another disk"
+    limit = "File too large; nothing is left of it; raise the limit of files' size (ulimit -f)"
+    for number, said in ((errno.ENOSPC, room), (errno.EFBIG, limit)):
 
-    with monkeypatch.context() as patch:
-        patch.setitem(formats.WRITERS, "parquet", full)
-        assert export(rows, small_seed, "parquet", tmp_path / "out") == 1
-    said = "out: No space left on device; nothing is left of it; make room, or choose a folder on another disk\n"
-    assert capsys.readouterr().err.endswith(said)
+        def full(*_: object, number: int = number) -> None:
+            raise OSError(number, f"[Errno {number}] Error writing bytes to file. Detail: [errno {number}]")
+
+        with monkeypatch.context() as patch:
+            patch.setitem(formats.WRITERS, "parquet", full)
+            assert export(rows, small_seed, "parquet", tmp_path / "out") == 1
+        assert capsys.readouterr().err.endswith(f"out: {said}\n")
     free = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     assert export(rows, small_seed, "parquet", tmp_path / "out") == 1
