@@ -211,7 +211,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     require_tokenizer_files(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if None in (tokenizer.pad_token_id, tokenizer.eos_token_id):
             raise ValueError("it lacks <pad> or <eos>")
     except Exception as error:  # tokenizers raises bare Exceptions, transformers nearly every other kind

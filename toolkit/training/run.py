@@ -24,13 +24,16 @@ from toolkit.processes import end_with_parent, owner_of
 from toolkit.training.checkpoints import remove_checkpoints
 from toolkit.training.plan import (
     ANOTHER_RUN,
+    ATTEMPTS,
     LOGS,
     PLAN,
     RECORD,
     RunOptions,
     Settings,
     StageRequest,
+    attempt,
     fingerprint,
+    finished_attempts,
     is_finished,
     make_plan,
     process_count,
@@ -76,12 +79,15 @@ def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_
         _close_process_group()
         return
     # Under a launcher of the user's own, the first process speaks for all.
-    with owner_of(request.out) if _is_first() else contextlib.nullcontext():
+    with contextlib.ExitStack() as owned:
+        if _is_first():
+            owned.enter_context(owner_of(request.out))
         if settings.processes > 1 and "RANK" not in os.environ:
             _checked_rows(request, preset, settings, plan)
+            owned.enter_context(attempt(request.out, plan))
             _launch(settings.processes)
         else:
-            _train(request, preset, settings, options, plan)
+            _train(request, preset, settings, options, plan, owned if _is_first() else None)
             _close_process_group()
 
 
@@ -285,8 +291,14 @@ def _require_same_images(request: StageRequest, name: str, rows: list[dict[str, 
 
 
 def _train(
-    request: StageRequest, preset: Preset, settings: Settings, options: RunOptions, plan: dict[str, Any]
+    request: StageRequest,
+    preset: Preset,
+    settings: Settings,
+    options: RunOptions,
+    asked: dict[str, Any],
+    owned: contextlib.ExitStack | None = None,
 ) -> None:
+    """Train a stage; `owned` ends with it, where this process and no launcher answers for the folder."""
     started = time.perf_counter()
     # The loader's forked workers would warn about the tokenizer's threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -295,7 +307,9 @@ def _train(
     from toolkit.mgm.checkpoint import build_model, load_adapter, save_adapter, save_config, save_finetuned
     from toolkit.training.stage import fit
 
-    rows, reader, plan = _checked_rows(request, preset, settings, plan)
+    rows, reader, plan = _checked_rows(request, preset, settings, asked)
+    if owned:
+        owned.enter_context(attempt(request.out, asked))
     model = build_model(
         llm=preset.llm,
         vision_tower=preset.vision_tower,
@@ -337,6 +351,7 @@ def _train(
         "warnings": outcome.warnings,
         "versions": package_versions(),
         "loss_history": "trainer_state.json",
+        "attempts": finished_attempts(request.out, asked, time.perf_counter() - started),
         "seconds": round(time.perf_counter() - started, 1),
         "training_seconds": round(outcome.seconds, 1),
         "samples_per_second": round(outcome.samples_per_second, 2),
@@ -353,7 +368,7 @@ def _train(
 
 def _outputs(folder: Path) -> dict[str, str]:
     """SHA-256 of what a stage leaves, and of the script that started it, by path; not of logs and its own records."""
-    own = {RECORD, PLAN, *LOGS}
+    own = {RECORD, PLAN, ATTEMPTS, *LOGS}
     files = [
         path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith((".", "pretrain_data"))
     ]
@@ -362,7 +377,8 @@ def _outputs(folder: Path) -> dict[str, str]:
 
 def _tidy(folder: Path) -> None:
     """Remove what a finished stage no longer needs."""
-    (folder / PLAN).unlink(missing_ok=True)
+    for name in (PLAN, ATTEMPTS):
+        (folder / name).unlink(missing_ok=True)
     remove_checkpoints(folder)
 
 

@@ -39,16 +39,16 @@ def load_model(folder: str, device: str, dtype: torch.dtype, kind: str | None = 
     Raises SetupFault where it cannot be loaded.
     """
     with loading(folder):
-        config = transformers.AutoConfig.from_pretrained(folder)
+        # Without the word, transformers would ask at the terminal whether a folder's own code may run.
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         name = kind or (config.architectures or [""])[0]
         model_class = getattr(transformers, name, None)
         if model_class is None:
             raise ValueError(f"config.json names the class '{name}', which transformers does not have")
         model = model_class.from_pretrained(folder, dtype=dtype).to(device).eval()
-        processor_class = (
-            Qwen2VLProcessorWithoutVideo if name == "Qwen2VLForConditionalGeneration" else transformers.AutoProcessor
-        )
-        return model, processor_class.from_pretrained(folder)
+        if name == "Qwen2VLForConditionalGeneration":
+            return model, Qwen2VLProcessorWithoutVideo.from_pretrained(folder)
+        return model, transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 class Qwen2VLProcessorWithoutVideo(transformers.Qwen2VLProcessor):

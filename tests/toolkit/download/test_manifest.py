@@ -9,7 +9,7 @@ from toolkit.download.manifest import HUBS, MANIFEST, Expectation, NamedImages, 
 from toolkit.files import REPOSITORY
 from toolkit.presets import load_preset
 
-BASE = "http://dail-wlcb.oss-cn-wulanchabu.aliyuncs.com/dj-competition/better_synth/"
+BASE = "https://dail-wlcb.oss-cn-wulanchabu.aliyuncs.com/dj-competition/better_synth/"
 RESOURCES = {resource.name: resource for resource in load_manifest()}
 
 
@@ -42,6 +42,11 @@ def test_the_organisers_files_are_all_there():
         models/gemma-2b-it.tar.gz models/clip-vit-large-patch14-336.tar.gz
         models/openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup.tar.gz data/stage_1/eval_stage_1.tar.gz"""
     assert {BASE + name for name in names.split()} == {url for url in urls if url.startswith(BASE)}
+
+
+def test_nothing_comes_over_an_open_line():
+    urls = {file.url for resource in RESOURCES.values() for source in resource.sources for file in source.files}
+    assert {url for url in urls if not url.startswith("https://")} == set()
 
 
 def test_sources_stand_in_their_order():

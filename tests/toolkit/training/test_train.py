@@ -13,10 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import warm
 from tests.toolkit.training.conftest import SmallWorld, run
+from toolkit import files
 from toolkit.files import REPOSITORY, read_json, sha256_of, write_json
-from toolkit.fixed_part import LOG_LINE, read_fixed_part
+from toolkit.fixed_part import LOG_LINE, FixedPart, read_fixed_part
 from toolkit.mgm.checkpoint import load_finetuned
+from toolkit.presets import load_preset
+from toolkit.training.plan import PLAN, StageRequest, fingerprint, is_finished, make_plan
+from toolkit.training.run import settings_of
 
 STEPS = 22 // 4
 
@@ -139,6 +144,31 @@ def test_a_run_resumes_with_the_batch_that_it_began_with(small_world: SmallWorld
     assert "an unfinished run of batch 2 x accumulation 2 on 1 GPUs: which samples share" in refused.stderr
 
 
+def test_a_run_resumes_after_its_checkout_has_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths inside it are told as seen from it."""
+    (tmp_path / "here/models/clip").mkdir(parents=True)
+    for name in ("data.json", "adapter.bin", "models/clip/config.json"):
+        (tmp_path / "here" / name).write_text(name)
+
+    def plan_in(root: Path) -> dict:
+        monkeypatch.setattr(files, "REPOSITORY", root)
+        folder = root / "images"
+        request = StageRequest(
+            "finetune", root / "data.json", folder, folder, root / "adapter.bin", root / "out", 2, 2, True, "stop"
+        )
+        return make_plan(
+            settings_of(request, load_preset("mini")),
+            fingerprint([request.data, root / "adapter.bin"], [root / "models/clip"]),
+            FixedPart({}),
+        )
+
+    before = plan_in(tmp_path / "here")
+    assert str(tmp_path) not in json.dumps(before)
+    (tmp_path / "here").rename(tmp_path / "there")
+    write_json(tmp_path / "there" / "out" / PLAN, before)
+    assert is_finished(tmp_path / "there" / "out", plan_in(tmp_path / "there")) is False
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_adapter(small_world: SmallWorld, pretrained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -157,9 +187,32 @@ def test_a_killed_run_resumes_to_the_same_adapter(small_world: SmallWorld, pretr
     resumed = small_world.train("pretrain", out, "--save-steps", "2")
     assert resumed.returncode == 0, resumed.stderr
     assert f"step 2/{STEPS}" not in resumed.stdout
-    assert json.loads((out / "run.json").read_text())["counts"]["resumed_at_step"] == 2
+    record = json.loads((out / "run.json").read_text())
+    assert record["counts"]["resumed_at_step"] == 2
+    assert [attempt["exit"] for attempt in record["attempts"]] == ["killed", 0]
+    assert not (out / "attempts.json").exists()
     for name, tensor in adapter(out).items():
         assert torch.equal(tensor, adapter(pretrained)[name]), name
+
+
+def test_a_stage_that_fails_leaves_a_record(small_world: SmallWorld, pretrained: Path, tmp_path: Path) -> None:
+    data = small_world.write_data("cut.json", small_world.rows()[:6])
+    command = small_world.command("pretrain", tmp_path / "out", data=data)
+    (tmp_path / "out" / "mm_projector.bin").mkdir(parents=True)  # in the way of the adapter
+    failed = warm.run(command, cwd=REPOSITORY)
+    assert failed.returncode == 1, failed.stderr
+    record = json.loads((tmp_path / "out" / "attempts.json").read_text())
+    assert record["stage"] == "pretrain"
+    assert record["inputs"][str(data)] == sha256_of(data)
+    assert "torch" in record["versions"]
+    assert [attempt["exit"] for attempt in record["attempts"]] == [1]
+    assert record["attempts"][0]["seconds"] > 0
+    assert "Is a directory" in record["error"]
+    (tmp_path / "out" / "mm_projector.bin").rmdir()
+    assert warm.run(command, cwd=REPOSITORY).returncode == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [attempt["exit"] for attempt in record["attempts"]] == [1, 0]
+    assert not (tmp_path / "out" / "attempts.json").exists()
 
 
 @pytest.mark.slow
