@@ -45,7 +45,8 @@ IMAGES = [
 # process.py as it were if nothing of an image outlived its check.
 EACH_BY_ITSELF = """
 from solution import process
-from solution.runner import run, seed_images
+from solution.runner import run
+from solution.runner.configuration import seed_images
 run.measures_of = lambda operators: {}
 seed_images._MOST_THREADS = 1
 process.main()

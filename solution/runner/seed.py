@@ -23,10 +23,10 @@ from solution.operators.common.rows import MEASURES, PART, ROW
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.configuration.dataset_files import DataSet, Source
 from solution.runner.configuration.keys import clipped, short
+from solution.runner.configuration.seed_images import SeedImages
 from solution.runner.data_juicer import STATS, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError
 from solution.runner.files import linked, replaced
-from solution.runner.seed_images import SeedImages
 
 SYNTHETIC = "synthetic_images"
 EXTRA = "__extra__"  # the column with a row's keys besides CORE, as JSON: they come out as they went in

@@ -1,1 +1,1 @@
-"""What a recipe may say: keys, paths, parameters of operators, files of a data set."""
+"""What a recipe may say: keys, paths, parameters of operators, files and images of a data set."""

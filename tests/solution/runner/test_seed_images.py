@@ -16,14 +16,14 @@ from solution.operators.common.measures import MEASURES, known_measure, measures
 from solution.operators.common.rows import ROW
 from solution.operators.picture_deduplicator import perceptual_hash
 from solution.operators.picture_sharpness_filter import sharpness
-from solution.runner import seed_images
 from solution.runner.audit import Ledger
+from solution.runner.configuration import seed_images
 from solution.runner.configuration.dataset_files import DataSet
+from solution.runner.configuration.seed_images import SeedImages
 from solution.runner.data_juicer import _header
 from solution.runner.errors import UserError
 from solution.runner.pipeline import build_operators, run_operator
 from solution.runner.seed import Folders, read_rows
-from solution.runner.seed_images import SeedImages
 from solution.runner.tables import open_rows, tables_of, write_tables
 from tests.solution.conftest import TEXT, sample_image
 
