@@ -153,7 +153,8 @@ DEVIATIONS = (
     Deviation(
         "image_shape_filter, image_aspect_ratio_filter",
         "instance",
-        "they get images whose header alone was read, through Data-Juicer's `context`",
+        "they get sizes that are known since the seed was read, else images whose header alone was read, through "
+        "Data-Juicer's `context`",
         "they ask for width and height, and Data-Juicer decodes every pixel for it",
         {
             "data_juicer.utils.mm_utils.load_image": "9cee25e3db21",
