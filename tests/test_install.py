@@ -401,8 +401,8 @@ def test_quickstart_ends_on_the_comparison_and_what_to_do_next(tmp_path: Path) -
     assert following == ["python3", "TRAIN_SEED=1", "bash"]
 
 
-def test_quickstart_ends_where_either_training_does(tmp_path: Path) -> None:
-    """The two run side by side: a failure of the one is said, one of the other ends the one."""
+def test_quickstart_ends_where_a_training_or_the_recipe_does(tmp_path: Path) -> None:
+    """They run side by side: a failure of raw's training is said, one of the others ends it."""
     (tmp_path / "toolkit").mkdir()
     shutil.copy(REPOSITORY / "quickstart.sh", tmp_path)
     (tmp_path / "install.sh").touch()
@@ -412,20 +412,18 @@ def test_quickstart_ends_where_either_training_does(tmp_path: Path) -> None:
     def started(raw: str, recipe: str) -> subprocess.CompletedProcess[str]:
         stage = f'case "$EXP_NAME" in raw) {raw};; recipe) {recipe};; esac'
         (tmp_path / "toolkit/train_mgm_mini_stage_1.sh").write_text(stage)
-        return subprocess.run(
-            ["bash", "quickstart.sh"],
-            cwd=tmp_path,
-            env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-        )
+        environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+        return subprocess.run(["bash", "quickstart.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     failed = started('echo "error: raw is broken" >&2; exit 3', "sleep 0.2")
     assert (failed.returncode, failed.stderr) == (1, "error: raw is broken\n")
     assert "== 4/4" not in failed.stdout
-    failed = started("echo $$ >raw.pid; exec sleep 600", "until [[ -s raw.pid ]]; do sleep 0.1; done; exit 4")
-    assert failed.returncode == 4
-    assert not Path("/proc", (tmp_path / "raw.pid").read_text().strip(), "cwd").exists()
+    waits = "until [[ -s raw.pid ]]; do sleep 0.1; done; exit 4"
+    for python, recipe in (("true", waits), (waits, "true")):  # the recipe runs beside raw's training too
+        (tmp_path / "raw.pid").unlink(missing_ok=True)
+        script(tmp_path / "bin" / "python", python)
+        assert started("echo $$ >raw.pid; exec sleep 600", recipe).returncode == 4
+        assert not Path("/proc", (tmp_path / "raw.pid").read_text().strip(), "cwd").exists()
 
 
 @pytest.mark.slow
