@@ -418,7 +418,7 @@ def test_quickstart_ends_where_a_training_or_the_recipe_does(tmp_path: Path) -> 
     failed = started('echo "error: raw is broken" >&2; exit 3', "sleep 0.2")
     assert (failed.returncode, failed.stderr) == (1, "error: raw is broken\n")
     assert "== 4/4" not in failed.stdout
-    waits = "until [[ -s raw.pid ]]; do sleep 0.1; done; exit 4"
+    waits = "until [ -s raw.pid ]; do sleep 0.1; done; exit 4"
     for python, recipe in (("true", waits), (waits, "true")):  # the recipe runs beside raw's training too
         (tmp_path / "raw.pid").unlink(missing_ok=True)
         script(tmp_path / "bin" / "python", python)
