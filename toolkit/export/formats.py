@@ -133,6 +133,11 @@ def write_webdataset(entries: Iterator[Entry], folder: Path, known: Known) -> No
                     member = tarfile.TarInfo(f"{key}.{ending}")
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))
+                _forget_members(shard)
+
+
+def _forget_members(shard: tarfile.TarFile) -> None:
+    vars(shard)["members"].clear()  # tarfile keeps them all, for look-ups that nobody makes
 
 
 def read_webdataset(folder: Path) -> Iterator[tuple[bytes, bytes]]:
@@ -140,7 +145,8 @@ def read_webdataset(folder: Path) -> Iterator[tuple[bytes, bytes]]:
     for path in sorted(folder.glob("train-*.tar")):
         with tarfile.open(path) as shard:
             image = b""
-            for member in shard:
+            while member := shard.next():
+                _forget_members(shard)
                 file = shard.extractfile(member)
                 if file is None:
                     raise ValueError(f"{member.name} is no file")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -148,6 +149,24 @@ def test_options_without_an_effect_are_refused(
     assert main(["export", str(rows), "--out", str(tmp_path / "out"), "--to", *words.split()]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_tar_shards_are_written_and_read_in_flat_memory(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    for name in ("addfile", "extractfile"):
+        method = getattr(tarfile.TarFile, name)
+
+        def watched(self: tarfile.TarFile, *words: object, method=method):
+            kept.append(len(vars(self)["members"]))
+            return method(self, *words)
+
+        monkeypatch.setattr(tarfile.TarFile, name, watched)
+    assert export(rows, small_seed, "webdataset", tmp_path / "out") == 0
+    assert main(["export", str(tmp_path / "out"), "--to", "rows", "--out", str(tmp_path / "back")]) == 0
+    assert len(kept) > 40
+    assert max(kept) < 3
 
 
 def test_a_folder_is_no_file_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
