@@ -114,8 +114,9 @@ def read_parquet(folder: Path) -> Iterator[tuple[bytes, bytes]]:
     import pyarrow.parquet as pq
 
     for path in sorted((folder / "data").glob("train-*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(GROUP_ROWS, columns=["image", "line"]):
-            for row in batch.to_pylist():
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):  # iter_batches would keep all that it has read
+            for row in file.read_row_group(group, columns=["image", "line"]).to_pylist():
                 yield row["line"].encode(), row["image"]["bytes"] if row["image"] else b""
 
 
