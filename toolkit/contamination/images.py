@@ -101,8 +101,9 @@ class Wanted:
             yield from map(self._look_at, images)
             return
         # Threads would wait for each other: much of the work is many short calls of NumPy.
+        cv2.setNumThreads(1)  # ends OpenCV's own threads, for which a fork would wait for ever
         fork = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(os.cpu_count(), fork, _begin_worker, (self,)) as pool:
+        with ProcessPoolExecutor(os.cpu_count(), fork, _WORKERS_OWN.append, (self,)) as pool:
             try:
                 yield from pool.map(_look_in_worker, images, chunksize=IMAGES_AT_ONCE)
             except BrokenProcessPool:
@@ -145,11 +146,6 @@ class Wanted:
 
 
 _WORKERS_OWN: list[Wanted] = []  # filled in a worker, which is a fork: nothing is copied
-
-
-def _begin_worker(wanted: Wanted) -> None:
-    cv2.setNumThreads(1)  # a fork lacks OpenCV's threads, and the other core has its own worker
-    _WORKERS_OWN.append(wanted)
 
 
 def _look_in_worker(image: Path) -> Looked | RowFault:

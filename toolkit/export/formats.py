@@ -114,8 +114,9 @@ def read_parquet(folder: Path) -> Iterator[tuple[bytes, bytes]]:
     import pyarrow.parquet as pq
 
     for path in sorted((folder / "data").glob("train-*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(GROUP_ROWS, columns=["image", "line"]):
-            for row in batch.to_pylist():
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):  # iter_batches would keep all that it has read
+            for row in file.read_row_group(group, columns=["image", "line"]).to_pylist():
                 yield row["line"].encode(), row["image"]["bytes"] if row["image"] else b""
 
 
@@ -133,6 +134,11 @@ def write_webdataset(entries: Iterator[Entry], folder: Path, known: Known) -> No
                     member = tarfile.TarInfo(f"{key}.{ending}")
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))
+                _forget_members(shard)
+
+
+def _forget_members(shard: tarfile.TarFile) -> None:
+    vars(shard)["members"].clear()  # tarfile keeps them all, for look-ups that nobody makes
 
 
 def read_webdataset(folder: Path) -> Iterator[tuple[bytes, bytes]]:
@@ -140,7 +146,8 @@ def read_webdataset(folder: Path) -> Iterator[tuple[bytes, bytes]]:
     for path in sorted(folder.glob("train-*.tar")):
         with tarfile.open(path) as shard:
             image = b""
-            for member in shard:
+            while member := shard.next():
+                _forget_members(shard)
                 file = shard.extractfile(member)
                 if file is None:
                     raise ValueError(f"{member.name} is no file")

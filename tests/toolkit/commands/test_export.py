@@ -8,9 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow
 import pytest
 import yaml
 from PIL import Image
@@ -148,6 +151,40 @@ def test_options_without_an_effect_are_refused(
     assert main(["export", str(rows), "--out", str(tmp_path / "out"), "--to", *words.split()]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_tar_shards_are_written_and_read_in_flat_memory(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    for name in ("addfile", "extractfile"):
+        method = getattr(tarfile.TarFile, name)
+
+        def watched(self: tarfile.TarFile, *words: object, method=method):
+            kept.append(len(vars(self)["members"]))
+            return method(self, *words)
+
+        monkeypatch.setattr(tarfile.TarFile, name, watched)
+    assert export(rows, small_seed, "webdataset", tmp_path / "out") == 0
+    assert main(["export", str(tmp_path / "out"), "--to", "rows", "--out", str(tmp_path / "back")]) == 0
+    assert len(kept) > 40
+    assert max(kept) < 3
+
+
+def test_a_large_parquet_file_is_read_in_flat_memory(small_seed: SmallSeed, tmp_path: Path) -> None:
+    random, names = np.random.default_rng(0), [f"images/{number}.bmp" for number in range(500)]
+    for name in names:
+        Image.fromarray(random.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(small_seed.folder / name)
+    rows = small_seed.write(*(small_seed.row(0, id=name, images=[name]) for name in names))
+    assert export(rows, small_seed, "parquet", tmp_path / "out") == 0
+    size = sum(path.stat().st_size for path in (tmp_path / "out" / "data").iterdir())
+    before, held = pyarrow.total_allocated_bytes(), []
+    for line, image in formats.read_parquet(tmp_path / "out"):
+        assert line
+        assert image
+        held.append(pyarrow.total_allocated_bytes() - before)
+    assert len(held) == len(names)
+    assert max(held) < size / 2
 
 
 def test_a_folder_is_no_file_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
