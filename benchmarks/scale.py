@@ -103,7 +103,7 @@ def measure(folder: Path, count: int, clip: str | None, is_analysis: bool) -> No
     seconds = time.perf_counter() - started
     if status:
         sys.exit(f"error: {(folder / 'log.txt').read_text().splitlines()[-1]}")
-    page = output.parent / "analysis" / "scale.html"
+    page = output.parent / "analysis" / "scale.part.html"
     record = page.with_suffix(".run.json") if is_analysis else output / "run.json"
     steps = json.loads(record.read_text())["steps"]
     print(

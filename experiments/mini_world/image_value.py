@@ -91,7 +91,7 @@ def recipes(values: Sequence[Path], other_ranks: Sequence[float] = ()) -> dict[s
         for step in content["process"]:
             if OPERATOR in step:
                 step[OPERATOR] |= {"values": list(map(str, values)), **changed}
-        file = WORK / f"{arm}.yaml"
+        file = WORK / f"{len(values)}_draws" / f"{arm}.yaml"  # another shell may be at work on another number of draws
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         found[arm] = display_path(file)

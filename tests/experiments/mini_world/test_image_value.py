@@ -56,6 +56,20 @@ def test_every_arm_gets_its_recipe_and_the_values_of_every_draw(work, monkeypatc
             assert (loaded.faults, loaded.remarks) == ((), ())
 
 
+def test_dev_has_the_thresholds_to_choose_from(work, monkeypatch):
+    labs = []
+    monkeypatch.setattr(image_value, "make", lambda lab: labs.append(lab) or [])
+    monkeypatch.setattr(image_value, "finish", lambda lab, outcomes: 0)
+    monkeypatch.setattr(sys, "argv", ["image_value", "--draws", "1"])
+    assert image_value.main() == 0
+    ranks = {}
+    for name, arm in labs[0].arms.items():
+        if name.startswith("image_value_first"):
+            process = yaml.safe_load((REPOSITORY / arm.source).read_text())["process"]
+            ranks[name] = process[0]["image_value_filter"]["min_rank"]
+    assert ranks == {"image_value_first": 0.33, "image_value_first_0.2": 0.2, "image_value_first_0.5": 0.5}
+
+
 def test_a_judge_that_fails_is_told(work, monkeypatch):
     monkeypatch.setattr(image_value.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
     with pytest.raises(UserError, match="draw 1 was not judged"):
