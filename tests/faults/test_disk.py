@@ -1,4 +1,4 @@
-"""A disk that fills up ends a command in one line; with room again, the same command ends as on a large disk."""
+"""A full or read-only disk ends a command in one line; afterwards the same command ends as on a sound disk."""
 
 from __future__ import annotations
 
@@ -57,3 +57,20 @@ def test_a_full_disk_is_one_line_and_costs_nothing(command: Command, disk_of: Ca
     disk_of(command.folder, 10 * used + 100 * PAGE)
     assert rerun(command, whole) == []
     assert differences(command.contents(), whole.contents) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["prepare", "pack offline"], indirect=True)
+def test_a_read_only_disk_is_one_line_and_costs_nothing(command: Command, disk_of: Callable[[Path, int], None]) -> None:
+    whole = run_whole(command)
+    command.empty()
+    disk_of(command.folder, 1 << 24)
+    subprocess.run(["mount", "-o", "remount,ro", str(command.folder)], check=True)
+    run = Run(command)
+    assert run.process.wait(120) == 1, run.said
+    assert run.end() == []
+    assert run.said.splitlines()[-1].startswith("error: ")
+    assert "Read-only file system" in run.said.splitlines()[-1]
+    assert "Traceback" not in run.said
+    subprocess.run(["mount", "-o", "remount,rw", str(command.folder)], check=True)
+    assert rerun(command, whole) == []

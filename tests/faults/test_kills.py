@@ -14,9 +14,9 @@ from tests.faults.harness import Command, differences, disturb, run_whole
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 # Per command; `python -m tests.faults` asks for more.
 KILLS = int(os.environ.get("FAULTS_KILLS", "1"))
-# Left to the night, as others stand for them in the suite: `np: 2`, the first stage, the other benchmark; Ray has tests
-# of its own.
-LONG = ("recipe", "recipe, Ray", "train finetune", "eval mmbench")
+# Left to the night, as others stand for them in the suite: `np: 2`, the first stage, one benchmark, each command of the
+# training script; Ray has tests of its own.
+LONG = ("recipe", "recipe, Ray", "train finetune", "eval mmbench", "eval all", "train script", "check --contamination")
 
 
 @pytest.mark.slow
