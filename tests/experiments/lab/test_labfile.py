@@ -88,7 +88,7 @@ WRONG = {
         "seeds: 1\narms: {a: {control: raw, recipe: mini}}\n",
         "expected a control, a recipe or a file",
     ),
-    "a name that is no file's": ("seeds: 1\narms: {a/b: raw}\n", "arms: a/b: a name has letters"),
+    "a name that is no file's": ("seeds: 1\narms: {a/b: raw}\n", "arms: a/b: a name has 1 to 60 letters"),
     "random of nothing": ("seeds: 1\narms: {raw: raw, a: random}\n", "no arm is a recipe or file"),
     "random of no arm": (
         "seeds: 1\narms: {mini: mini, a: {control: random, size_of: mimi}}\n",
