@@ -182,7 +182,7 @@ def check(arguments: argparse.Namespace) -> None:
         try:
             recipe = load_recipe(path, arguments.dataset)
             check_operators(recipe, registry(recipe))
-            print(f"{shown(recipe.path)}: no fault found; {len(recipe.process)} operators")
+            print(f"{shown(recipe.path)}: no fault found")
         except UserError as error:
             lines = str(error).splitlines()
             faults += [line if line.startswith(("recipe", "  ")) else f"recipe {shown(path)}: {line}" for line in lines]

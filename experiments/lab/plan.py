@@ -109,13 +109,15 @@ def lines_of(lab: Lab, plan: Plan) -> list[str]:
     if not plan.to_train:
         return [*lines, "", "nothing to train"]
     if plan.seconds is None:
-        return [*lines, "", f"{plan.to_train} cells to train; no earlier cell of this size tells how long one takes"]
+        return [*lines, "", f"{_cells(plan.to_train)} to train; no earlier cell of this size tells how long one takes"]
     hours = plan.to_train * plan.seconds / 3600
     cost = f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.1f} h"
-    told = (
-        f"at most {plan.to_train} cells to train, {cost} on one core or GPU ({plan.seconds:.0f} s a cell, the mean of "
-    )
-    lines += ["", f"{told}{plan.earlier} earlier ones); recipes that have not run come on top"]
+    told = f"at most {_cells(plan.to_train)} to train, {cost} on one core or GPU ({plan.seconds:.0f} s a cell, the mean"
+    lines += ["", f"{told} of {plan.earlier} earlier ones); recipes that have not run come on top"]
     if lab.budget_hours and hours > lab.budget_hours:
         lines.append(f"budget_hours is {lab.budget_hours:g}: the last cells will not be trained")
     return lines
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' * (count != 1)}"

@@ -191,6 +191,23 @@ def test_unknown_key_is_one_line(make_seed, make_recipe, run_process):
     assert "did you mean dataset_path?" in line
 
 
+def test_check_names_the_faults_of_every_recipe_and_runs_none(make_seed, make_recipe, tmp_path):
+    seed = make_seed(CAPTIONS[:2])
+    good = make_recipe([{"words_num_filter": {"min_num": 1}}], "good")
+    wrong = make_recipe([{"caption_latn_filter": {}}], "wrong", text_kesy="text")
+    before = sorted(tmp_path.rglob("*"))
+    process = [sys.executable, str(ROOT / "solution" / "process.py"), "check"]
+    done = warm.run([*process, str(good), str(wrong), "--dataset", str(seed)], cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == f"{good}: no fault found\n"
+    lines = done.stderr.splitlines()
+    assert [line.startswith(f"error: recipe {wrong}") for line in lines] == [True, True]
+    assert "did you mean text_keys?" in done.stderr
+    assert "did you mean caption_latin_filter?" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    assert warm.run([*process, str(good), "--dataset", str(seed)], cwd=tmp_path).returncode == 0
+
+
 def test_nothing_is_installed_while_running(make_seed, make_recipe, run_process, tmp_path):
     """text_action_filter needs a package that is not here: one line says so, and no installer is ever started."""
     tools = tmp_path / "tools"

@@ -31,7 +31,7 @@ def test_the_example_says_what_it_says():
     assert lab.world.questions == 600
     small, usual = lab.rungs["small"], lab.rungs["usual"]
     assert (small.preset.sample_cap, small.records) == (300, lab.records / "small")
-    assert {arm.seeds for arm in small.arms.values()} == {(0, 1, 2)}
+    assert {arm.seeds for arm in small.arms.values()} == {(0, 1)}
     assert (usual.records, usual.arms, usual.preset) == (lab.records, lab.arms, lab.preset)
 
 
@@ -88,7 +88,7 @@ WRONG = {
         "seeds: 1\narms: {a: {control: raw, recipe: mini}}\n",
         "expected a control, a recipe or a file",
     ),
-    "a name that is no file's": ("seeds: 1\narms: {a/b: raw}\n", "arms: a/b: a name has letters"),
+    "a name that is no file's": ("seeds: 1\narms: {a/b: raw}\n", "arms: a/b: a name has 1 to 60 letters"),
     "random of nothing": ("seeds: 1\narms: {raw: raw, a: random}\n", "no arm is a recipe or file"),
     "random of no arm": (
         "seeds: 1\narms: {mini: mini, a: {control: random, size_of: mimi}}\n",

@@ -252,7 +252,7 @@ def test_a_wrong_recipe_costs_its_own_arms_only(toy, training, tmp_path, capsys,
     assert run.run_lab(tmp_path / "lab.yaml", plan=True) == 1
     planned = capsys.readouterr()
     assert "| broken |" in planned.out
-    assert "1 cells to train" in planned.out
+    assert "1 cell to train" in planned.out
     (line,) = planned.err.splitlines()
     assert line.startswith("error: broken-draw0-seed0 and 2 more cannot be trained: recipe ")
     assert "did you mean caption_latin_filter?" in line
