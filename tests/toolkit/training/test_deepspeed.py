@@ -84,7 +84,9 @@ def test_zero_resumes_from_a_small_checkpoint(small_world: SmallWorld, equal: Eq
 
     resumed = run(command)
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads((out / "run.json").read_text())["counts"]["resumed_at_step"] == 2
+    record = json.loads((out / "run.json").read_text())
+    assert record["counts"]["resumed_at_step"] == 2
+    assert [attempt["exit"] for attempt in record["attempts"]] == [1, 0]
     assert losses(out) == losses(equal.zero)
     adapters = [torch.load(path / "mm_projector.bin", weights_only=True) for path in (out, equal.zero)]
     for name, tensor in adapters[0].items():
