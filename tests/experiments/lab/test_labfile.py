@@ -31,7 +31,7 @@ def test_the_example_says_what_it_says():
     assert lab.world.questions == 600
     small, usual = lab.rungs["small"], lab.rungs["usual"]
     assert (small.preset.sample_cap, small.records) == (300, lab.records / "small")
-    assert {arm.seeds for arm in small.arms.values()} == {(0, 1)}
+    assert {arm.seeds for arm in small.arms.values()} == {(0, 1, 2)}
     assert (usual.records, usual.arms, usual.preset) == (lab.records, lab.arms, lab.preset)
 
 
