@@ -189,7 +189,9 @@ def _launch(processes: int) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "toolkit", *sys.argv[1:])
-    except (ChildFailedError, SignalException):
+    except (ChildFailedError, SignalException) as error:
+        if isinstance(error, ChildFailedError) and error.get_first_failure()[1].exitcode > 0:
+            raise UserError("training has failed, for the reason above") from None
         raise UserError("training was cut short; run the same command again to resume") from None
 
 

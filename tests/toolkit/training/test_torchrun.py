@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.errors import UserError
 from toolkit.files import REPOSITORY
 from toolkit.presets import load_preset
+from toolkit.training import run as training
 
 MACHINES = 2
 ROWS = 32
@@ -51,3 +53,20 @@ def test_two_machines_train_one_stage(tmp_path: Path) -> None:
     assert record["configuration"]["processes"] == MACHINES
     assert record["counts"]["samples_trained"] == ROWS
     assert (out / "mm_projector.bin").is_file()
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [("exit 1", "has failed, for the reason above"), ("kill -9 $$", "was cut short; run the same command again")],
+)
+def test_a_launch_that_was_killed_resumes_and_one_that_was_refused_does_not(
+    end: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{end}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    for name in (training.LAUNCHED, "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # is set by a launch
+    with pytest.raises(UserError, match=told):
+        training._launch(1)
