@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.dataset.image_stamps import is_same, stamp_of
 from toolkit.dataset.llava import load_originals
+from toolkit.dataset.provenance import record_of
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import RowFault, UserError
 from toolkit.files import REPOSITORY, package_versions, read_json, require_file, sha256_of, write_json
@@ -136,7 +137,7 @@ def _roots(args: argparse.Namespace) -> ImageRoots:
 
 def _recipes_images(file: Path) -> Path | None:
     """The seed's folder, as the record of the recipe that wrote a file names it; None where it is not there."""
-    record = file.parent / "run.json"
+    record = record_of(file)
     values = read_json(record) if record.is_file() else None
     if not isinstance(values, dict) or file.name not in values.get("outputs", {}):
         return None
