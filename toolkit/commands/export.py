@@ -14,7 +14,7 @@ from toolkit.dataset.image_stamps import is_same, stamp_of
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.provenance import record_of
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import RowFault, UserError
+from toolkit.errors import RowFault, UserError, advised
 from toolkit.files import REPOSITORY, package_versions, read_json, require_file, sha256_of, write_json
 from toolkit.processes import owner_of
 
@@ -101,10 +101,14 @@ def _identity(args: argparse.Namespace) -> dict[str, str]:
     if args.contamination:
         require_file(
             args.contamination / OVERLAPS,
-            f"`python -m toolkit check {args.source} --images DIR --contamination {args.contamination}` makes it",
+            f"`{_comparison(args)}` makes it",
         )
         identity["contamination"] = sha256_of(args.contamination / OVERLAPS)
     return identity | ({"questions": sha256_of(args.questions)} if args.questions and args.questions.is_file() else {})
+
+
+def _comparison(args: argparse.Namespace) -> str:
+    return advised("check", args.source, "--images", "DIR", "--contamination", args.contamination)
 
 
 def _is_there(args: argparse.Namespace, out: Path, identity: dict[str, str]) -> bool:
@@ -206,7 +210,7 @@ def _shared(args: argparse.Namespace, sha256: str) -> Shared | None:
     if shared is None or shared.sha256 != sha256:
         raise UserError(
             f"--contamination {args.contamination}: is of other rows than {args.source}; "
-            f"`python -m toolkit check {args.source} --images DIR --contamination {args.contamination}` compares these"
+            f"`{_comparison(args)}` compares these"
         )
     return shared
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -313,6 +314,21 @@ def test_a_fault_is_named_and_nothing_is_written(
     assert message in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_advised_command_can_be_typed_as_it_stands(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = rows.rename(rows.with_name("da ta.jsonl"))
+    broken.write_bytes(broken.read_bytes() + b"{}\n")
+    assert export(broken, small_seed, "parquet", tmp_path / "out") == 1
+    found = tmp_path / "the exams"
+    assert export(broken, small_seed, "parquet", tmp_path / "out", "--contamination", str(found)) == 1
+    advised = [shlex.split(text) for text in capsys.readouterr().err.split("`")[1::2]]
+    assert advised == [
+        ["python", "-m", "toolkit", "check", str(broken), "--images", *images]
+        for images in ([str(small_seed.folder)], ["DIR", "--contamination", str(found)])
+    ]
 
 
 def test_what_is_there_is_kept(
