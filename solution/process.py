@@ -26,6 +26,7 @@ if __name__ == "__main__":  # first of all: what follows cannot be imported with
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -164,7 +165,8 @@ def main() -> None:
         elif sys.argv[1:] and not sys.argv[1].startswith("-"):
             word = clipped(sys.argv[1])
             near = nearest(word, ["check", "analyze", "report", "operators"])
-            advice = f"unknown command{near}" if near.endswith("?") else f"a recipe is given as --recipe {word}"
+            is_near = near.endswith("?")
+            advice = f"unknown command{near}" if is_near else f"a recipe is given as --recipe {shlex.quote(word)}"
             raise UserError(f"process.py {word}: {advice}")
         else:
             process(parse_arguments())

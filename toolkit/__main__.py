@@ -39,6 +39,10 @@ COMMANDS = {
     "mini": "build and check the embedded mini world",
 }
 
+# Commands of better-synth and of process.py, which this one is taken for -> what to type.
+OF_RECIPES = {"process": "python solution/process.py"} | {
+    name: f"python solution/process.py {name}" for name in ("analyze", "report", "operators")
+}
 COMMANDS_WITH_A_MODEL = ("train", "eval", "ask", "preflight")
 THEN = "--then"
 # transformers imports these where they are installed, for losses, metrics and data sets of others: a fifth of a start.
@@ -74,7 +78,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        parser.error(f"no command {argv[0]!r}{nearest(argv[0], COMMANDS)} --help lists them")
+        other = OF_RECIPES.get(argv[0])
+        hint = f"; `{other}` does that" if other else nearest(argv[0], COMMANDS)
+        parser.error(f"no command {argv[0]!r}; --help lists them{hint}")
     name = parser.parse_args(argv[:1]).command
 
     command = importlib.import_module(f"toolkit.commands.{name}")

@@ -22,13 +22,16 @@ class Arguments(argparse.ArgumentParser):
         return found, rest
 
     def error(self, message: str) -> NoReturn:
-        """End with one line and status 2; it names the option that an unknown one is nearest to."""
+        """End with one line and status 2; it names unknown options, and the one that each is nearest to."""
         known = {option.lstrip("-"): option for option in self._option_string_actions}
-        for word in self._words:
-            name = word.partition("=")[0]
-            if name.startswith("--") and not any(option.startswith(name) for option in known.values()):
-                near = difflib.get_close_matches(name.lstrip("-"), known, n=1)
-                message += "".join(f"; did you mean {known[one]} instead of {name}?" for one in near)
+        names = [word.partition("=")[0] for word in self._words if word.startswith("--")]
+        unknown = [name for name in names if not any(option.startswith(name) for option in known.values())]
+        # With sub-commands, an option that is unknown here may be one of theirs.
+        if unknown and not self._subparsers and not message.startswith("unrecognized arguments"):
+            message = f"unrecognized arguments: {' '.join(unknown)}; {message}"
+        for name in unknown:
+            near = difflib.get_close_matches(name.lstrip("-"), known, n=1)
+            message += "".join(f"; did you mean {known[one]} instead of {name}?" for one in near)
         super().error(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

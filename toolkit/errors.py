@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,11 @@ class SkippedRow:
     file: str
     reason: str
     detail: str
+
+
+def advised(*words: object) -> str:
+    """A command of this kit as a message advises it: it can be typed as it stands, also with a space in a path."""
+    return f"python -m toolkit {shlex.join(map(str, words))}"
 
 
 def positive(text: str) -> int:

@@ -15,7 +15,7 @@ from experiments.lab.labfile import Lab, read_lab
 from experiments.lab.pages.findings import findings, same_data
 from experiments.lab.plan import earlier_cells, lines_of, plan_of
 from experiments.lab.workers import Outcome, make_cells, visible_gpus
-from toolkit.errors import UserError
+from toolkit.errors import UserError, advised
 
 
 def run_lab(file: Path, plan: bool) -> int:
@@ -43,7 +43,7 @@ def print_table(file: Path) -> int:
     missing = [cell.name for cell in cells_of(lab) if (cell.arm.name, cell.draw, cell.seed) not in there]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        say(f"error: {missing[0]}{more} missing: python -m toolkit lab run {file}")
+        say(f"error: {missing[0]}{more} missing: {advised('lab', 'run', file)}")
     return 1 if missing else 0
 
 

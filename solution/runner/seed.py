@@ -55,7 +55,8 @@ class Folders:
         if os.path.islink(real):
             real = os.path.realpath(real)
         if not real.startswith(os.path.join(_real_folder(str(root)), "")):
-            raise ValueError(f"image {file} is a link to {real}, outside {root}")
+            where = "outside" if os.path.exists(real) else "which is missing, and outside"
+            raise ValueError(f"image {file} is a link to {real}, {where} {root}")
         return str(file)
 
     def inside(self, image: str) -> str:

@@ -20,6 +20,7 @@ from solution.operators.common.score_store import image_digest
 from solution.runner.audit import Ledger
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.errors import UserError
+from solution.runner.record import record_of
 from solution.runner.seed import Folders, write_rows
 from solution.runner.seed import read_rows as read_seed
 from solution.runner.tables import open_rows, write_tables
@@ -27,6 +28,7 @@ from tests.contract.cases import CASES, FURTHER, NOT_READ, TEXT, Case
 from tests.contract.world import World, noise, sample_of
 from toolkit.__main__ import main as toolkit
 from toolkit.dataset import images as toolkit_images
+from toolkit.dataset import provenance
 from toolkit.dataset.arrays import read_array
 from toolkit.dataset.fixes import FIXES
 from toolkit.dataset.images import inspect_images
@@ -340,3 +342,8 @@ def test_documents_with_a_mark_are_read_and_nested_ones_refused(tmp_path):
             read_samples(file)
         with pytest.raises(ToolkitError, match=r"expected an object|nested too deeply"):
             list(read_array(file))
+
+
+@pytest.mark.parametrize("name", ["processed_data.jsonl", "processed_data.trial.jsonl", "np1.jsonl", "a.b.jsonl"])
+def test_the_record_of_a_result_has_one_name(name: str) -> None:
+    assert provenance.record_of(Path("x", name)) == record_of(Path("x", name))

@@ -10,6 +10,8 @@ import pytest
 
 import toolkit.__main__ as kit
 from toolkit.__main__ import COMMANDS, main, run_in_turn
+from toolkit.commands.doctor import _recipe_file
+from toolkit.errors import UserError
 from toolkit.files import REPOSITORY
 
 
@@ -113,12 +115,20 @@ def test_a_result_is_never_written_over_what_is_read(
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize(("word", "near"), [("trian", "; did you mean train?"), ("xyz", "")])
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("trian", "; did you mean train?"),
+        ("xyz", ""),
+        ("process", "; `python solution/process.py` does that"),
+        ("report", "; `python solution/process.py report` does that"),
+    ],
+)
 def test_a_misspelt_command_is_told_the_nearest(capsys, word, near):
     with pytest.raises(SystemExit) as ended:
         main([word])
     assert ended.value.code == 2
-    assert f"no command {word!r}{near} --help lists them" in capsys.readouterr().err
+    assert f"no command {word!r}; --help lists them{near}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,3 +151,42 @@ def test_a_misspelt_word_is_told_the_nearest(capsys, words, near):
     *_, line = capsys.readouterr().err.splitlines()
     assert "error: " in line
     assert line.endswith(near) if near else "did you mean" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("export a --formta parquet", "unrecognized arguments: --formta; the following arguments are required: --to"),
+        ("export a --formta x --to y", "unrecognized arguments: --formta; argument --to: invalid choice: 'y'"),
+        ("export a --formta x --to rows --out b", "error: unrecognized arguments: --formta x"),
+        ("lab rn lab.yaml --plan", "error: argument "),  # --plan is an option of `lab run`
+    ],
+)
+def test_an_unknown_option_is_named_whatever_else_is_wrong(capsys, words, said):
+    with pytest.raises(SystemExit):
+        main(words.split())
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert said in error
+    assert error.count("unrecognized") == said.count("unrecognized")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("download --dry-run --only gema-2b-it", "; did you mean gemma-2b-it?\n"),
+        ("judge {file} --chunk 0", "--chunk 0: add --chunks N, the number of parts, or leave --chunk out"),
+    ],
+)
+def test_a_mistake_is_refused_in_a_line(tmp_path: Path, capsys, words: str, said: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}\n")
+    assert main(words.format(file=file).split()) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_nearest_recipe_is_named() -> None:
+    with pytest.raises(UserError, match=r"no recipe defualt; did you mean default\? There are:\n  "):
+        _recipe_file("defualt")

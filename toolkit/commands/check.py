@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.dataset.fixes import FIXES, NOTE_FIXES, OVERLAP_FIXES
 from toolkit.dataset.images import NOTES
-from toolkit.dataset.provenance import ORIGINS
+from toolkit.dataset.provenance import ORIGINS, record_of
 from toolkit.dataset.rows import IMAGE_TOKENS, ImageRoots, parse_row, read_rows
 from toolkit.dataset.validation import Finding, Report, TrainabilityTest, validate
 from toolkit.errors import RowFault, UserError
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="repeat the report of a file in order while nothing has changed since",
     )
-    parser.add_argument("--audit", type=Path, help="the recipe's audit (default: found by the run.json beside FILE)")
+    parser.add_argument("--audit", type=Path, help="the recipe's audit (default: found by the record beside FILE)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -153,7 +153,7 @@ def _signature(args: argparse.Namespace, preset: Preset) -> str | None:
     except RowFault:
         return None
     models = [*sorted((args.tokenizer or preset.llm).glob("*.json")), preset.vision_tower / "config.json"]
-    audits = [args.file.parent / "run.json", *sorted(args.file.parent.parent.glob("audit/*.parquet"))]
+    audits = [record_of(args.file), *sorted(args.file.parent.parent.glob("audit/*.parquet"))]
     code = [path for pattern in CODE for path in sorted((REPOSITORY / "toolkit").glob(pattern))]
     files = [args.file, preset.questions, *models, *audits, *filter(None, [args.audit]), *code, *sorted(images)]
     return signature_of(files, f"{preset} {args.images.resolve()} {sha256_of(args.file)}")

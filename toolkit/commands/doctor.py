@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from toolkit.arguments import nearest
 from toolkit.download.inventory import Need, commands_for, needs_of_preset, needs_of_recipe
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, display_path
@@ -139,5 +140,6 @@ def _recipe_file(text: str) -> Path:
     for path in (Path(text), RECIPES / text, RECIPES / f"{text}.yaml"):
         if path.is_file():
             return path.resolve()
-    names = "\n  ".join(sorted(map(_name, RECIPES.rglob("*.yaml"))))
-    raise UserError(f"no recipe {text}; there are:\n  {names}")
+    known = sorted(map(_name, RECIPES.rglob("*.yaml")))
+    near = nearest(text, known)
+    raise UserError("\n  ".join((f"no recipe {text}{f'{near} There are:' if near else '; there are:'}", *known)))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from toolkit.dataset.image_stamps import is_same, stamp_of
 from toolkit.dataset.llava import load_originals
+from toolkit.dataset.provenance import record_of
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import RowFault, UserError
+from toolkit.errors import RowFault, UserError, advised
 from toolkit.files import REPOSITORY, package_versions, read_json, require_file, sha256_of, write_json
 from toolkit.processes import owner_of
 
@@ -100,10 +101,14 @@ def _identity(args: argparse.Namespace) -> dict[str, str]:
     if args.contamination:
         require_file(
             args.contamination / OVERLAPS,
-            f"`python -m toolkit check {args.source} --images DIR --contamination {args.contamination}` makes it",
+            f"`{_comparison(args)}` makes it",
         )
         identity["contamination"] = sha256_of(args.contamination / OVERLAPS)
     return identity | ({"questions": sha256_of(args.questions)} if args.questions and args.questions.is_file() else {})
+
+
+def _comparison(args: argparse.Namespace) -> str:
+    return advised("check", args.source, "--images", "DIR", "--contamination", args.contamination)
 
 
 def _is_there(args: argparse.Namespace, out: Path, identity: dict[str, str]) -> bool:
@@ -136,7 +141,7 @@ def _roots(args: argparse.Namespace) -> ImageRoots:
 
 def _recipes_images(file: Path) -> Path | None:
     """The seed's folder, as the record of the recipe that wrote a file names it; None where it is not there."""
-    record = file.parent / "run.json"
+    record = record_of(file)
     values = read_json(record) if record.is_file() else None
     if not isinstance(values, dict) or file.name not in values.get("outputs", {}):
         return None
@@ -205,7 +210,7 @@ def _shared(args: argparse.Namespace, sha256: str) -> Shared | None:
     if shared is None or shared.sha256 != sha256:
         raise UserError(
             f"--contamination {args.contamination}: is of other rows than {args.source}; "
-            f"`python -m toolkit check {args.source} --images DIR --contamination {args.contamination}` compares these"
+            f"`{_comparison(args)}` compares these"
         )
     return shared
 

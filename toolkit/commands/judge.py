@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=min(4, os.cpu_count() or 1),
         help="processes that read images for each GPU (%(default)s)",
     )
-    parser.add_argument("--chunk", type=int, default=0, help="judge only this part of the rows, from 0")
-    parser.add_argument("--chunks", type=positive, default=1, help="number of parts (default: one per GPU)")
+    parser.add_argument("--chunk", type=int, help="judge only this part of the rows, from 0; with --chunks")
+    parser.add_argument("--chunks", type=positive, help="number of parts (default: one per GPU)")
     parser.add_argument("--overwrite", action="store_true", help="judge again although the file is there")
 
 
@@ -47,8 +47,11 @@ def run(args: argparse.Namespace) -> None:
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: expected the name of a .parquet file")
     require_output(out, args.seed)
-    if not 0 <= args.chunk < args.chunks:
-        raise UserError(f"--chunk {args.chunk}: expected 0 to {args.chunks - 1}, as --chunks is {args.chunks}")
+    chunk, chunks = args.chunk or 0, args.chunks or 1
+    if args.chunk is not None and args.chunks is None:
+        raise UserError(f"--chunk {chunk}: add --chunks N, the number of parts, or leave --chunk out to judge all rows")
+    if not 0 <= chunk < chunks:
+        raise UserError(f"--chunk {chunk}: expected 0 to {chunks - 1}, as --chunks is {chunks}")
     if args.workers < 0:
         raise UserError(f"--workers must be 0 or more, found {args.workers}")
     if args.model and args.train_rows:
@@ -57,10 +60,10 @@ def run(args: argparse.Namespace) -> None:
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; --images names the one that the rows' image paths start from")
     preset = load_preset(args.preset)
-    part = f"{out.stem}-{args.chunk}-of-{args.chunks}" if args.chunks > 1 else out.stem
+    part = f"{out.stem}-{chunk}-of-{chunks}" if chunks > 1 else out.stem
     with owner_of(out.parent, part):
         from toolkit.judge.job import Options, judge
         from toolkit.judge.model import ROWS
 
-        options = Options(args.batch, args.workers, args.chunk, args.chunks, args.overwrite)
+        options = Options(args.batch, args.workers, chunk, chunks, args.overwrite)
         judge(args.seed, images, args.preset, preset, args.model, args.train_rows or ROWS, out, options)

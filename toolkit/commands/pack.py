@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.dataset.kept_rows import parse_image_hashes
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import UserError
+from toolkit.errors import UserError, advised
 from toolkit.files import REPOSITORY, display_path, package_versions, require_output, sha256_of, write_json
 from toolkit.presets import Preset
 from toolkit.submission.archive import (
@@ -115,7 +115,7 @@ def _held_against_the_exams(experiment: Experiment, images: Path, preset: Preset
     if not lines:
         return record, f"evaluation sets: nothing of theirs found in {of}"
     file = display_path(_origin(experiment, rows))
-    command = f"python -m toolkit check {file} --images {images} --preset {preset.name} --contamination DIR"
+    command = advised("check", file, "--images", images, "--preset", preset.name, "--contamination", "DIR")
     return record, (
         f"WARNING: {len(lines):,} of {of} share an image or caption with the evaluation sets; `{command}` shows them, "
         "evaluation_overlap_filter in a recipe drops them"

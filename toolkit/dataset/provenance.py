@@ -19,6 +19,7 @@ ORIGINS = {
     "other_image": "with another image than the seed's",
     "new_id": "whose id the seed does not have",
 }
+RESULT, RECORD = "processed_data.jsonl", "run.json"
 AUDIT_COLUMNS = ["id", "image", "state", "text_before", "text_after", "parent", "image_state"]
 
 # Equal rows are equal in these: id, image, caption.
@@ -46,13 +47,21 @@ def origin_of(row: Row, original: Original | None) -> str:
     return "seed" if row.caption == original.caption else "changed_caption"
 
 
+def record_of(file: Path) -> Path:
+    """The record that a recipe's run leaves of its result: `run.json`, of a file with another name `NAME.run.json`.
+
+    `solution/runner/record.py` names it so; `tests/contract/` holds the two together.
+    """
+    return file.with_name(RECORD if file.name == RESULT else f"{file.stem}.{RECORD}")
+
+
 def find_audit(file: Path) -> Path | None:
     """The audit of the recipe run whose result a file is; None where there is no record of one.
 
     Raises:
         UserError: the record is of another file, which has been replaced or edited since.
     """
-    record_file = file.parent / "run.json"
+    record_file = record_of(file)
     if not record_file.is_file():
         return None
     record = read_json(record_file)
@@ -60,7 +69,8 @@ def find_audit(file: Path) -> Path | None:
         recipe, written = Path(record["inputs"]["recipe"]["path"]), record["outputs"][file.name]
     except (KeyError, TypeError):
         return None
-    audit = file.parent.parent / "audit" / f"{recipe.stem}.parquet"
+    name = f"{recipe.stem}.trial" if record.get("trial") else recipe.stem
+    audit = file.parent.parent / "audit" / f"{name}.parquet"
     if written != sha256_of(file):
         raise UserError(f"{file.name} was changed after {recipe.name} wrote it")
     if not audit.is_file():

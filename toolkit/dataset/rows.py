@@ -55,7 +55,8 @@ class ImageRoots:
         path = root / name
         real = _real_path(str(path))
         if not real.startswith(os.path.join(_real_folder(str(root)), "")):
-            raise RowFault("link_leaves_root", f"{path} is a link to {real}, outside {root}")
+            where = "outside" if os.path.exists(real) else "which is missing, and outside"
+            raise RowFault("link_leaves_root", f"{path} is a link to {real}, {where} {root}")
         return path
 
     def of_row(self, row: dict[str, Any]) -> Path:

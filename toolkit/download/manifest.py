@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
+from toolkit.arguments import nearest
 from toolkit.errors import UserError
 from toolkit.presets import build
 
@@ -134,7 +135,7 @@ def choose(resources: list[Resource], kit: str, only: list[str], home: str) -> l
     """
     known = {resource.name: resource for resource in resources}
     if unknown := [name for name in only if name not in known]:
-        raise UserError(f"no resource {unknown[0]!r}; there are {', '.join(known)}")
+        raise UserError(f"no resource {unknown[0]!r}; there are {', '.join(known)}{nearest(unknown[0], known)}")
     chosen = [known[name] for name in only] or [resource for resource in resources if kit in resource.kits]
     if not home:
         return chosen

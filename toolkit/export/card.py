@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from toolkit.dataset.provenance import AUDIT_COLUMNS, find_audit
+from toolkit.dataset.provenance import AUDIT_COLUMNS, find_audit, record_of
 from toolkit.errors import UserError
 from toolkit.files import REPOSITORY, read_json, sha256_of
 
@@ -101,7 +101,7 @@ def _history(file: Path) -> dict[str, Any]:
         return unknown | {"why_unknown": str(error)}
     if audit is None:
         return unknown | {"why_unknown": "no record of a recipe lies beside the file"}
-    record = read_json(file.parent / "run.json")
+    record = read_json(record_of(file))
     ran = [step["name"].split(".")[0] for step in record["steps"]]
     recipe = record["inputs"]["recipe"]
     path = REPOSITORY / recipe["path"]

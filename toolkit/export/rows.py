@@ -10,7 +10,7 @@ from pathlib import Path
 
 from toolkit.dataset.images import inspect_images
 from toolkit.dataset.rows import BYTE_ORDER_MARK, ImageRoots, Row, parse_row, with_relative_images
-from toolkit.errors import RowFault, UserError
+from toolkit.errors import RowFault, UserError, advised
 from toolkit.files import opened, parse_object, require_file
 
 IMAGES_AT_ONCE = 10_000  # what is known of more would fill the memory
@@ -95,4 +95,4 @@ def require_readable(file: Path, roots: ImageRoots, each_row: bool) -> tuple[int
 
 
 def _advice(file: Path, roots: ImageRoots) -> str:
-    return f"`python -m toolkit check {file} --images {roots.seed}` names all faults"
+    return f"`{advised('check', file, '--images', roots.seed)}` names all faults"

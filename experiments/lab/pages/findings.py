@@ -15,7 +15,7 @@ from experiments.lab.comparison.results import BOTH, Analysis, ArmResult, Compar
 from experiments.lab.labfile import Lab
 from experiments.lab.pages.browser import Entry
 from experiments.lab.pages.markup import BENCHMARK_NAMES
-from toolkit.errors import UserError
+from toolkit.errors import UserError, advised
 from toolkit.eval import mmbench
 from toolkit.files import REPOSITORY, display_path, read_json
 
@@ -92,9 +92,7 @@ def findings(lab: Lab, file: Path) -> Found:
 
     records = read_lab_records(lab.records, lab.arms)
     if not records:
-        raise UserError(
-            f"{display_path(lab.records)}: no cell of {file} is there yet; python -m toolkit lab run {file}"
-        )
+        raise UserError(f"{display_path(lab.records)}: no cell of {file} is there yet; {advised('lab', 'run', file)}")
     every = [record for arm in records.values() for record in arm]
     answers = read_answers(lab.records, every)
     baseline = lab.baseline if lab.baseline in records else next(iter(records))

@@ -15,6 +15,7 @@ from experiments.lab.pages.browser import browser
 from experiments.lab.pages.findings import NAMES, Found, entries_of, findings, recipes_of, same_data
 from experiments.lab.pages.markup import PAGES, duration, hash_of, is_current, render, write_page
 from experiments.lab.pages.page_tables import categories, cost, differences, ladder, leaderboard
+from toolkit.errors import advised
 from toolkit.files import display_path
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _page(found: Found, ranks: list[RankAgreement], drawn: list[Plot], folder: s
         recipes=list(recipes_of(found)),
         browser=shown,
         answers_note=_answers_note(found),
-        about=f"Made by python -m toolkit lab page {display_path(file)} from the records in "
+        about=f"Made by {advised('lab', 'page', display_path(file))} from the records in "
         f"{display_path(found.lab.records)}.",
     )
 
@@ -87,7 +88,7 @@ def _page(found: Found, ranks: list[RankAgreement], drawn: list[Plot], folder: s
 def _ladder_missing(lab: Lab, file: Path) -> str:
     """Which sizes of the ladder have no cell, and the command for them."""
     missing = missing_sizes(lab)
-    command = f"python -m toolkit lab ladder {display_path(file)}"
+    command = advised("lab", "ladder", display_path(file))
     return f"No cell is there yet of {', '.join(missing)}: {command}" if missing else ""
 
 

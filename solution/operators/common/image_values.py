@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -68,10 +69,11 @@ class _File:
     def absent(self) -> str:
         """What helps where a row is not in the file."""
         seed = self.about["seed"]["path"]
+        command = shlex.join(["python", "-m", "toolkit", "judge", "ROWS.jsonl", "--preset", str(self.about["preset"])])
         return (
             f"{self.file} (made of {seed}) lacks this id with this caption and image; operators that change them "
             f"belong after image_value_filter; for other rows than {seed}, judge those: "
-            f"`python -m toolkit judge ROWS.jsonl --preset {self.about['preset']} --out {self.file} --overwrite`"
+            f"`{command} --out {shlex.quote(str(self.file))} --overwrite`"
         )
 
     @cached_property
@@ -100,17 +102,15 @@ def about_values(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is missing, or no file of `python -m toolkit judge`.
     """
+    command = f"python -m toolkit judge SEED.jsonl --preset P --out {shlex.quote(str(file))}"
     if not file.is_file():
-        raise ValueError(f"{file} is missing; `python -m toolkit judge SEED.jsonl --preset P --out {file}` makes it")
+        raise ValueError(f"{file} is missing; `{command}` makes it")
     try:
         about = json.loads((pq.read_schema(file).metadata or {}).get(_METADATA, b"null"))
     except (pa.ArrowInvalid, ValueError):
         about = None
     if not isinstance(about, dict) or about.get("version") != 1:
-        raise ValueError(
-            f"{file} is no file of `python -m toolkit judge`; "
-            f"`python -m toolkit judge SEED.jsonl --preset P --out {file} --overwrite` makes it"
-        )
+        raise ValueError(f"{file} is no file of `python -m toolkit judge`; `{command} --overwrite` makes it")
     return about
 
 

@@ -1,12 +1,14 @@
 """image_value_filter against a plain loop over the judge's file, and what is not in the file."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from solution.operators.common.image_values import about_values
 from solution.runner.data_juicer import OPERATORS, STATS, NestedDataset
 from solution.runner.recipe import load_recipe
 from tests.solution.image_values import write_values
@@ -143,3 +145,11 @@ def test_a_file_for_each_of_several_seeds(seed, file, make_recipe, make_seed, ru
     more.unlink()
     (fault,) = load_recipe(recipe, [seed, other]).faults
     assert f"`python -m toolkit judge {other} --preset full --out {more}` makes it" in fault
+
+
+def test_an_advised_command_can_be_typed_as_it_stands(tmp_path) -> None:
+    missing = tmp_path / "my values.parquet"
+    with pytest.raises(ValueError, match="is missing") as raised:
+        about_values(missing)
+    command = shlex.split(str(raised.value).split("`")[1])
+    assert command == ["python", "-m", "toolkit", "judge", "SEED.jsonl", "--preset", "P", "--out", str(missing)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -178,11 +180,11 @@ def test_a_large_parquet_file_is_read_in_flat_memory(small_seed: SmallSeed, tmp_
     rows = small_seed.write(*(small_seed.row(0, id=name, images=[name]) for name in names))
     assert export(rows, small_seed, "parquet", tmp_path / "out") == 0
     size = sum(path.stat().st_size for path in (tmp_path / "out" / "data").iterdir())
-    before, held = pyarrow.total_allocated_bytes(), []
+    before, held = pa.total_allocated_bytes(), []
     for line, image in formats.read_parquet(tmp_path / "out"):
         assert line
         assert image
-        held.append(pyarrow.total_allocated_bytes() - before)
+        held.append(pa.total_allocated_bytes() - before)
     assert len(held) == len(names)
     assert max(held) < size / 2
 
@@ -221,6 +223,35 @@ def test_images_are_where_the_recipe_had_them(rows: Path, small_seed: SmallSeed,
     record = {"inputs": {"images": str(small_seed.folder)}, "outputs": {rows.name: sha256_of(rows)}}
     (rows.parent / "run.json").write_text(json.dumps(record))
     assert main(["export", str(rows), "--to", "parquet", "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "record_name", "trial"),
+    [
+        ("processed_data.jsonl", "run.json", {}),
+        ("processed_data.trial.jsonl", "processed_data.trial.run.json", {"trial": True}),
+        ("np1.jsonl", "np1.run.json", {}),
+    ],
+)
+def test_the_recipe_is_found_whatever_the_result_is_called(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, name: str, record_name: str, trial: dict[str, bool]
+) -> None:
+    file, recipe = rows.rename(rows.with_name(name)), tmp_path / "mine.yaml"
+    recipe.write_text("process: [words_num_filter]\n")
+    counts = dict.fromkeys(("dropped", "failed", "created", "rewritten"), 0)
+    inputs = {"recipe": {"path": str(recipe), "sha256": sha256_of(recipe)}, "images": str(small_seed.folder)}
+    record = {"inputs": inputs, "outputs": {name: sha256_of(file)}, "versions": {"python": "3"}} | trial
+    record["steps"] = [{"name": "words_num_filter", "rows_in": 8} | counts]
+    file.with_name(record_name).write_text(json.dumps(record))
+    line = {"id": "s0", "image": "images/0.png", "state": "kept", "text_before": "a", "text_after": "a", "parent": None}
+    audit = tmp_path / "audit" / ("mine.trial.parquet" if trial else "mine.parquet")
+    audit.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist([line | {"image_state": "seed"}]), audit)
+    assert main(["export", str(file), "--to", "parquet", "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Not known" not in card
+    assert "| words_num_filter | 8 | 8 |" in card
+    assert "process: [words_num_filter]" in card
 
 
 def test_the_card_says_what_the_evaluation_sets_share(
@@ -283,6 +314,21 @@ def test_a_fault_is_named_and_nothing_is_written(
     assert message in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_advised_command_can_be_typed_as_it_stands(
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = rows.rename(rows.with_name("da ta.jsonl"))
+    broken.write_bytes(broken.read_bytes() + b"{}\n")
+    assert export(broken, small_seed, "parquet", tmp_path / "out") == 1
+    found = tmp_path / "the exams"
+    assert export(broken, small_seed, "parquet", tmp_path / "out", "--contamination", str(found)) == 1
+    advised = [shlex.split(text) for text in capsys.readouterr().err.split("`")[1::2]]
+    assert advised == [
+        ["python", "-m", "toolkit", "check", str(broken), "--images", *images]
+        for images in ([str(small_seed.folder)], ["DIR", "--contamination", str(found)])
+    ]
 
 
 def test_what_is_there_is_kept(

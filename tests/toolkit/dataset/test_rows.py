@@ -106,3 +106,10 @@ def test_read_rows_keeps_line_numbers_and_goes_on_after_a_broken_line(tmp_path):
 def test_read_rows_names_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.jsonl: no such file"):
         list(read_rows(tmp_path / "nothing.jsonl"))
+
+
+def test_a_link_out_of_the_folder_to_nothing_says_both(tmp_path: Path) -> None:
+    (tmp_path / "seed").mkdir()
+    (tmp_path / "seed" / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(RowFault, match=r"gone\.png, which is missing, and outside "):
+        ImageRoots(tmp_path / "seed", tmp_path).resolve("a.png")
