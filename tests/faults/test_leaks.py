@@ -23,10 +23,16 @@ from tests.faults.conftest import COMMANDS
 from tests.faults.harness import Command, Run
 
 MINUTES = float(os.environ.get("FAULTS_MINUTES", "0"))
-INTERVAL = 0.1  # seconds between two looks whether a run has ended
+# Runs a command, and writes what the largest of its processes took to a file. What this process itself takes must not
+# count, as it would for its own children.
+_MEASURED = """import pathlib, resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+pathlib.Path(sys.argv[1]).write_text(f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}\\n")
+sys.exit(status)
+"""
 # unshare: a mount of its own; what is left in it is listed in the file that the next word names.
 CAN_UNSHARE = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
-_SCRIPT = 'mount -t tmpfs shm /dev/shm && "${@:2}"; status=$?; ls /dev/shm >"$1"; exit $status'
+_SCRIPT = 'mount -t tmpfs shm /dev/shm && python3 -c "$MEASURED" "$@"; status=$?; ls /dev/shm >>"$1"; exit $status'
 OWN_SHARED_MEMORY = ("unshare", "-m", "bash", "-c", _SCRIPT, "bash")
 MORE_MEMORY = 1.25  # times the median of the first rounds
 # TensorBoard writes a file for each start, the score store one for each run that asked for something.
@@ -46,27 +52,30 @@ class Left:
 
 def run_round(command: Command, report: Path) -> Left:
     """Run a command where earlier rounds ran, with shared memory of its own, as others use the machine's too."""
-    command = dataclasses.replace(command, words=[*OWN_SHARED_MEMORY, str(report), *command.words])
+    command = dataclasses.replace(
+        command,
+        words=[*OWN_SHARED_MEMORY, str(report), *command.words],
+        environment=command.environment | {"MEASURED": _MEASURED},
+    )
     run = Run(command)
-    ended = 0
-    while not ended:  # wait4 alone tells what the run's children took
-        time.sleep(INTERVAL)
-        ended, status, usage = os.wait4(run.process.pid, os.WNOHANG)
-    run.process.returncode = os.waitstatus_to_exitcode(status)
-    assert run.process.returncode == 0, run.said
+    assert run.process.wait() == 0, run.said
     left = run.end()
     files, temporary = (
         {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
         for folder in (command.folder, command.temporary)
     )
-    return Left(usage.ru_maxrss, left, files, temporary, set(report.read_text().split()))
+    memory, *shared = report.read_text().split()
+    return Left(int(memory), left, files, temporary, set(shared))
 
 
 def again(command: Command) -> None:
-    """Have the next round do all of its work: its folders stay, and what is added to in each round."""
-    for path in command.folder.rglob("*"):
-        if path.is_file() and not EACH_ROUND.search(path.relative_to(command.folder).as_posix()):
-            path.unlink()
+    """Have the next round do all of its work: what is added to in each round stays."""
+    for path in sorted(command.folder.rglob("*"), reverse=True):
+        if not EACH_ROUND.search(path.relative_to(command.folder).as_posix()):
+            if path.is_file():
+                path.unlink()
+            elif not any(path.iterdir()):
+                path.rmdir()
     command.fill()
 
 
