@@ -26,6 +26,7 @@ if __name__ == "__main__":  # first of all: what follows cannot be imported with
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -378,6 +379,7 @@ def set_environment(recipe: Recipe, scores: Path) -> None:
     if recipe.temp_dir:
         recipe.temp_dir.mkdir(parents=True, exist_ok=True)
         os.environ["TMPDIR"] = str(recipe.temp_dir)
+        tempfile.tempdir = None  # read again
     os.environ |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_LEAVE": ""}  # tqdm: a finished bar goes away
     models = [value for _, params in recipe.process for key, value in params.items() if key.startswith("hf_")]

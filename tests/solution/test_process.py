@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from solution.runner.errors import UserError
+from solution.runner.run import check_temporary_folder
 from tests import warm
 from tests.solution.conftest import ROOT, TEXT
 
@@ -189,6 +191,22 @@ def test_unknown_key_is_one_line(make_seed, make_recipe, run_process):
     assert done.code == 1
     (line,) = done.err.splitlines()
     assert "did you mean dataset_path?" in line
+
+
+def test_a_temporary_folder_too_long_for_the_sockets_of_processes_is_refused(
+    make_seed, make_recipe, run_process, tmp_path, monkeypatch
+):
+    """One process has no sockets there."""
+    seed, folder = make_seed(["a dog", "a cat"]), tmp_path / ("x" * 80)
+    process, why = [{"caption_words_filter": {"min_num": 1}}], "too long a path for several processes"
+    done = run_process(make_recipe(process, np=2, temp_dir=str(folder)), seed)
+    assert (done.code, done.rows, done.err.count("\n")) == (1, None, 1), done.err
+    assert done.err.startswith(f"error: temp_dir={folder}: {why}")
+    done = run_process(make_recipe(process, np=1, temp_dir=str(folder)), seed)
+    assert (done.code, len(done.rows)) == (0, 2), done.err
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(UserError, match=rf"TMPDIR={folder}: {why} .*at most 75 bytes.* TMPDIR=/tmp"):
+        check_temporary_folder(None)
 
 
 def test_check_names_the_faults_of_every_recipe_and_runs_none(make_seed, make_recipe, tmp_path):
