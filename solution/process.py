@@ -240,6 +240,7 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
         send_to_the_run(unfinished_folder(audit))
         expect_images(images)
         log_to(audit.with_suffix(".log"))
+        stack.callback(_remove_if_empty, audit.with_suffix(".log"))
         end_forks_with_this_process()
         end_with_a_lost_worker()
         executor = None
@@ -267,6 +268,12 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
         print(f"{about}page: {shown(result)}; scores of every row: {shown(audit)}; record: {shown(record_of(result))}")
     else:
         print(f"{about}rows: {shown(result)}; audit of every row: {shown(audit)}; record: {shown(record_of(result))}")
+
+
+def _remove_if_empty(file: Path) -> None:
+    """Remove the log of a run that was refused before it had begun."""
+    if file.is_file() and not file.stat().st_size:
+        file.unlink()
 
 
 def common_folder(files: Sequence[Path]) -> Path:
