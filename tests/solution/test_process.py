@@ -128,6 +128,7 @@ def test_faulty_rows_are_failed_by_line(make_seed, make_recipe, run_process):
         "{no json",
         json.dumps(good | {"images": ["images/001.jpg"]}),
         json.dumps(good | {"text": "<image>\nthe same dog <|__dj__eoc|>"}),
+        '{"text": "no {id}", "images": []}',
     ]
     seed.write_text(seed.read_text() + "\n".join(lines) + "\n")
     done = run_process(make_recipe([{"caption_cleanup_mapper": None}]), seed)
@@ -139,7 +140,13 @@ def test_faulty_rows_are_failed_by_line(make_seed, make_recipe, run_process):
     reasons = {failure["row"]: failure["reason"] for failure in done.record["failed"]}
     for row, words in {3: "mixes", 4: "missing", 5: "without ..", 6: "JSON", 7: "already stands for another"}.items():
         assert words in reasons.pop(row)
+    missing, remedy, _ = reasons.pop(9).split("`")  # of rows without an id, a command gives them one
+    assert missing.startswith("key 'id' is missing")
     assert not reasons
+    (seed.parent / "FILE").write_text("".join(f"{line}\n" for line in lines[-1:] * 2))
+    subprocess.run(remedy, shell=True, cwd=seed.parent, check=True)
+    numbered = [json.loads(line) for line in (seed.parent / "NEW").read_text().splitlines()]
+    assert numbered == [json.loads(lines[-1]) | {"id": number} for number in (1, 2)]
 
 
 def test_both_tokens_come_back_as_they_were(make_seed, make_recipe, run_process):
