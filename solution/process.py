@@ -27,6 +27,7 @@ if __name__ == "__main__":  # first of all: what follows cannot be imported with
 import argparse
 import os
 import shlex
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -241,6 +242,7 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
         send_to_the_run(unfinished_folder(audit))
         expect_images(images)
         log_to(audit.with_suffix(".log"))
+        stack.callback(_remove_if_empty, audit.with_suffix(".log"))
         end_forks_with_this_process()
         end_with_a_lost_worker()
         executor = None
@@ -268,6 +270,12 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
         print(f"{about}page: {shown(result)}; scores of every row: {shown(audit)}; record: {shown(record_of(result))}")
     else:
         print(f"{about}rows: {shown(result)}; audit of every row: {shown(audit)}; record: {shown(record_of(result))}")
+
+
+def _remove_if_empty(file: Path) -> None:
+    """Remove the log of a run that was refused before it had begun."""
+    if file.is_file() and not file.stat().st_size:
+        file.unlink()
 
 
 def common_folder(files: Sequence[Path]) -> Path:
@@ -380,6 +388,7 @@ def set_environment(recipe: Recipe, scores: Path) -> None:
     if recipe.temp_dir:
         recipe.temp_dir.mkdir(parents=True, exist_ok=True)
         os.environ["TMPDIR"] = str(recipe.temp_dir)
+        tempfile.tempdir = None  # read again
     os.environ |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_LEAVE": ""}  # tqdm: a finished bar goes away
     models = [value for _, params in recipe.process for key, value in params.items() if key.startswith("hf_")]

@@ -310,11 +310,16 @@ def summary(audit: Path, asked: list[Asked], counts: dict[str, int]) -> str:
     body = []
     for operator in asked:
         for stat, limits in operator.statistics.items():
-            values = pq.read_table(audit, columns=[operator.column(stat)])[0].drop_null().to_numpy()
+            table = pq.read_table(audit, columns=[operator.column(stat), operator.step])
+            table = table.filter(table[operator.step].is_valid())  # of failed and removed rows nothing is known
+            values = table[operator.column(stat)].to_numpy().astype(float)
+            # As on the page: a row without a value, as one without an image, goes as the filter says.
+            is_kept = table[operator.step].to_numpy().astype(bool)
+            within = np.where(np.isfinite(values), inside(values, limits), is_kept)
             values = values[np.isfinite(values)]
             told = [f"{number:.4g}" for number in np.quantile(values, (0, 0.5, 1))] if len(values) else ["", "", ""]
             thresholds = ", ".join(f"{key} {limit:g}" for key, limit in limits.items() if abs(limit) < ENDLESS)
-            body.append((operator.column(stat), *told, thresholds, f"{inside(values, limits).sum():,}"))
+            body.append((operator.column(stat), *told, thresholds, f"{within.sum():,}"))
     lines = aligned([header, *body]) if body else []
     if idle := [operator.step for operator in asked if operator.is_idle]:
         lines.append(f"nothing to score for {', '.join(idle)}: {IDLE}")

@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 
 _FEW = 20  # failed rows that never stop a run
+_LONGEST_TMPDIR = 75  # bytes: a socket's path may have 107, and multiprocess adds /pymp-xxxxxxxx/listener-xxxxxxxx
 
 
 def log_to(path: Path) -> None:
@@ -96,6 +98,8 @@ class Run:
         """
         process = check_operators(self.recipe, registry(self.recipe))
         operators = build_operators(process, self.recipe.processes, str(self.result.parent))
+        if any((operator.num_proc or 1) > 1 for operator in operators):
+            check_temporary_folder(self.recipe.temp_dir)
         for number, (name, parameters) in enumerate(self.recipe.process, start=1):
             if "save_dir" in parameters:
                 target = shown(self.result.parent / SYNTHETIC)
@@ -223,6 +227,17 @@ class Run:
             f"no rows left: operator {len(ledger.steps) - 1} ({step.name}) dropped {step.dropped:,} and failed "
             f"{step.failed:,} of the last {step.rows_in:,} rows{details}; "
             f"{advice} in {shown(stopped_audit(self.audit))}{page}"
+        )
+
+
+def check_temporary_folder(of_recipe: Path | None) -> None:
+    """Raise UserError where the sockets of an operator's processes would have too long a path."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _LONGEST_TMPDIR:
+        raise UserError(
+            f"{'temp_dir' if of_recipe else 'TMPDIR'}={folder}: too long a path for several processes (np or num_proc "
+            f"above 1), whose sockets lie there (at most {_LONGEST_TMPDIR} bytes); choose another: "
+            f"{'temp_dir: /tmp in the recipe' if of_recipe else 'TMPDIR=/tmp'}"
         )
 
 

@@ -32,6 +32,7 @@ SYNTHETIC = "synthetic_images"
 EXTRA = "__extra__"  # the column with a row's keys besides CORE, as JSON: they come out as they went in
 CORE = {"id": pa.string(), "text": pa.string(), "images": pa.list_(pa.string())}
 _MOST_NESTED = 16  # levels of lists and objects in a column that operators see
+_NUMBERED = "where rows of a .jsonl have none, `" r"""awk 'sub(/\{/, "{\"id\": " NR ", ")' FILE > NEW` numbers them"""
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
 
 
@@ -303,7 +304,7 @@ def _parsed(source: Source, data: DataSet, folders: Folders) -> dict[str, Any]:
     row = _object(source, data)
     identifier, images = row.get("id"), row.get("images")
     if identifier in (None, "") or type(identifier) not in (str, int):
-        raise ValueError("key 'id' is missing or neither text nor a whole number")
+        raise ValueError(f"key 'id' is missing or neither text nor a whole number; {_NUMBERED}")
     if not isinstance(row.get("text"), str):
         raise ValueError("key 'text' is missing or not a string")
     if images is None:  # as tools write a text-only row among others

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from solution.runner.errors import UserError
+from solution.runner.run import check_temporary_folder
 from tests import warm
 from tests.solution.conftest import ROOT, TEXT
 
@@ -126,6 +128,7 @@ def test_faulty_rows_are_failed_by_line(make_seed, make_recipe, run_process):
         "{no json",
         json.dumps(good | {"images": ["images/001.jpg"]}),
         json.dumps(good | {"text": "<image>\nthe same dog <|__dj__eoc|>"}),
+        '{"text": "no {id}", "images": []}',
     ]
     seed.write_text(seed.read_text() + "\n".join(lines) + "\n")
     done = run_process(make_recipe([{"caption_cleanup_mapper": None}]), seed)
@@ -137,7 +140,13 @@ def test_faulty_rows_are_failed_by_line(make_seed, make_recipe, run_process):
     reasons = {failure["row"]: failure["reason"] for failure in done.record["failed"]}
     for row, words in {3: "mixes", 4: "missing", 5: "without ..", 6: "JSON", 7: "already stands for another"}.items():
         assert words in reasons.pop(row)
+    missing, remedy, _ = reasons.pop(9).split("`")  # of rows without an id, a command gives them one
+    assert missing.startswith("key 'id' is missing")
     assert not reasons
+    (seed.parent / "FILE").write_text("".join(f"{line}\n" for line in lines[-1:] * 2))
+    subprocess.run(remedy, shell=True, cwd=seed.parent, check=True)
+    numbered = [json.loads(line) for line in (seed.parent / "NEW").read_text().splitlines()]
+    assert numbered == [json.loads(lines[-1]) | {"id": number} for number in (1, 2)]
 
 
 def test_both_tokens_come_back_as_they_were(make_seed, make_recipe, run_process):
@@ -189,6 +198,22 @@ def test_unknown_key_is_one_line(make_seed, make_recipe, run_process):
     assert done.code == 1
     (line,) = done.err.splitlines()
     assert "did you mean dataset_path?" in line
+
+
+def test_a_temporary_folder_too_long_for_the_sockets_of_processes_is_refused(
+    make_seed, make_recipe, run_process, tmp_path, monkeypatch
+):
+    """One process has no sockets there."""
+    seed, folder = make_seed(["a dog", "a cat"]), tmp_path / ("x" * 80)
+    process, why = [{"caption_words_filter": {"min_num": 1}}], "too long a path for several processes"
+    done = run_process(make_recipe(process, np=2, temp_dir=str(folder)), seed)
+    assert (done.code, done.rows, done.err.count("\n")) == (1, None, 1), done.err
+    assert done.err.startswith(f"error: temp_dir={folder}: {why}")
+    done = run_process(make_recipe(process, np=1, temp_dir=str(folder)), seed)
+    assert (done.code, len(done.rows)) == (0, 2), done.err
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(UserError, match=rf"TMPDIR={folder}: {why} .*at most 75 bytes.* TMPDIR=/tmp"):
+        check_temporary_folder(None)
 
 
 def test_check_names_the_faults_of_every_recipe_and_runs_none(make_seed, make_recipe, tmp_path):

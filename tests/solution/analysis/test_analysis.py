@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from solution.analysis import page as pages
+from solution.analysis.scoring import Asked, summary
 from solution.runner.recipe import load_recipe
 from tests import warm
 from tests.solution.analysis.browser import Browser
@@ -174,6 +175,17 @@ def test_rows_of_text_alone_are_scored_by_what_needs_no_image(make_seed, make_re
     assert "<b>picture_sharpness_filter</b> has nothing to score" in done.page.read_text()
 
 
+def test_the_terminal_counts_rows_without_a_value_as_the_page_does(tmp_path):
+    """Of five rows one is outside and one failed; of the two without a value the filter keeps one."""
+    step, column = "image_shape_filter", "image_shape_filter.image_width"
+    values, kept = [5.0, 1.0, None, None, None], [True, False, True, False, None]
+    pq.write_table(pa.table({step: kept, column: pa.array(values, pa.float64())}), tmp_path / "scores.parquet")
+    asked = Asked(1, step, step, "filter", {"image_width": {"min_width": 2.0}})
+    counts = {"in": 5, "created": 0, "scored": 4, "removed": 0, "failed": 1}
+    _, line, _ = summary(tmp_path / "scores.parquet", [asked], counts).splitlines()
+    assert line.split() == [column, "1", "3", "5", "min_width", "2", "2"]
+
+
 def test_rows_that_a_mapper_made_count_as_in_a_run(make_seed, make_recipe, run_process, analyze, captioner_folder):
     """A created row has the scores that its parent was given before: where the parent is dropped it never comes."""
     seed = make_seed(CAPTIONS[:10])
@@ -234,7 +246,7 @@ def test_mistakes_are_one_line(make_seed, make_recipe, analyze):
     done = analyze(make_recipe([{"caption_cleanup_mapper": None}]), seed)
     assert (done.code, len(done.err.splitlines())) == (1, 1)
     assert "has no filter, so there are no scores to look at: `process.py analyze first_look`" in done.err
-    assert not list(done.page.parent.glob("*.html"))
+    assert not done.page.parent.exists()  # no empty log either
     done = analyze(make_recipe([{"caption_words_filter": None}]), seed, "--limit", "0")
     assert done.err == "error: --limit 0: expected 1 or more rows\n"
 
