@@ -115,7 +115,7 @@ DIRECTIONS = {
     "toolkit.weights": "toolkit.files toolkit.errors",
     "toolkit.presets": "toolkit.files toolkit.errors",
     "toolkit.files": "toolkit.errors toolkit.processes",
-    "toolkit.arguments": "",
+    "toolkit.arguments": "toolkit.errors",
     "toolkit.errors": "",
     "toolkit.entry": "",
     "toolkit.processes": "",

@@ -12,9 +12,9 @@ import os
 import sys
 from typing import Any
 
-from toolkit.arguments import Arguments, nearest
+from toolkit.arguments import Arguments
 from toolkit.entry import run
-from toolkit.errors import UserError
+from toolkit.errors import UserError, nearest
 from toolkit.processes import InUseError, end_forks_with_this_process, temporary_files
 
 # name -> what it does. `toolkit.commands.NAME` defines add_arguments(parser) and run(args); it is imported only for the

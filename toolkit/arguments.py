@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from toolkit.errors import nearest
 
 
 class Arguments(argparse.ArgumentParser):
@@ -41,8 +43,3 @@ class Arguments(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             hint = nearest(str(value), map(str, action.choices or ()))
             raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean NAME?`, or nothing where no known name is near."""
-    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(word, list(known), n=1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +50,11 @@ class SkippedRow:
 def advised(*words: object) -> str:
     """A command of this kit as a message advises it: it can be typed as it stands, also with a space in a path."""
     return f"python -m toolkit {shlex.join(map(str, words))}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean NAME?`, or nothing where no known name is near."""
+    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(word, list(known), n=1))
 
 
 def positive(text: str) -> int:

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.arguments import nearest
 from toolkit.download.inventory import Need, commands_for, needs_of_preset, needs_of_recipe
-from toolkit.errors import UserError
+from toolkit.errors import UserError, nearest
 from toolkit.files import REPOSITORY, display_path
 from toolkit.presets import PRESETS, load_preset
 

@@ -67,9 +67,10 @@ def find_audit(file: Path) -> Path | None:
     record = read_json(record_file)
     try:
         recipe, written = Path(record["inputs"]["recipe"]["path"]), record["outputs"][file.name]
+        is_trial = "trial" in record.get("configuration", {})
     except (KeyError, TypeError):
         return None
-    name = f"{recipe.stem}.trial" if record.get("trial") else recipe.stem
+    name = f"{recipe.stem}.trial" if is_trial else recipe.stem
     audit = file.parent.parent / "audit" / f"{name}.parquet"
     if written != sha256_of(file):
         raise UserError(f"{file.name} was changed after {recipe.name} wrote it")

@@ -13,8 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from toolkit.arguments import nearest
-from toolkit.errors import UserError
+from toolkit.errors import UserError, nearest
 from toolkit.presets import build
 
 MANIFEST = Path(__file__).resolve().parent / "resources.yaml"

@@ -229,12 +229,12 @@ def test_images_are_where_the_recipe_had_them(rows: Path, small_seed: SmallSeed,
     ("name", "record_name", "trial"),
     [
         ("processed_data.jsonl", "run.json", {}),
-        ("processed_data.trial.jsonl", "processed_data.trial.run.json", {"trial": True}),
+        ("processed_data.trial.jsonl", "processed_data.trial.run.json", {"configuration": {"trial": True}}),
         ("np1.jsonl", "np1.run.json", {}),
     ],
 )
 def test_the_recipe_is_found_whatever_the_result_is_called(
-    rows: Path, small_seed: SmallSeed, tmp_path: Path, name: str, record_name: str, trial: dict[str, bool]
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, name: str, record_name: str, trial: dict[str, dict]
 ) -> None:
     file, recipe = rows.rename(rows.with_name(name)), tmp_path / "mine.yaml"
     recipe.write_text("process: [words_num_filter]\n")
