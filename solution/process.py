@@ -35,6 +35,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from solution.arguments import Arguments
 from solution.processes import InUseError, end_forks_with_this_process, owner_of, temporary_files
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.keys import clipped
@@ -58,7 +59,7 @@ from solution.runner.record import (
 
 def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.",
         epilog="`process.py check RECIPE` reads it and runs nothing; `process.py analyze [RECIPE]` scores all rows and "
         "drops none, for a page on which to choose thresholds; `process.py report [RECIPE]` makes a page about a "
@@ -66,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     )
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe: a YAML file, or a name such as mini")
     _add_options(parser)
-    return parser.parse_args()
+    return parser.parse_args(sys.argv[1:])
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +101,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def parse_analyze_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `analyze`."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="process.py analyze",
         description="Score all rows by every filter of a recipe, drop none, and make a page on which to choose "
         "thresholds. It lies in the folder analysis beside that of the result, which is not touched.",
@@ -123,7 +124,7 @@ def _share(text: str) -> float:
 
 def parse_check_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `check`."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="process.py check", description="Read recipes and say what is wrong with them; runs and writes nothing."
     )
     parser.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="a recipe's file or name")
@@ -133,7 +134,7 @@ def parse_check_arguments(words: list[str]) -> argparse.Namespace:
 
 def parse_report_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `report`."""
-    parser = argparse.ArgumentParser(prog="process.py report", description="One HTML page about a finished run.")
+    parser = Arguments(prog="process.py report", description="One HTML page about a finished run.")
     parser.add_argument("recipe", nargs="?", help="the recipe's file or name (default: the one that ran last)")
     parser.add_argument("--images", type=Path, help="folder that image paths start from (default: as in the run)")
     parser.add_argument("--output", type=Path, help="the run's --output")
@@ -145,9 +146,7 @@ def parse_report_arguments(words: list[str]) -> argparse.Namespace:
 
 def parse_operators_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `operators`."""
-    parser = argparse.ArgumentParser(
-        prog="process.py operators", description="Data-Juicer's operators and their needs."
-    )
+    parser = Arguments(prog="process.py operators", description="Data-Juicer's operators and their needs.")
     parser.add_argument("--markdown", action="store_true", help="as the table in docs/operators.md")
     return parser.parse_args(words)
 

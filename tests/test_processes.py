@@ -74,8 +74,9 @@ def start(started: list[subprocess.Popen], code: str, *words: object) -> tuple[s
     return started[-1], started[-1].stdout.readline().strip()
 
 
-def test_both_folders_have_the_same_processes() -> None:
-    assert (REPOSITORY / "toolkit/processes.py").read_bytes() == (REPOSITORY / "solution/processes.py").read_bytes()
+@pytest.mark.parametrize("name", ["processes.py", "arguments.py"])
+def test_both_folders_have_the_same_module(name: str) -> None:
+    assert (REPOSITORY / "toolkit" / name).read_bytes() == (REPOSITORY / "solution" / name).read_bytes()
 
 
 def test_a_second_process_is_told_who_owns_the_folder(tmp_path: Path, started: list[subprocess.Popen]) -> None:

@@ -85,7 +85,9 @@ def test_the_tree_is_seen():
 BASE = "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes"
 # Who may import what of ours, by folder or, where a module lies in no folder of its own, by module.
 DIRECTIONS = {
-    "solution.process": "solution.report solution.analysis solution.runner solution.entry solution.processes",
+    "solution.process": "solution.report solution.analysis solution.runner solution.arguments solution.entry "
+    "solution.processes",
+    "solution.arguments": "",
     "solution.entry": "",
     "solution.processes": "",
     "solution.missing": "",
