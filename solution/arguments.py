@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 
@@ -22,13 +22,16 @@ class Arguments(argparse.ArgumentParser):
         return found, rest
 
     def error(self, message: str) -> NoReturn:
-        """End with one line and status 2; it names the option that an unknown one is nearest to."""
+        """End with one line and status 2; it names unknown options, and the one that each is nearest to."""
         known = {option.lstrip("-"): option for option in self._option_string_actions}
-        for word in self._words:
-            name = word.partition("=")[0]
-            if name.startswith("--") and not any(option.startswith(name) for option in known.values()):
-                near = difflib.get_close_matches(name.lstrip("-"), known, n=1)
-                message += "".join(f"; did you mean {known[one]} instead of {name}?" for one in near)
+        names = [word.partition("=")[0] for word in self._words if word.startswith("--")]
+        unknown = [name for name in names if not any(option.startswith(name) for option in known.values())]
+        # With sub-commands, an option that is unknown here may be one of theirs.
+        if unknown and not self._subparsers and not message.startswith("unrecognized arguments"):
+            message = f"unrecognized arguments: {' '.join(unknown)}; {message}"
+        for name in unknown:
+            near = difflib.get_close_matches(name.lstrip("-"), known, n=1)
+            message += "".join(f"; did you mean {known[one]} instead of {name}?" for one in near)
         super().error(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -36,10 +39,6 @@ class Arguments(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            hint = nearest(str(value), map(str, action.choices or ()))
+            near = difflib.get_close_matches(str(value), [str(choice) for choice in action.choices or ()], n=1)
+            hint = "".join(f"; did you mean {choice}?" for choice in near)
             raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean NAME?`, or nothing where no known name is near."""
-    return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(word, list(known), n=1))

@@ -117,7 +117,7 @@ DIRECTIONS = {
     "toolkit.weights": "toolkit.files toolkit.errors",
     "toolkit.presets": "toolkit.files toolkit.errors",
     "toolkit.files": "toolkit.errors toolkit.processes",
-    "toolkit.arguments": "toolkit.errors",
+    "toolkit.arguments": "",
     "toolkit.errors": "",
     "toolkit.entry": "",
     "toolkit.processes": "",

@@ -7,8 +7,6 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from toolkit.errors import nearest
-
 
 class Arguments(argparse.ArgumentParser):
     """An argument parser; its subparsers are of this kind, too."""
@@ -41,5 +39,6 @@ class Arguments(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            hint = nearest(str(value), map(str, action.choices or ()))
+            near = difflib.get_close_matches(str(value), [str(choice) for choice in action.choices or ()], n=1)
+            hint = "".join(f"; did you mean {choice}?" for choice in near)
             raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
