@@ -21,7 +21,7 @@ from transformers import (
 from toolkit.mgm.vision import ConvNeXtTower
 from toolkit.mini import captions
 from toolkit.mini.build import CAPTIONER, CLIP, CONVNEXT, GEMMA
-from toolkit.mini.convnext import load_tower, stage_maps
+from toolkit.mini.convnext import load_tower
 from toolkit.mini.questions import (
     CATEGORIES,
     SHORT_ANSWER,
@@ -153,7 +153,7 @@ def check_signs() -> list[Check]:
 
 
 def _aux_cells(tower: ConvNeXtTower, x: torch.Tensor) -> torch.Tensor:
-    cells = torch.cat([F.adaptive_avg_pool2d(m, 12) for m in stage_maps(tower, x)], dim=1)
+    cells = torch.cat([F.adaptive_avg_pool2d(m, 12) for m in tower(x)], dim=1)
     return F.layer_norm(cells.permute(0, 2, 3, 1), cells.shape[1:2])
 
 

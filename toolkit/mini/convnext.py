@@ -75,18 +75,8 @@ def build_convnext(folder: Path, steps: int = STEPS) -> None:
         _, scene_pixels, scene_labels = scene_batch(rng, BATCH // 3)
         crowd_pixels, crowd_labels = crowd_batch(rng, signs=BATCH // 2, objects=BATCH // 6)
         x = torch.cat([scene_pixels, crowd_pixels]).contiguous(memory_format=torch.channels_last)
-        trainer.step(reading_losses(heads(stage_maps(tower, x)), scene_labels + crowd_labels))
+        trainer.step(reading_losses(heads(tower(x)), scene_labels + crowd_labels))
     _save(tower, folder)
-
-
-def stage_maps(tower: ConvNeXtTower, x: torch.Tensor) -> list[torch.Tensor]:
-    """The map of every stage, with stochastic depth in training, as in MGM."""
-    x = tower.vision_stem(x)
-    maps = []
-    for stage in tower.vision_stages:
-        x = stage(x, tower.training)
-        maps.append(x)
-    return maps
 
 
 def reading_losses(logits: dict[str, torch.Tensor], labels) -> dict[str, torch.Tensor]:

@@ -123,7 +123,8 @@ def test_convnext_has_open_clips_names():
             names = {name.removeprefix(f"{prefix}.") for name in weights if name.startswith(f"{prefix}.")}
             layers = ("conv_dw", "norm", "mlp.fc1", "mlp.fc2")
             assert names == {"gamma", *(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))}
-    assert load_tower(CONVNEXT)(torch.zeros(1, 3, 192, 192)).shape == (1, sum(DIMS), 48, 48)
+    maps = load_tower(CONVNEXT)(torch.zeros(1, 3, 192, 192))
+    assert [tuple(m.shape) for m in maps] == [(1, width, 48 >> stage, 48 >> stage) for stage, width in enumerate(DIMS)]
 
 
 def test_captioner_writes_captions_as_data_juicer_asks_it():
