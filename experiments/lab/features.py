@@ -18,7 +18,6 @@ from toolkit.eval.questions import Question
 from toolkit.mgm.conversation import IMAGE_TOKEN_INDEX
 from toolkit.mgm.images import normalise, open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
-from toolkit.mini.convnext import stage_maps
 from toolkit.training.data import SampleReader
 
 Aspect = Literal["square", "pad"]
@@ -70,7 +69,7 @@ class FeatureCache:
         # Answering runs in inference mode, whose tensors could not be trained on later.
         with torch.inference_mode(False), torch.no_grad():
             small, large = normalise(pixels.clone(), self.image_size)
-            maps = stage_maps(self.convnext, large.contiguous(memory_format=torch.channels_last))
+            maps = self.convnext(large.contiguous(memory_format=torch.channels_last))
             self._features[index] = self.clip(small)[0], maps
         self.encoded += 1
         if len(self._features) > self.images:
