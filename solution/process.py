@@ -272,7 +272,7 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
 
 
 def _remove_if_empty(file: Path) -> None:
-    """Remove the log of a run that was refused before it had begun."""
+    """Remove a log in which no library wrote anything, as that of a run which was refused."""
     if file.is_file() and not file.stat().st_size:
         file.unlink()
 
