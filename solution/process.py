@@ -241,7 +241,7 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
         send_to_the_run(unfinished_folder(audit))
         expect_images(images)
         log_to(audit.with_suffix(".log"))
-        stack.callback(_remove_if_empty, audit.with_suffix(".log"))
+        stack.push(lambda kind, *_: _remove_if_empty(audit.with_suffix(".log")) if kind else None)
         end_forks_with_this_process()
         end_with_a_lost_worker()
         executor = None
@@ -272,7 +272,7 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
 
 
 def _remove_if_empty(file: Path) -> None:
-    """Remove a log in which no library wrote anything, as that of a run which was refused."""
+    """Remove the log of a run that was refused before it had begun."""
     if file.is_file() and not file.stat().st_size:
         file.unlink()
 

@@ -297,7 +297,7 @@ def test_a_run_that_stops_leaves_the_earlier_result_alone(make_seed, make_recipe
     assert "trial.unfinished/audit.html" in page.stdout
     again = run_process(make_recipe([{"caption_words_filter": {"min_num": 3}}]), seed)
     assert again.code == 0, again.err
-    assert sorted(file.name for file in again.audit.parent.iterdir()) == ["trial.parquet"]
+    assert sorted(file.name for file in again.audit.parent.iterdir()) == ["trial.log", "trial.parquet"]
     assert len(audit_of(again)) == 3
 
 

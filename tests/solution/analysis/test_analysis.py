@@ -323,7 +323,7 @@ def test_a_slider_moved_in_a_browser_gives_the_recipe_that_keeps_as_many(
         stays = browser.evaluate(count)
         assert 0 < stays < before
         assert dragged < before
-        assert browser.evaluate("document.querySelectorAll('.sides figure img').length") > 6
+        browser.until("document.querySelectorAll('.sides figure img').length > 6")
         text = browser.evaluate("document.getElementById('yaml-text').value")
         browser.click("#search-words")
         browser.type("собака")
