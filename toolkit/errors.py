@@ -57,6 +57,22 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(word, list(known), n=1))
 
 
+def part_of(chunk: int | None, chunks: int | None) -> tuple[int, int]:
+    """A part's number, from 0, and how many there are, as --chunk and --chunks name them; (0, 1) without both.
+
+    Raises:
+        UserError: one of them is missing, or there is no such part.
+    """
+    if (chunk is None) != (chunks is None):
+        given, missing = ("--chunk", "--chunks") if chunks is None else ("--chunks", "--chunk")
+        raise UserError(f"{given}: has an effect with {missing} alone; add that, or leave {given} out to do all parts")
+    if chunk is None or chunks is None:
+        return 0, 1
+    if not 0 <= chunk < chunks:
+        raise UserError(f"--chunk {chunk}: expected 0 to {chunks - 1}, as --chunks is {chunks}")
+    return chunk, chunks
+
+
 def positive(text: str) -> int:
     """Type of a command's argument: a whole number above 0.
 

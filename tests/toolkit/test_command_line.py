@@ -174,7 +174,7 @@ def test_an_unknown_option_is_named_whatever_else_is_wrong(capsys, words, said):
     ("words", "said"),
     [
         ("download --dry-run --only gema-2b-it", "; did you mean gemma-2b-it?\n"),
-        ("judge {file} --chunk 0", "--chunk 0: add --chunks N, the number of parts, or leave --chunk out"),
+        ("judge {file} --chunk 0", "--chunk: has an effect with --chunks alone; add that, or leave --chunk out"),
     ],
 )
 def test_a_mistake_is_refused_in_a_line(tmp_path: Path, capsys, words: str, said: str) -> None:

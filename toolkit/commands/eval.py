@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toolkit.errors import UserError, positive
+from toolkit.errors import part_of, positive
 from toolkit.eval import mmbench
 from toolkit.eval.answer import BENCHMARKS, TrainedModel, answer, is_finished, read_job
 from toolkit.eval.questions import BLIND
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=positive, help="questions answered at a time (default: as many as memory takes)"
     )
-    parser.add_argument("--chunk", type=int, default=0, help="answer only this part of the questions, from 0")
-    parser.add_argument("--chunks", type=positive, default=1, help="number of parts (default: 1)")
+    parser.add_argument("--chunk", type=int, help="answer only this part of the questions, from 0; with --chunks")
+    parser.add_argument("--chunks", type=positive, help="number of parts; with --chunk")
     parser.add_argument(
         "--reference-mode", action="store_true", help="one question at a time, no fast path: what tests compare with"
     )
@@ -47,10 +47,9 @@ def run(args: argparse.Namespace) -> None:
     """Answer, or answer one chunk.
 
     Raises:
-        UserError: there is no such chunk; or as `read_job` and `answer` do.
+        UserError: as `part_of`, `read_job` and `answer`.
     """
-    if not 0 <= args.chunk < args.chunks:
-        raise UserError(f"--chunk {args.chunk}: expected 0 to {args.chunks - 1}, as --chunks is {args.chunks}")
+    chunk, chunks = part_of(args.chunk, args.chunks)
     preset, fixed_part = load_preset(args.preset), read_fixed_part(args.preset)
     model = TrainedModel(args.model, preset.precision == "fp32", args.reference_mode)
     benchmarks = BENCHMARKS if args.benchmark == ALL else (args.benchmark,)
@@ -64,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
         is_finished(out, job)  # refuses a folder of other answers before anything is answered
     for out, job in jobs.items():
         # Chunks are answered beside each other.
-        with owner_of(out, f"{args.chunk}-of-{args.chunks}" if args.chunks > 1 else ""):
-            answer(job, model, out, batch=args.batch, chunk=args.chunk, chunks=args.chunks)
+        with owner_of(out, f"{chunk}-of-{chunks}" if chunks > 1 else ""):
+            answer(job, model, out, batch=args.batch, chunk=chunk, chunks=chunks)
 
 
 def _folder(out: Path, no_image: bool) -> Path:

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from toolkit.errors import UserError, positive
+from toolkit.errors import UserError, part_of, positive
 from toolkit.files import REPOSITORY, require_file, require_output
 from toolkit.presets import load_preset
 from toolkit.processes import owner_of
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that read images for each GPU (%(default)s)",
     )
     parser.add_argument("--chunk", type=int, help="judge only this part of the rows, from 0; with --chunks")
-    parser.add_argument("--chunks", type=positive, help="number of parts (default: one per GPU)")
+    parser.add_argument("--chunks", type=positive, help="number of parts, with --chunk (default: one per GPU)")
     parser.add_argument("--overwrite", action="store_true", help="judge again although the file is there")
 
 
@@ -47,11 +47,7 @@ def run(args: argparse.Namespace) -> None:
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: expected the name of a .parquet file")
     require_output(out, args.seed)
-    chunk, chunks = args.chunk or 0, args.chunks or 1
-    if args.chunk is not None and args.chunks is None:
-        raise UserError(f"--chunk {chunk}: add --chunks N, the number of parts, or leave --chunk out to judge all rows")
-    if not 0 <= chunk < chunks:
-        raise UserError(f"--chunk {chunk}: expected 0 to {chunks - 1}, as --chunks is {chunks}")
+    chunk, chunks = part_of(args.chunk, args.chunks)
     if args.workers < 0:
         raise UserError(f"--workers must be 0 or more, found {args.workers}")
     if args.model and args.train_rows:

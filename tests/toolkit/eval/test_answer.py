@@ -253,6 +253,12 @@ def test_mistakes_are_one_line(
     out = tmp_path / "out"
     assert "no config.json" in refused("textvqa", benchmarks, tmp_path, out)
     assert "expected 0 to 1" in refused("textvqa", benchmarks, tiny_model, out, "--chunk", "2", "--chunks", "2")
+    assert "--chunk: has an effect with --chunks alone" in refused(
+        "textvqa", benchmarks, tiny_model, out, "--chunk", "0"
+    )
+    assert "--chunks: has an effect with --chunk alone" in refused(
+        "textvqa", benchmarks, tiny_model, out, "--chunks", "2"
+    )
     Image.new("RGB", (4, 4)).save(benchmarks.images / "1.png")
     (benchmarks.images / "1.png").write_bytes((benchmarks.images / "1.png").read_bytes()[:40])
     assert "question 1: unreadable_image" in refused("textvqa", benchmarks, tiny_model, out)

@@ -196,6 +196,7 @@ def test_another_seed_or_model_is_noticed_and_nothing_touched(words, seed, tiny_
         (["--images", "{folder}/nothing"], "no such folder; --images names"),
         (["--out", "{folder}/values.txt"], "expected the name of a .parquet file"),
         (["--chunk", "2", "--chunks", "2"], "--chunk 2: expected 0 to 1"),
+        (["--chunks", "2"], "--chunks: has an effect with --chunk alone"),
         (["--workers", "-1"], "--workers must be 0 or more"),
         (["--train-rows", "10"], "--train-rows belongs to a judge that is pre-trained here"),
     ],
