@@ -128,17 +128,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _look_for_exams(args: argparse.Namespace, preset: Preset) -> Search:
     """Write, print and return what rows share with the evaluation sets."""
-    from toolkit.contamination.search import search  # OpenCV takes a moment
+    from toolkit.contamination.search import MINI_WORLD, search  # OpenCV takes a moment
 
     shared = search(
         args.file, ImageRoots(seed=args.images, processed=args.file.parent), preset, args.contamination, args.clip
     )
     print(*shared.lines, f"  contamination  {args.contamination / PAGE} shows them", sep="\n")
     if shared.found.pairs and not preset.needs_gpu:
-        print(
-            "  contamination  the mini world draws all its images from the same things and skies: a thing cut out of "
-            "one looks as in another"
-        )
+        print(f"  contamination  {MINI_WORLD}")
     return shared
 
 

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _held_against_the_exams(experiment: Experiment, images: Path, preset: Preset) -> tuple[dict[str, Any], str]:
     """What an experiment's rows share with the evaluation sets, for its record and as a line for a person."""
-    from toolkit.contamination.search import compare_remembered  # OpenCV takes a moment
+    from toolkit.contamination.search import MINI_WORLD, compare_remembered  # OpenCV takes a moment
 
     rows = kept_rows(experiment)
     try:
@@ -116,9 +116,10 @@ def _held_against_the_exams(experiment: Experiment, images: Path, preset: Preset
         return record, f"evaluation sets: nothing of theirs found in {of}"
     file = display_path(_origin(experiment, rows))
     command = advised("check", file, "--images", images, "--preset", preset.name, "--contamination", "DIR")
+    why = f"; {MINI_WORLD}" if found.pairs and not preset.needs_gpu else ""
     return record, (
         f"WARNING: {len(lines):,} of {of} share an image or caption with the evaluation sets; `{command}` shows them, "
-        "evaluation_overlap_filter in a recipe drops them"
+        f"evaluation_overlap_filter in a recipe drops them{why}"
     )
 
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from toolkit.contamination.embeddings import Alike
 
 KNOWN = REPOSITORY / "output" / ".compared.sqlite"
+# Said where the mini world's own images are among the pairs.
+MINI_WORLD = (
+    "the mini world draws all its images from the same things and skies: a thing cut out of one looks as in another"
+)
 CODE = ("images.py", "hashes.py")  # that decides what counts as a copy
 TABLE, PAGE = "overlaps.parquet", "overlaps.html"
 METADATA = b"overlaps"
