@@ -17,7 +17,7 @@ from toolkit.errors import RowFault, UserError
 from toolkit.judge.pairs import Pair, digest, tokens_of
 from toolkit.mgm.images import open_image, scale_image
 from toolkit.mgm.model import MGMGemmaForCausalLM
-from toolkit.training.data import Collator, SampleReader
+from toolkit.training.data import Collator, SampleReader, start_worker
 
 # The aux tower's stacked maps take 0.2 GB per image, and torch cannot resize those of 38 images and more at once.
 IMAGES_TOGETHER = 16
@@ -63,7 +63,12 @@ def judge_pairs(
         UserError: the image folder is gone; a worker was killed; the GPU's memory does not suffice.
     """
     loader = DataLoader(
-        _Samples(pairs, reader), batch_sampler=batches, collate_fn=list, num_workers=workers, pin_memory=False
+        _Samples(pairs, reader),
+        batch_sampler=batches,
+        collate_fn=list,
+        num_workers=workers,
+        pin_memory=False,
+        worker_init_fn=start_worker,
     )
     collate = Collator(reader.tokenizer.pad_token_id, reader.image_tokens, reader.max_length)
     try:

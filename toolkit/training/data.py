@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,15 @@ class Scan:
     faults: dict[int, SkippedRow]
     text_only: int = 0
     rotated_images: int = 0
+
+
+def start_worker(_index: int) -> None:
+    """A DataLoader's `worker_init_fn`: the worker prints no trace.
+
+    torch brings a worker's exceptions to the parent, which prints them. What is left is the thread that hands tensors
+    over: a parent that ends while it fetches one cuts that connection, and the trace would stand below its last line.
+    """
+    sys.excepthook = lambda *_: None
 
 
 def row_id(row: dict[str, Any], index: int) -> str:

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer
 
 from toolkit.errors import UserError
 from toolkit.training.checkpoints import UNFINISHED, publish
+from toolkit.training.data import start_worker
 from toolkit.training.master import make_optimizer
 from toolkit.weights import read_weights
 
@@ -78,6 +79,7 @@ class FixedTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=start_worker,
         )
 
     def get_batch_samples(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from multiprocessing import resource_sharer
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from tests.toolkit.training.conftest import GOLDENS, SmallWorld
 from toolkit.dataset.rows import ImageRoots
 from toolkit.dataset.training_file import read_samples
 from toolkit.errors import RowFault, UserError
 from toolkit.mgm.checkpoint import load_tokenizer
-from toolkit.training.data import Collator, SampleReader, TrainingSet, scan
+from toolkit.training.data import Collator, SampleReader, TrainingSet, scan, start_worker
 from toolkit.training.trainer import MicroBatches
 
 
@@ -131,3 +135,24 @@ def test_a_data_file_must_be_a_list_of_rows(tmp_path: Path, small_world: SmallWo
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_samples(path)
+
+
+class CutConnection(Dataset):
+    """One sample, made in a worker while someone begins to fetch a tensor there and goes away."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        resource_sharer.DupFd(0)
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(resource_sharer._resource_sharer._address)
+        time.sleep(0.3)
+        return torch.tensor([index])
+
+
+def test_a_cut_connection_leaves_no_trace_of_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    assert len(list(DataLoader(CutConnection(), num_workers=1, worker_init_fn=start_worker))) == 1
+    assert capfd.readouterr().err == ""
+    list(DataLoader(CutConnection(), num_workers=1))
+    assert "resource_sharer" in capfd.readouterr().err
