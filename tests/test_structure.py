@@ -82,7 +82,7 @@ def test_the_tree_is_seen():
     assert len(TRAIN_SCRIPTS) == 3
 
 
-BASE = "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes"
+BASE = "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes toolkit.allocator"
 # Who may import what of ours, by folder or, where a module lies in no folder of its own, by module.
 DIRECTIONS = {
     "solution.process": "solution.report solution.analysis solution.runner solution.arguments solution.entry "
@@ -121,6 +121,7 @@ DIRECTIONS = {
     "toolkit.errors": "",
     "toolkit.entry": "",
     "toolkit.processes": "",
+    "toolkit.allocator": "",
     "experiments.mini_world": f"experiments.lab toolkit.mini {BASE}",
     "experiments.lab": "toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset toolkit.fixed_part "
     f"{BASE}",

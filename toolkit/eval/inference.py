@@ -15,6 +15,7 @@ import torch
 from torch.nn.attention import sdpa_kernel
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.allocator import keep_freed_memory
 from toolkit.errors import RowFault, UserError
 from toolkit.eval.decoding import PLANLESS, Decoder
 from toolkit.eval.first_use import FirstUse, use_towers
@@ -86,6 +87,8 @@ class Answerer:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         half = device.type == "cuda" and not full_precision
         dtype = torch.float16 if half else torch.float32
+        if device.type == "cpu" and not reference_mode:
+            keep_freed_memory()
         first_use = None
         if device.type in SLOW_AT_FIRST and not reference_mode:
             first_use = FirstUse(functools.partial(use_towers, fields, device, dtype))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.allocator import keep_freed_memory
 from toolkit.dataset.rows import ImageRoots
 from toolkit.dataset.training_file import draw_rows
 from toolkit.errors import UserError
@@ -99,6 +100,8 @@ def load_judge(folder: Path, preset: Preset, roots: ImageRoots) -> tuple[Any, Sa
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if preset.precision == "bf16" and device.type == "cuda" else torch.float32
+    if device.type == "cpu":
+        keep_freed_memory()
     if is_adapter(folder):
         model = build_model(
             llm=preset.llm,

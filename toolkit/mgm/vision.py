@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +132,7 @@ def stack_maps(maps: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(_on_first_grid(maps), dim=1)
 
 
-def _on_first_grid(maps: list[torch.Tensor]) -> list[torch.Tensor]:
+def _on_first_grid(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     grid = maps[0].shape[-2:]
     resized = [F.interpolate(m.float(), size=grid, mode="bilinear", align_corners=False).to(m) for m in maps[1:]]
     return [maps[0], *resized]
@@ -159,14 +160,21 @@ def mine_patch_info(
     Returns:
         [B, 576, 1024], to be added to the tokens.
     """
-    positions = positions_by_patch(maps, math.isqrt(tokens.shape[1]))  # [B, 576, 64, 2880]
-    positions = F.layer_norm(positions, positions.shape[-1:], eps=key[0].eps)
     queries = (query(tokens) @ key[1].weight) * key[0].weight  # [B, 576, 2880]
-    scores = torch.einsum("bpc,bpjc->bpj", queries, positions) / math.sqrt(tokens.shape[-1])  # [B, 576, 64]
     # Their exact gradient is zero; an optimizer must see zeros, not a missing gradient.
-    scores = scores + 0.0 * (key[0].bias.sum() + key[1].bias.sum())
-    weights = torch.nan_to_num(scores).softmax(dim=-1)
-    pooled = torch.einsum("bpj,bpjc->bpc", weights, positions)  # [B, 576, 2880]
+    nothing = 0.0 * (key[0].bias.sum() + key[1].bias.sum())
+
+    def pool(queries: torch.Tensor, *maps: torch.Tensor) -> torch.Tensor:
+        positions = positions_by_patch(maps, math.isqrt(tokens.shape[1]))  # [B, 576, 64, 2880]
+        positions = F.layer_norm(positions, positions.shape[-1:], eps=key[0].eps)
+        scores = torch.einsum("bpc,bpjc->bpj", queries, positions) / math.sqrt(tokens.shape[-1])  # [B, 576, 64]
+        weights = torch.nan_to_num(scores + nothing).softmax(dim=-1)
+        return torch.einsum("bpj,bpjc->bpc", weights, positions)  # [B, 576, 2880]
+
+    # On a CPU an image at a time: its positions stay in the cache.
+    together = 1 if tokens.device.type == "cpu" else max(1, len(tokens))
+    parts = zip(*(part.split(together) for part in [queries, *maps]), strict=True)
+    pooled = torch.cat([pool(*part) for part in parts])
     return value[1](pooled * value[0].weight + value[0].bias)
 
 
@@ -180,7 +188,7 @@ def mine_patch_info_plainly(
     return torch.einsum("bpj,bpjd->bpd", weights, value(positions))
 
 
-def positions_by_patch(maps: list[torch.Tensor], grid: int) -> torch.Tensor:
+def positions_by_patch(maps: Sequence[torch.Tensor], grid: int) -> torch.Tensor:
     """The stacked maps' positions, patch by patch: [B, grid * grid, s * s, 2880]. Each map is copied once."""
     return torch.cat([_by_patch(m, grid) for m in _on_first_grid(maps)], dim=-1).flatten(3, 4).flatten(1, 2)
 

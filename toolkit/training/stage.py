@@ -19,6 +19,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
+from toolkit.allocator import keep_freed_memory
 from toolkit.errors import UserError
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.presets import WARMUP_RATIO
@@ -109,6 +110,8 @@ def fit(
     if not options.reference_mode:
         warn = functools.partial(print, "warning:", flush=True)
         device = torch.device("cuda" if gpu else "cpu")
+        if not gpu:
+            keep_freed_memory()
         speed_up(model, device, per_process * settings.batch, settings.batch, warn)
     require_space(folder, sizes_of(model), settings.stage, settings.precision, options.save_total_limit)
     packed = isinstance(model.decoder, PackedDecoder)

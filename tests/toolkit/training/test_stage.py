@@ -14,6 +14,7 @@ from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import build_model, load_tokenizer
 from toolkit.mgm.model import MGMGemmaForCausalLM
 from toolkit.presets import load_preset
+from toolkit.training import stage
 from toolkit.training.data import Collator, SampleReader, TrainingSet
 from toolkit.training.order import shuffled_order
 from toolkit.training.plan import Settings
@@ -110,6 +111,17 @@ def test_no_checkpoint_is_written_where_the_result_comes_next(small_world: Small
     rows, reader = small_world.rows()[:18], reader_of(small_world)
     fit(model_of(small_world), rows, reader, SETTINGS, options, tmp_path, save_weights=lambda _folder: None)
     assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_cpu_keeps_freed_memory_but_in_reference_mode(
+    small_world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    monkeypatch.setattr(stage, "keep_freed_memory", lambda: kept.append(True))
+    for reference, expected in ((True, []), (False, [True])):
+        options = dataclasses.replace(OPTIONS, reference_mode=reference)
+        fit(model_of(small_world), small_world.rows(), reader_of(small_world), SETTINGS, options, tmp_path, print)
+        assert kept == expected
 
 
 def test_too_few_rows_for_one_step_are_refused(small_world: SmallWorld, tmp_path: Path) -> None:
