@@ -36,6 +36,7 @@ from importlib.metadata import version
 from typing import Any
 
 from solution.arguments import Arguments
+from solution.attempts import finished_attempts
 from solution.processes import InUseError, end_forks_with_this_process, owner_of, temporary_files
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.keys import clipped
@@ -52,6 +53,7 @@ from solution.runner.record import (
     describe_inputs,
     is_done,
     record_of,
+    remove_unfinished,
     unfinished_folder,
     write_record,
 )  # fmt: skip
@@ -221,6 +223,7 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
     inputs = describe_inputs(recipe, images, settings | ({"trial": True} if data.is_trial else {}))
     about = "" if not data.is_trial else "trial; " if is_analysis else "trial, no submission; "
     if not arguments.overwrite and is_done(result, audit, images, inputs):
+        remove_unfinished(result, audit, inputs)
         print(
             f"{about}already done: {shown(result)} is this recipe's {'page' if is_analysis else 'result'} on these "
             "inputs; --overwrite runs it again"
@@ -262,7 +265,8 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
 
         def record(counts: dict[str, Any]) -> None:
             seconds = round(time.monotonic() - started, 1)
-            write_record(result, inputs, counts | {"executor": executor_name, "seconds": seconds})
+            tries = finished_attempts(unfinished_folder(audit), inputs, seconds)
+            write_record(result, inputs, counts | {"executor": executor_name, "attempts": tries, "seconds": seconds})
 
         run.execute(record)
     if is_analysis:

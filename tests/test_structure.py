@@ -82,18 +82,21 @@ def test_the_tree_is_seen():
     assert len(TRAIN_SCRIPTS) == 3
 
 
-BASE = "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes toolkit.allocator"
+BASE = (
+    "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes toolkit.attempts toolkit.allocator"
+)
 # Who may import what of ours, by folder or, where a module lies in no folder of its own, by module.
 DIRECTIONS = {
     "solution.process": "solution.report solution.analysis solution.runner solution.arguments solution.entry "
-    "solution.processes",
+    "solution.processes solution.attempts",
     "solution.arguments": "",
     "solution.entry": "",
     "solution.processes": "",
+    "solution.attempts": "solution.entry solution.processes",
     "solution.missing": "",
     "solution.report": "solution.runner solution.operators.common",
     "solution.analysis": "solution.report solution.runner solution.operators.common",
-    "solution.runner": "solution.missing solution.entry solution.processes solution.operators "
+    "solution.runner": "solution.missing solution.entry solution.processes solution.attempts solution.operators "
     "solution.operators.common",
     "solution.operators": "solution.operators.common",
     "solution.operators.common": "",
@@ -121,6 +124,7 @@ DIRECTIONS = {
     "toolkit.errors": "",
     "toolkit.entry": "",
     "toolkit.processes": "",
+    "toolkit.attempts": "toolkit.entry toolkit.processes",
     "toolkit.allocator": "",
     "experiments.mini_world": f"experiments.lab toolkit.mini {BASE}",
     "experiments.lab": "toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset toolkit.fixed_part "

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from solution.attempts import ATTEMPTS
 from solution.runner.audit import Ledger
 from solution.runner.data_juicer import NestedDataset
 from solution.runner.errors import UserError
@@ -84,14 +85,15 @@ class Checkpoint:
                 file.unlink()
 
     def _sweep(self, done: int | None) -> None:
-        """Remove all but the ledger, the rows after ``done`` operators and the images they may show.
+        """Remove all but ledger, tries, the rows after ``done`` operators and the images they may show.
 
         That is older rows, files of a killed step and what operators made besides; all images where no rows are left.
         """
         needed = None if done is None else self.folder / _ROWS.format(done)
         for file in self.folder.rglob("*"):
             is_image = done is not None and file.parent == self.folder / SYNTHETIC
-            if file.is_file() and file != needed and not is_image and not file.name.startswith("ledger.sqlite"):
+            is_kept = file == needed or is_image or file.name == ATTEMPTS or file.name.startswith("ledger.sqlite")
+            if file.is_file() and not is_kept:
                 file.unlink()
 
     def _key(self, done: int) -> str:

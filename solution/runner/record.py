@@ -1,11 +1,15 @@
 """The record of a run, `run.json`: all that decides its result, and whether a result is up to date."""
 
 import json
+import shutil
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from solution.attempts import finished_attempts
+from solution.processes import InUseError, owner_of
 from solution.runner.files import ROOT, replaced, sha256_of, shown, stamp_of, stamp_of_files
 from solution.runner.recipe import Recipe
 
@@ -94,6 +98,15 @@ def is_done(result: Path, audit: Path, images: Path, inputs: dict[str, Any]) -> 
         and audit.is_file()
         and record.get("images") == stamp_of_files(images, _seed_images(audit))
     )
+
+
+def remove_unfinished(result: Path, audit: Path, inputs: dict[str, Any]) -> None:
+    """Remove what a run of a finished result's inputs left that was killed after its record was written."""
+    folder = unfinished_folder(audit)
+    if not finished_attempts(folder, inputs, 0):
+        return
+    with suppress(InUseError, OSError), owner_of(result.parent):
+        shutil.rmtree(folder)
 
 
 def _seed_images(audit: Path) -> list[str]:

@@ -19,6 +19,7 @@ from datasets.fingerprint import get_temporary_cache_files_directory
 from loguru import logger
 from tqdm.auto import tqdm
 
+from solution.attempts import attempt
 from solution.operators.common.faults import IMAGE_ROOT
 from solution.operators.common.measures import measures_of
 from solution.runner.audit import Ledger, Step, funnel
@@ -112,37 +113,38 @@ class Run:
         checkpoint = Checkpoint(unfinished, self._identity(), process, self.images)
         done, dataset, ledger = checkpoint.open(self.on_error, self.overwrite)
         keep_steps_in(checkpoint.folder)
-        try:
-            if dataset is None:
-                which = "every image of the trial" if self.data.is_trial else "every image"
-                _say(f"reading {self.data.shown()} and decoding {which}")
-                tables = read_rows(self.data, folders, ledger, measures_of(operators))
-                dataset = checkpoint.save(0, self._watched(_counted(tables), ledger), ledger)
-            else:
-                _say(f"resuming after operator {done} of {len(operators)}")
-            for number, operator in enumerate(operators[done:], start=done + 1):
-                _say(f"[{number}/{len(operators)}] {operator._name}: {len(dataset):,} rows in")
-                run = partial(self.executor.run, number - 1, operator) if self.executor else None
-                produced.begin()
-                before, dataset = dataset, self._apply(number, operator, dataset, ledger, run)
-                if isinstance(operator, Mapper):
-                    dataset = produced.settle(before, dataset, ledger)
-                step = ledger.steps[-1]
-                _say(f"    {self._said(step)} in {step.seconds:.1f} s")
-                if step.remark:
-                    _say(f"    {visible(step.remark)}")
-                if not len(dataset):
-                    raise UserError(self._nothing_left(ledger))
-                self._check_failures(ledger)
-                dataset = checkpoint.save(number, tables_of(dataset), ledger)
-            checkpoint.check_images(ledger)
-            self._finish(operators, dataset, folders, ledger, write_record)
-        except BaseException:
-            if ledger.steps and ledger.steps[0].rows_in:
-                ledger.write(stopped_audit(self.audit), **self._places())
-            checkpoint.leave(ledger, is_resumable=dataset is not None)
-            raise
-        checkpoint.clear(ledger)
+        with attempt(checkpoint.folder, self.inputs, {}, UserError):
+            try:
+                if dataset is None:
+                    which = "every image of the trial" if self.data.is_trial else "every image"
+                    _say(f"reading {self.data.shown()} and decoding {which}")
+                    tables = read_rows(self.data, folders, ledger, measures_of(operators))
+                    dataset = checkpoint.save(0, self._watched(_counted(tables), ledger), ledger)
+                else:
+                    _say(f"resuming after operator {done} of {len(operators)}")
+                for number, operator in enumerate(operators[done:], start=done + 1):
+                    _say(f"[{number}/{len(operators)}] {operator._name}: {len(dataset):,} rows in")
+                    run = partial(self.executor.run, number - 1, operator) if self.executor else None
+                    produced.begin()
+                    before, dataset = dataset, self._apply(number, operator, dataset, ledger, run)
+                    if isinstance(operator, Mapper):
+                        dataset = produced.settle(before, dataset, ledger)
+                    step = ledger.steps[-1]
+                    _say(f"    {self._said(step)} in {step.seconds:.1f} s")
+                    if step.remark:
+                        _say(f"    {visible(step.remark)}")
+                    if not len(dataset):
+                        raise UserError(self._nothing_left(ledger))
+                    self._check_failures(ledger)
+                    dataset = checkpoint.save(number, tables_of(dataset), ledger)
+                checkpoint.check_images(ledger)
+                self._finish(operators, dataset, folders, ledger, write_record)
+            except BaseException:
+                if ledger.steps and ledger.steps[0].rows_in:
+                    ledger.write(stopped_audit(self.audit), **self._places())
+                checkpoint.leave(ledger, is_resumable=dataset is not None)
+                raise
+            checkpoint.clear(ledger)
 
     def _apply(self, number: int, operator: Any, dataset: NestedDataset, ledger: Ledger, run: Any) -> NestedDataset:
         """What the operator at this place of the recipe leaves of the rows."""

@@ -390,6 +390,7 @@ def test_a_killed_run_resumes_with_the_same_result(make_seed, make_recipe, run_p
     resumed = run_process(recipe, seed)
     assert resumed.code == 0, resumed.err
     assert "resuming after operator 1 of 3" in resumed.err
+    assert [past["exit"] for past in resumed.record["attempts"]] == ["killed", 0]
     assert_conserved(resumed)
     lines = (output / "processed_data.jsonl").read_bytes()
     again = run_process(recipe, seed, "--overwrite")

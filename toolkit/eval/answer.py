@@ -6,6 +6,7 @@ The answers folder, DIR in `--out DIR`:
     answers_upload.xlsx    MMBench only: what its server takes
     run.json               what was answered by which weights
     .answers-*.jsonl       answers so far, while a run is not finished; the next run resumes from them
+    attempts*.json         its tries, while a run, or a part of it, is not finished; run.json takes them over
 
 A part of the questions (`--chunk K --chunks N`) leaves its answers so far; the run without these options gathers them,
 answers what is missing, and writes the rest. Answers of other weights, questions or settings are never taken over.
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from toolkit.attempts import attempt, finished_attempts, remove_attempts
 from toolkit.errors import UserError
 from toolkit.eval import mmbench, textvqa
 from toolkit.eval.answer_files import ANSWERS
@@ -107,6 +109,11 @@ class Job:
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the answers, as records name it."""
+        return {"inputs": self.inputs, "configuration": self.configuration, "fixed_part": self.fixed_part.record()}
+
+    @property
     def unfinished(self) -> str:
         """Start of the names of files with answers so far."""
         return f".answers-{self.fingerprint}-{self.fixed_part.sha256[:8]}-"
@@ -173,11 +180,18 @@ def answer(job: Job, model: TrainedModel, out: Path, *, batch: int | None, chunk
     Raises:
         UserError: `out` holds other answers; the model is faulty; an image is missing or unreadable.
     """
-    benchmark, questions, fixed_part = job.benchmark, job.questions, job.fixed_part
     if is_finished(out, job):
-        print(f"{benchmark}: all {len(questions)} questions are answered already, see {out / ANSWERS}")
+        _tidy(out)
+        print(f"{job.benchmark}: all {len(job.questions)} questions are answered already, see {out / ANSWERS}")
         return
-    out.mkdir(parents=True, exist_ok=True)
+    part = f"{chunk}-of-{chunks}" if chunks > 1 else ""
+    about = {"command": f"eval {job.benchmark}", "versions": package_versions()}
+    with attempt(out, job.identity, about, UserError, part):
+        _answer_part(job, model, out, batch, chunk, chunks)
+
+
+def _answer_part(job: Job, model: TrainedModel, out: Path, batch: int | None, chunk: int, chunks: int) -> None:
+    benchmark, questions, fixed_part = job.benchmark, job.questions, job.fixed_part
     started = time.monotonic()
     answers = _answers_so_far(out, job)
     size = math.ceil(len(questions) / chunks)
@@ -197,6 +211,7 @@ def answer(job: Job, model: TrainedModel, out: Path, *, batch: int | None, chunk
     if job.table:
         mmbench.write_upload(job.table, {line["question_id"]: line["text"] for line in lines}, out / UPLOAD)
     write_jsonl(out / ANSWERS, lines)
+    seconds = round(time.monotonic() - started, 1)
     record = {
         "command": f"eval {benchmark}",
         "inputs": job.inputs,
@@ -212,12 +227,19 @@ def answer(job: Job, model: TrainedModel, out: Path, *, batch: int | None, chunk
             "empty_answers": sum(not line["text"] for line in lines),
         },
         "warnings": [warning] if (warning := collapse_warning([line["text"] for line in lines])) else [],
-        "seconds": round(time.monotonic() - started, 1),
+        "attempts": finished_attempts(out, job.identity, seconds),
+        "seconds": seconds,
     }
     write_json(out / "run.json", record)
+    _tidy(out)
+    print(f"{benchmark}: {len(questions)} questions answered, see {out / ANSWERS}")
+
+
+def _tidy(out: Path) -> None:
+    """Remove what finished answers no longer need."""
     for path in out.glob(".answers-*.jsonl"):
         path.unlink()
-    print(f"{benchmark}: {len(questions)} questions answered, see {out / ANSWERS}")
+    remove_attempts(out)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
     NAME.parquet       a line per line of the seed, see SCHEMA; its metadata (key `judge`) says which seed and model
     NAME.run.json      the record: inputs, versions, counts, seconds; written last
     NAME.model/        the judge that was pre-trained for it, as any pre-training leaves it
-    NAME.unfinished/   a file per finished block, while a run is not finished; the next run resumes from them
+    NAME.unfinished/   a file per finished block, and the tries, while a run is not finished; the next one resumes
 
 Every GPU computes blocks in a process of its own: `--chunk K --chunks N` computes every N-th of them, from K on.
 """
@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from toolkit.attempts import attempt, finished_attempts
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import ImageRoots
 from toolkit.errors import UserError
@@ -100,6 +101,15 @@ class Job:
             "images": display_path(self.roots.seed),
             "preset": self.preset.name,
             "model": {"path": display_path(self.model), "id": hashlib.sha256(identity.encode()).hexdigest()[:16]},
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the values, as records name it."""
+        about = self.about
+        return {
+            "inputs": {about["seed"]["path"]: about["seed"]["id"], about["model"]["path"]: about["model"]["id"]},
+            "configuration": {key: about[key] for key in ("preset", "images", "version")},
         }
 
     @cached_property
@@ -252,14 +262,15 @@ def finish(job: Job, started: float) -> str:
         pq.write_table(table.replace_schema_metadata({METADATA: text}), temporary, compression="zstd")
         temporary.replace(job.out)
     reasons = Counter(fault.split("): ", 1)[1].split(":")[0] for fault in faults)
+    seconds = time.monotonic() - started
     record = {
         "command": "judge",
-        "inputs": {about["seed"]["path"]: about["seed"]["id"], about["model"]["path"]: about["model"]["id"]},
+        **job.identity,
         "outputs": {display_path(job.out): sha256_of(job.out)},
-        "configuration": {key: about[key] for key in ("preset", "images", "version")},
         "versions": package_versions(),
         "counts": {"rows": len(table), "judged": len(values), "faults": dict(reasons)},
-        "seconds": round(time.monotonic() - started, 1),
+        "attempts": finished_attempts(job.parts, job.identity, seconds),
+        "seconds": round(seconds, 1),
     }
     write_json(job.record, record)
     shutil.rmtree(job.parts, ignore_errors=True)
@@ -323,8 +334,17 @@ def judge(
     if given is None:
         pretrain(job.model, job.pairs, rows, preset_name, preset, job.roots, options.workers)
     if is_finished(job):
+        shutil.rmtree(job.parts, ignore_errors=True)
         print(f"{out}: done already; nothing has changed since (--overwrite judges again)")
         return
+    _ = job.pairs  # what they cannot be read from is refused before anything is written
+    part = f"{options.chunk}-of-{options.chunks}" if options.chunks > 1 else ""
+    with attempt(job.parts, job.identity, {"command": "judge", "versions": package_versions()}, UserError, part):
+        _judge(job, preset_name, options, started)
+
+
+def _judge(job: Job, preset_name: str, options: Options, started: float) -> None:
+    """Compute what is left, and gather it where this is no chunk."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -333,7 +353,9 @@ def judge(
     batch = options.batch or (GPU_BATCH if gpus else CPU_BATCH)
     compute(job, batch, options.chunk, options.chunks, options.workers)
     if options.chunks > 1:
-        print(f"{out}: chunk {options.chunk} of {options.chunks} is judged; the command without --chunk gathers all")
+        print(
+            f"{job.out}: chunk {options.chunk} of {options.chunks} is judged; the command without --chunk gathers all"
+        )
         return
     print(finish(job, started))
 

@@ -5,25 +5,20 @@ Imports no torch: asking whether a stage is finished takes a moment.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from toolkit.errors import OnError, UserError
-from toolkit.files import display_path, package_versions, read_json, sha256_of, write_json
+from toolkit.files import display_path, read_json, sha256_of
 from toolkit.fixed_part import LOG_LINE, FixedPart
 from toolkit.presets import INITIALISATION_SEED, SAMPLE_ORDER_SEED, Preset
 
 RECORD = "run.json"
 PLAN = "plan.json"
-# Of a stage that is not finished: its plan, versions and tries; its record takes the tries over.
-ATTEMPTS = "attempts.json"
-KILLED = "killed"  # in place of an exit status, where nothing was left that could write one
 LOGS = ("pretrain.log", "finetune.log")
 ANOTHER_RUN = "choose another EXP_NAME, or remove the folder to start again"
 # Larger files, base model weights, are told apart by name and size: hashing them takes longer than it tells.
@@ -259,47 +254,3 @@ def _require_same(
             f"{folder} holds {state} run that differs in {', '.join(changed[:3])}"
             f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}; {ANOTHER_RUN}"
         )
-
-
-@contextlib.contextmanager
-def attempt(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """Record a try of a stage while the block runs, and how it fails; the next one tells which was killed.
-
-    Args:
-        folder: of the stage, owned.
-        plan: see `make_plan`; tries of another one are forgotten.
-    """
-    started = time.perf_counter()
-    this: dict[str, Any] = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": None, "exit": None}
-    tries = [*earlier_attempts(folder, plan), this]
-    record = {"stage": plan["configuration"]["stage"], **plan, "versions": package_versions(), "attempts": tries}
-    write_json(folder / ATTEMPTS, record)
-    try:
-        yield
-    except BaseException as error:
-        told = str(error).splitlines()[:1] if isinstance(error, UserError | OSError) else [type(error).__name__]
-        this |= {
-            "seconds": round(time.perf_counter() - started, 1),
-            "exit": 130 if isinstance(error, KeyboardInterrupt) else 1,
-        }
-        with contextlib.suppress(OSError):  # a full disk, which may be what has failed
-            write_json(folder / ATTEMPTS, record | {"error": "".join(told)})
-        raise
-
-
-def earlier_attempts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tries of the same plan that have ended, the first one first."""
-    try:
-        record = read_json(folder / ATTEMPTS)
-        tries = record["attempts"] if all(record[key] == plan[key] for key in plan) else []
-        return [past | ({} if past["exit"] is not None else {"exit": KILLED}) for past in tries]
-    except (UserError, KeyError, TypeError):  # none, or edited by hand
-        return []
-
-
-def finished_attempts(folder: Path, plan: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
-    """All tries of a stage whose last one is about to end well after so many seconds."""
-    tries = earlier_attempts(folder, plan)
-    for this in tries[-1:]:  # none where the file was removed by hand
-        this |= {"seconds": round(seconds, 1), "exit": 0}
-    return tries

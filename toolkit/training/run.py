@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.attempts import ATTEMPTS, attempt, finished_attempts, remove_attempts
 from toolkit.dataset.image_stamps import changed_since, is_same, stamp_of
 from toolkit.dataset.rows import ImageRoots
 from toolkit.dataset.training_file import read_samples
@@ -24,16 +25,13 @@ from toolkit.processes import end_with_parent, owner_of
 from toolkit.training.checkpoints import remove_checkpoints
 from toolkit.training.plan import (
     ANOTHER_RUN,
-    ATTEMPTS,
     LOGS,
     PLAN,
     RECORD,
     RunOptions,
     Settings,
     StageRequest,
-    attempt,
     fingerprint,
-    finished_attempts,
     is_finished,
     make_plan,
     process_count,
@@ -82,12 +80,13 @@ def run_stage(request: StageRequest, preset: Preset, options: RunOptions, fixed_
     with contextlib.ExitStack() as owned:
         if _is_first():
             owned.enter_context(owner_of(request.out))
+            about = {"stage": settings.stage, "versions": package_versions()}
+            owned.enter_context(attempt(request.out, plan, about, UserError))
         if settings.processes > 1 and "RANK" not in os.environ:
             _checked_rows(request, preset, settings, plan)
-            owned.enter_context(attempt(request.out, plan))
             _launch(settings.processes)
         else:
-            _train(request, preset, settings, options, plan, owned if _is_first() else None)
+            _train(request, preset, settings, options, plan)
             _close_process_group()
 
 
@@ -293,14 +292,8 @@ def _require_same_images(request: StageRequest, name: str, rows: list[dict[str, 
 
 
 def _train(
-    request: StageRequest,
-    preset: Preset,
-    settings: Settings,
-    options: RunOptions,
-    asked: dict[str, Any],
-    owned: contextlib.ExitStack | None = None,
+    request: StageRequest, preset: Preset, settings: Settings, options: RunOptions, asked: dict[str, Any]
 ) -> None:
-    """Train a stage; `owned` ends with it, where this process and no launcher answers for the folder."""
     started = time.perf_counter()
     # The loader's forked workers would warn about the tokenizer's threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -310,8 +303,6 @@ def _train(
     from toolkit.training.stage import fit
 
     rows, reader, plan = _checked_rows(request, preset, settings, asked)
-    if owned:
-        owned.enter_context(attempt(request.out, asked))
     model = build_model(
         llm=preset.llm,
         vision_tower=preset.vision_tower,
@@ -379,8 +370,8 @@ def _outputs(folder: Path) -> dict[str, str]:
 
 def _tidy(folder: Path) -> None:
     """Remove what a finished stage no longer needs."""
-    for name in (PLAN, ATTEMPTS):
-        (folder / name).unlink(missing_ok=True)
+    (folder / PLAN).unlink(missing_ok=True)
+    remove_attempts(folder)
     remove_checkpoints(folder)
 
 

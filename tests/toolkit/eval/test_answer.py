@@ -160,12 +160,24 @@ def test_interrupted_run_goes_on(
     monkeypatch.setattr(Decoder, "continue_prompts", cut_short)
     with pytest.raises(KeyboardInterrupt):
         evaluate("textvqa", benchmarks, tiny_model, out, "--batch", "4")
+    tries = json.loads((out / "attempts.json").read_text())
+    assert [past["exit"] for past in tries["attempts"]] == [130]
+    assert tries["command"] == "eval textvqa"
     (left,) = out.glob(".answers-*.jsonl")
     left.write_text(left.read_text() + '{"half a li')
     assert evaluate("textvqa", benchmarks, tiny_model, out, "--batch", "4") == 0
     assert sum(calls[3:]) == 4
     assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
-    assert not list(out.glob(".answers-*"))
+    assert sorted(path.name for path in out.iterdir()) == ["answers.jsonl", "run.json"]
+    record = json.loads((out / "run.json").read_text())
+    assert [past["exit"] for past in record["attempts"]] == [130, 0]
+    assert {key: record[key] for key in ("inputs", "configuration", "fixed_part", "versions")} == {
+        key: tries[key] for key in ("inputs", "configuration", "fixed_part", "versions")
+    }
+    # As if it had been killed after its record was written.
+    (out / "attempts.json").write_text(json.dumps(tries))
+    assert evaluate("textvqa", benchmarks, tiny_model, out) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["answers.jsonl", "run.json"]
 
 
 def test_a_full_gpu_is_told_how_many_to_answer(
@@ -217,6 +229,7 @@ def test_chunks_are_gathered(
     encoded.clear()
     assert evaluate("textvqa", benchmarks, tiny_model, out) == 0
     assert not encoded  # nothing was left to answer
+    assert len(json.loads((out / "run.json").read_text())["attempts"]) == chunks + 1
     assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
 
 

@@ -118,12 +118,19 @@ def test_a_killed_run_resumes_to_the_same_bytes(words, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         main(words)
     assert not (tmp_path / "values.parquet").exists()
+    tries = json.loads((tmp_path / "values.unfinished" / "attempts.json").read_text())
+    assert (tries["command"], tries["error"]) == ("judge", "KeyboardInterrupt")
     again = []
     monkeypatch.setattr(jobs, "_write", lambda file, block: (again.append(file), write(file, block)))
     assert main(words) == 0
     assert len(again) == 1  # the one block of three that was left
     assert (tmp_path / "values.parquet").read_bytes() == whole
     assert not (tmp_path / "values.unfinished").exists()
+    record = json.loads((tmp_path / "values.run.json").read_text())
+    assert [past["exit"] for past in record["attempts"]] == [130, 0]
+    assert {key: record[key] for key in ("inputs", "configuration")} == {
+        key: tries[key] for key in ("inputs", "configuration")
+    }
 
 
 def test_chunks_are_gathered_to_the_same_bytes(words, tmp_path, capsys):

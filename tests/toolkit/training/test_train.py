@@ -259,8 +259,11 @@ def test_bad_rows_stop_the_run_before_it_starts(small_world: SmallWorld, tmp_pat
     assert "row3" in refused.stderr
     assert "empty_answer" in refused.stderr
     assert "--on-error skip" in refused.stderr
+    tries = json.loads((tmp_path / "out" / "attempts.json").read_text())
+    assert [attempt["exit"] for attempt in tries["attempts"]] == [1]
+    assert f"error: {tries['error']}\n" == refused.stderr
     assert refused.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["attempts.json"]
 
 
 @pytest.mark.slow
