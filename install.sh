@@ -10,6 +10,7 @@ fail() { echo "error: $*" >&2; exit 1; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
 suits() { [[ $(version "$1") =~ ^3\.1[0-2]$ ]]; }
 has() { "$1" -c "import $2" &>/dev/null; }
+torch() { "$1" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null || true; }
 pip() { "$KIT_PYTHON" -m pip --disable-pip-version-check --no-input "$@"; }
 # Of all that pip says a line for each file of 10 MB or more, and one for each phase that takes a while.
 install() {
@@ -39,25 +40,32 @@ fi
 NEEDED=(--requirement requirements.txt --requirement solution/requirements.txt --constraint constraints.txt)
 # DeepSpeed's own kernels are not used: without them it installs and runs where there is no compiler.
 export DS_BUILD_OPS=0
-INSTALLED=$("$KIT_PYTHON" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null || true)
-if [[ $TORCH == cuda && $INSTALLED == *+cpu ]]; then
-    echo "PyTorch $INSTALLED is replaced by the build with CUDA."
-    pip uninstall --quiet --yes torch
-    INSTALLED=
-fi
-if ! pip install --quiet --no-index "${NEEDED[@]}" &>/dev/null; then
-    PIN=$(grep '^torch==' constraints.txt)
-    declare -A SIZE=([cpu]="without CUDA, 0.2 GB; for an NVIDIA GPU: TORCH=cuda bash install.sh"
-        [cuda]="with CUDA, about 3 GB; without GPU: TORCH=cpu bash install.sh")
-    echo "Installing into $("$KIT_PYTHON" -c 'import sys; print(sys.prefix)') what is missing there of:"
-    [[ $INSTALLED == "${PIN#*==}"* ]] || echo "  PyTorch ${SIZE[$TORCH]}"
-    echo "  about 150 other packages, 0.3 GB"
-    if [[ $TORCH == cpu && $INSTALLED != "${PIN#*==}"* ]]; then
-        install --no-deps --timeout 15 --retries 1 --index-url https://download.pytorch.org/whl/cpu "$PIN" 2>/dev/null \
-            || echo "  download.pytorch.org gave no $PIN: it comes from the usual index, with CUDA (about 3 GB)"
+# Where the environment is, and a hash of what decides what pip would say: while it is the same, pip is not asked again.
+state() { "$KIT_PYTHON" toolkit/installed.py state "$TORCH" requirements.txt solution/requirements.txt constraints.txt; }
+{ IFS= read -r PREFIX; read -r STATE; } < <(state)
+SEEN=$PREFIX/better-synth.installed # the state in which pip found or installed everything
+if [[ ! -f $SEEN || $(<"$SEEN") != "$STATE" ]]; then
+    INSTALLED=$(torch "$KIT_PYTHON")
+    if [[ $TORCH == cuda && $INSTALLED == *+cpu ]]; then
+        echo "PyTorch $INSTALLED is replaced by the build with CUDA."
+        pip uninstall --quiet --yes torch
+        INSTALLED=
     fi
-    install "${NEEDED[@]}" || fail "pip could not install, see above; this resumes: bash install.sh"
-    pip check >/dev/null || pip check
+    if ! pip install --quiet --no-index "${NEEDED[@]}" &>/dev/null; then
+        PIN=$(grep '^torch==' constraints.txt)
+        declare -A SIZE=([cpu]="without CUDA, 0.2 GB; for an NVIDIA GPU: TORCH=cuda bash install.sh"
+            [cuda]="with CUDA, about 3 GB; without GPU: TORCH=cpu bash install.sh")
+        echo "Installing into $PREFIX what is missing there of:"
+        [[ $INSTALLED == "${PIN#*==}"* ]] || echo "  PyTorch ${SIZE[$TORCH]}"
+        echo "  about 150 other packages, 0.3 GB"
+        if [[ $TORCH == cpu && $INSTALLED != "${PIN#*==}"* ]]; then
+            install --no-deps --timeout 15 --retries 1 --index-url https://download.pytorch.org/whl/cpu "$PIN" 2>/dev/null \
+                || echo "  download.pytorch.org gave no $PIN: it comes from the usual index, with CUDA (about 3 GB)"
+        fi
+        install "${NEEDED[@]}" || fail "pip could not install, see above; this resumes: bash install.sh"
+        pip check >/dev/null || pip check
+    fi
+    state | tail -n 1 >"$SEEN"
 fi
 # The one command, beside the Python that it uses. It serves the checkout it is called in, else this one.
 COMMAND=$(dirname "$KIT_PYTHON")/better-synth
@@ -69,7 +77,4 @@ rm -f "$COMMAND"
         'exec bash "${folder:-$KIT}/better-synth" "$@"'
 } >"$COMMAND"
 chmod +x "$COMMAND"
-"$KIT_PYTHON" - <<'PY'
-import importlib.metadata, sys
-print(f"Installed into {sys.prefix}, PyTorch {importlib.metadata.version('torch')}. The kit's commands find it themselves.")
-PY
+echo "Installed into $PREFIX, PyTorch $(torch "$KIT_PYTHON"). The kit's commands find it themselves."

@@ -28,7 +28,7 @@ torch = next((word for word in words if word.startswith("torch==")), None)
 if "uninstall" in words:
     (site / "torch-2.dist-info" / "METADATA").unlink()
 elif "--no-index" in words:
-    sys.exit(0 if (site / "all_installed").exists() else 1)
+    sys.exit(0 if (site / "rest-1.dist-info").exists() else 1)
 elif "--index-url" in words and "down" in os.environ:
     print("Looking in indexes: https://download.pytorch.org/whl/cpu\\nThe conflict is caused by: noise")
     sys.exit("ERROR: No matching distribution found for torch")
@@ -46,7 +46,9 @@ elif "install" in words:
     (site / "torch-2.dist-info" / "INSTALLER").touch()
     (site / "torch-2.dist-info" / "RECORD").touch()
     if not torch:
-        (site / "all_installed").touch()
+        (site / "rest-1.dist-info").mkdir(exist_ok=True)
+        (site / "rest-1.dist-info" / "INSTALLER").touch()
+        (site / "rest-1.dist-info" / "RECORD").touch()
 """
 
 
@@ -94,7 +96,7 @@ class Machine:
             (self.bin / tool).symlink_to(shutil.which(tool) or tool)
         for name in ("install.sh", "requirements.txt", "constraints.txt"):
             shutil.copy(REPOSITORY / name, self.kit)
-        for name in ("toolkit/venv.sh", "solution/requirements.txt"):
+        for name in ("toolkit/venv.sh", "toolkit/installed.py", "solution/requirements.txt"):
             if (REPOSITORY / name).exists():
                 (self.kit / name).parent.mkdir(exist_ok=True)
                 shutil.copy(REPOSITORY / name, self.kit / name)
@@ -174,9 +176,43 @@ def test_a_second_run_fetches_nothing(machine: Machine) -> None:
     assert "GB" not in result.stdout
 
 
+def upgrade(machine: Machine) -> None:
+    (site_of(machine.venv) / "rest-1.dist-info").rename(site_of(machine.venv) / "rest-2.dist-info")
+
+
+def reinstall(machine: Machine) -> None:
+    (site_of(machine.venv) / "rest-1.dist-info" / "REQUESTED").touch()
+
+
+def need_more(machine: Machine) -> None:
+    with (machine.kit / "solution" / "requirements.txt").open("a") as file:
+        file.write("more\n")
+
+
+@pytest.mark.parametrize("change", [upgrade, reinstall, need_more])
+def test_pip_is_asked_only_where_something_has_changed(machine: Machine, change: Callable[[Machine], None]) -> None:
+    machine.install(TORCH="cpu")
+    first = machine.install(TORCH="cpu")
+    assert machine.pip_calls() == []
+    assert first.stdout.startswith(f"Installed into {machine.venv}, PyTorch ")
+    change(machine)
+    assert machine.install(TORCH="cpu").returncode == 0
+    assert any("--no-index" in call for call in machine.pip_calls())
+    assert machine.install(TORCH="cpu").returncode == 0
+    assert machine.pip_calls() == []
+
+
+def test_pip_is_asked_again_after_it_failed_and_for_another_build(machine: Machine) -> None:
+    assert machine.install(TORCH="cpu", broken="1").returncode == 1
+    assert machine.install(TORCH="cpu").returncode == 0
+    assert len(machine.fetches()) == 2
+    script(machine.bin / "nvidia-smi", "echo GPU 0")
+    assert "is replaced by the build with CUDA" in machine.install().stdout
+
+
 def test_an_installed_torch_is_not_fetched_for_another_package(machine: Machine) -> None:
     machine.install(TORCH="cpu")
-    (site_of(machine.venv) / "all_installed").unlink()
+    shutil.rmtree(site_of(machine.venv) / "rest-1.dist-info")
     result = machine.install(TORCH="cpu")
     (only,) = machine.fetches()
     assert "--index-url" not in only
@@ -193,7 +229,7 @@ def test_a_gpu_gets_the_build_with_cuda(machine: Machine) -> None:
 
 def test_the_cpu_build_gives_way_to_cuda(machine: Machine) -> None:
     machine.install(TORCH="cpu")
-    (site_of(machine.venv) / "all_installed").unlink()
+    shutil.rmtree(site_of(machine.venv) / "rest-1.dist-info")
     assert "is replaced by the build with CUDA" in machine.install(TORCH="cuda").stdout
     assert any(call.startswith("--disable-pip-version-check --no-input uninstall") for call in machine.pip_calls())
 
@@ -375,55 +411,6 @@ def test_the_one_command_is_installed_and_serves_the_checkout_it_is_called_in(ma
         words = [machine.venv / "bin" / "better-synth", "a b", "c"]
         result = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
         assert result.stdout == f"{kit}: a b c\n"
-
-
-def test_quickstart_ends_on_the_comparison_and_what_to_do_next(tmp_path: Path) -> None:
-    """All steps are stand-ins; pack's is as long as the real one."""
-    (tmp_path / "toolkit").mkdir()
-    shutil.copy(REPOSITORY / "quickstart.sh", tmp_path)
-    for name in ("install.sh", "toolkit/train_mgm_mini_stage_1.sh"):
-        (tmp_path / name).touch()
-    (tmp_path / "toolkit/environment.sh").write_text("TIED=(env)\n")
-    said = 'case "$3" in pack) seq 50; echo "submit.zip: packed";; score) echo "MMBench strict 0.00";; esac'
-    script(tmp_path / "bin" / "python", said)
-    result = subprocess.run(
-        ["bash", "quickstart.sh"],
-        cwd=tmp_path,
-        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    end = result.stdout.partition("== 4/4")[2].splitlines()
-    assert end[1:4] == ["submit.zip: packed", "", "MMBench strict 0.00"]
-    assert sum("MMBench strict" in line for line in end) == 1  # `score` says it
-    following = [line.split()[0] for line in end[end.index("Next:") + 1 :] if line.startswith("  ")]
-    assert following == ["python3", "TRAIN_SEED=1", "bash"]
-
-
-def test_quickstart_ends_where_a_training_or_the_recipe_does(tmp_path: Path) -> None:
-    """They run side by side: a failure of raw's training is said, one of the others ends it."""
-    (tmp_path / "toolkit").mkdir()
-    shutil.copy(REPOSITORY / "quickstart.sh", tmp_path)
-    (tmp_path / "install.sh").touch()
-    (tmp_path / "toolkit/environment.sh").write_text("TIED=(env)\n")
-    script(tmp_path / "bin" / "python", "true")
-
-    def started(raw: str, recipe: str) -> subprocess.CompletedProcess[str]:
-        stage = f'case "$EXP_NAME" in raw) {raw};; recipe) {recipe};; esac'
-        (tmp_path / "toolkit/train_mgm_mini_stage_1.sh").write_text(stage)
-        environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
-        return subprocess.run(["bash", "quickstart.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-
-    failed = started('echo "error: raw is broken" >&2; exit 3', "sleep 0.2")
-    assert (failed.returncode, failed.stderr) == (1, "error: raw is broken\n")
-    assert "== 4/4" not in failed.stdout
-    waits = "until [ -s raw.pid ]; do sleep 0.1; done; exit 4"
-    for python, recipe in (("true", waits), (waits, "true")):  # the recipe runs beside raw's training too
-        (tmp_path / "raw.pid").unlink(missing_ok=True)
-        script(tmp_path / "bin" / "python", python)
-        assert started("echo $$ >raw.pid; exec sleep 600", recipe).returncode == 4
-        assert not Path("/proc", (tmp_path / "raw.pid").read_text().strip(), "cwd").exists()
 
 
 @pytest.mark.slow

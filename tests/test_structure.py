@@ -126,6 +126,7 @@ DIRECTIONS = {
     "toolkit.processes": "",
     "toolkit.attempts": "toolkit.entry toolkit.processes",
     "toolkit.allocator": "",
+    "toolkit.installed": "",
     "experiments.mini_world": f"experiments.lab toolkit.mini {BASE}",
     "experiments.lab": "toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset toolkit.fixed_part "
     f"{BASE}",

@@ -15,31 +15,6 @@ fault() {
     fi
 }
 
-# pip takes a package for installed whose files were cut off; without its record pip installs it whole.
-forget_incomplete_packages() {
-    $KIT_PYTHON - <<'PY'
-import csv, pathlib, shutil, sysconfig
-
-site = pathlib.Path(sysconfig.get_path("purelib"))
-
-def is_whole(info):
-    if not all((info / name).is_file() for name in ("INSTALLER", "RECORD")):  # pip writes these last
-        return False
-    for name, _, size in csv.reader((info / "RECORD").open(encoding="utf-8")):
-        file = site / name
-        if not name.endswith(".pyc") and not (file.is_file() and size in ("", str(file.stat().st_size))):
-            return False
-    return True
-
-for info in site.glob("*.dist-info"):
-    if not is_whole(info):
-        print(f".venv: {info.name.partition('-')[0]} is incomplete and is installed again")
-        shutil.rmtree(info)
-for rest in site.glob("~*"):  # what pip had moved aside
-    shutil.rmtree(rest)
-PY
-}
-
 # Sets BASE to the first Python that can make a virtual environment for the kit.
 find_base() {
     local path paths found='' without_venv='' names=(python3 python3.12 python3.11 python3.10 python)
@@ -67,7 +42,7 @@ find_base() {
 if [[ -e .venv || -L .venv ]]; then
     FAULT=$(fault)
     if [[ -z $FAULT ]]; then
-        forget_incomplete_packages
+        $KIT_PYTHON toolkit/installed.py repair
         has $KIT_PYTHON pip || { $KIT_PYTHON -m ensurepip &>/dev/null && echo ".venv: pip is added"; } || FAULT="it has no pip"
     fi
 fi
