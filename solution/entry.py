@@ -104,7 +104,13 @@ def run(main):
         elif isinstance(error, OSError) and (error.errno in DISK_FAULTS or error.filename is not None):
             # A file or folder that is not what a command takes it for; of two names the one that the user gave.
             names = [name for name in (error.filename2, error.filename) if name is not None]
-            _end(streams, "error: {}{}\n".format("{}: ".format(names[0]) if names else "", error.strerror))
+            said = "{}: ".format(names[0]) if names else ""
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                advice = "; make room, then run the same command again"
+            else:
+                advice = ""
+            reason = os.strerror(error.errno) if error.errno in DISK_FAULTS else error.strerror
+            _end(streams, "error: {}{}{}\n".format(said, reason, advice))
             status = 1
         else:
             raise  # a worker's pipe, say

@@ -228,7 +228,7 @@ def test_a_full_disk_is_one_line(words: list[str]) -> None:
             text=True,
             check=False,
         )
-    assert result.stderr == "error: <stdout>: No space left on device\n"
+    assert result.stderr == "error: <stdout>: No space left on device; make room, then run the same command again\n"
     assert result.returncode == 1
 
 

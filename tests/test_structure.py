@@ -129,7 +129,7 @@ DIRECTIONS = {
     "toolkit.installed": "",
     "experiments.mini_world": f"experiments.lab toolkit.mini {BASE}",
     "experiments.lab": "toolkit.mini toolkit.eval toolkit.training toolkit.mgm toolkit.dataset toolkit.fixed_part "
-    f"{BASE}",
+    f"toolkit.entry {BASE}",
 }
 
 

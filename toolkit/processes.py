@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import glob
 import json
@@ -27,6 +28,7 @@ _TEMPORARY = "synth-"  # begins the names of folders that `temporary_files` make
 _IN_USE = "BETTER_SYNTH_TEMPORARY"  # the folder that a command's own processes share
 # Bytes of a TMPDIR that takes one: sockets that Ray makes in it may have paths of 107.
 _LONGEST_TMPDIR = 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InUseError(Exception):
@@ -51,9 +53,9 @@ def owner_of(folder: Path, part: str = "") -> Iterator[None]:
     path = folder / f".lock{'-' * bool(part)}{part}"
     with _locked(path) as file:
         owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        file.write(json.dumps(owner))
-        file.flush()
         try:
+            with _named_where_full(path):
+                os.write(file.fileno(), json.dumps(owner).encode())
             yield
         finally:
             path.unlink(missing_ok=True)  # before the lock ends, so that only its owner removes it
@@ -95,6 +97,17 @@ def _named(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def _named_where_full(path: Path) -> Iterator[None]:
+    """Name the file that a full disk does not take: the system's error names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` to write its next content to; it is removed where the block leaves it.
 
@@ -109,7 +122,8 @@ def unfinished(path: Path) -> Iterator[Path]:
     try:
         _lock(handle)  # tells it from what a dead process left
         os.fchmod(handle, 0o644)  # mkstemp's files are private
-        yield Path(name)
+        with _named_where_full(path):
+            yield Path(name)
     finally:
         os.close(handle)
         Path(name).unlink(missing_ok=True)

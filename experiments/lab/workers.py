@@ -17,6 +17,7 @@ from typing import Literal
 from experiments.lab.bench import Bench
 from experiments.lab.cells import Cell
 from experiments.lab.labfile import Lab
+from toolkit.entry import DISK_FAULTS
 from toolkit.errors import RowFault, UserError
 from toolkit.files import display_path
 from toolkit.processes import InUseError
@@ -123,6 +124,8 @@ def _outcome(bench: Bench, cell: Cell, may_train: bool) -> Outcome:
         lines = str(error).strip().splitlines() or [""]
         if isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS):
             return Outcome(cell, "failed", text=f"ran out of memory ({lines[0][:120] or 'MemoryError'})")
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:  # which a log would not fit on either
+            return Outcome(cell, "failed", text=f"{error.filename or bench.lab.output}: {os.strerror(error.errno)}")
         bench.lab.records.mkdir(parents=True, exist_ok=True)
         log = bench.lab.records / FAILURES
         with log.open("a", encoding="utf-8") as file:

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from toolkit.errors import UserError, positive
-from toolkit.eval.score import blind_folder, explain, find_answers, score_answers
+from toolkit.eval.score import blind_folder, explain, find_answers, score_answers, training_warnings
 from toolkit.eval.score_table import ScoredRun, table
 from toolkit.files import display_path, write_json
 from toolkit.presets import Preset
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"blind: {runs[0].name} without the images (eval --no-image), MMBench tolerant")
     for remark in remarks:
         print(textwrap.fill(remark, WIDTH, break_long_words=False, break_on_hyphens=False))
-    for note in (*hidden, *notes):
+    for note in (*hidden, *notes, *training_warnings(folder, preset)):
         print(note)
     if args.explain:
         print(*explain(folder, preset, args.explain), sep="\n")

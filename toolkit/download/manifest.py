@@ -108,11 +108,15 @@ def load_manifest(path: Path = MANIFEST) -> list[Resource]:
     """Read a manifest and make its URLs absolute.
 
     Raises:
-        UserError: the file is missing; a key is unknown, missing or mistyped; a source lacks its repository or files.
+        UserError: the file is missing or no YAML; a key is unknown, missing or mistyped; a source lacks its repository
+            or files.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such manifest")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not a YAML document ({' '.join(str(error).split())})") from None
     base = os.environ.get(BASE_URL_VARIABLE, values["organisers"]).rstrip("/") + "/"
     resources = []
     for name, entry in values["resources"].items():

@@ -14,7 +14,7 @@ from toolkit.eval import mmbench, textvqa
 from toolkit.eval.answer_files import SUFFIXES, Answer, find_answer_file, read_answers, whole_number
 from toolkit.eval.letters import read_letter
 from toolkit.eval.questions import BLIND, collapse_warning
-from toolkit.files import REPOSITORY, display_path, require_file, sha256_of
+from toolkit.files import REPOSITORY, display_path, read_json, require_file, sha256_of
 from toolkit.presets import PRESETS, Preset, load_preset
 
 EVAL_RESULTS = REPOSITORY / "output" / "eval_results"
@@ -99,6 +99,24 @@ def answer_files(experiment: Path) -> dict[str, Path]:
 def blind_folder(folder: Path) -> Path:
     """Where `eval --no-image` puts the answers of a run: in a folder of their own inside its answers folder."""
     return folder / BLIND
+
+
+def training_warnings(folder: Path, preset: Preset) -> list[str]:
+    """What the records of a run's two stages warn of; nothing where its answers do not lie with its training.
+
+    Raises:
+        UserError: a record is no JSON document.
+    """
+    experiment = folder.resolve().name.removeprefix(preset.run_folder("finetune", ""))
+    runs = folder.resolve().parent.parent / TRAINING_DIRS.name
+    records = {stage: runs / preset.run_folder(stage, experiment) / "run.json" for stage in ("pretrain", "finetune")}
+    found = {stage: read_json(record) for stage, record in records.items() if record.is_file()}
+    return [
+        f"{stage}: {warning}"
+        for stage, record in found.items()
+        if isinstance(record, dict)
+        for warning in record.get("warnings", [])
+    ]
 
 
 def score_answers(folder: Path, preset: Preset, blind: bool = False) -> tuple[dict[str, Any], list[str]]:

@@ -1,6 +1,7 @@
 """Whole labs at toy size: what they say, what they do again, and what one failing cell costs."""
 
 import dataclasses
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from random import Random
 import pytest
 import torch
 
-from experiments.lab import run
+from experiments.lab import run, workers
 from experiments.lab.bench import Bench
 from experiments.lab.cells import SUMMARY, record_files
 from experiments.lab.labfile import Lab
@@ -98,8 +99,11 @@ FAILURES = {
     "a killed process": (lambda: os.kill(os.getpid(), signal.SIGKILL), "ended by signal 9, as where memory is short"),
     "torch": (lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried")), "ran out of memory"),
     "Python": (lambda: (_ for _ in ()).throw(MemoryError()), "ran out of memory (MemoryError)"),
+    "a full disk": (
+        lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full", "/x")), "missing: /x: No space left on device",
+    ),
     "a fault of ours": (lambda: [][1], "IndexError: list index out of range; "),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", FAILURES)
@@ -113,6 +117,7 @@ def test_a_cell_that_fails_costs_one_line_and_no_other_cell(case, lab, training,
     (line,) = run.missing_lines(outcome for outcome in outcomes if not outcome.key)
     assert line.startswith("error: kept-draw0-seed1 and 1 more missing: ")
     assert expected in line
+    assert (lab.records / workers.FAILURES).exists() == (case == "a fault of ours")
     run.write_summary(lab, outcomes)
     summary = read_json(lab.records / SUMMARY)
     assert [cell["arm"] for cell in summary["missing"]] == ["kept", "again"]

@@ -11,6 +11,8 @@ import pytest
 
 from tests.toolkit.download.conftest import IMAGES, environment_of
 from tests.toolkit.download.server import tar_gz
+from toolkit.download.manifest import load_manifest
+from toolkit.errors import UserError
 from toolkit.files import REPOSITORY
 
 SEED = ["seed.jsonl", "questions.json"]
@@ -244,6 +246,13 @@ def test_a_wrong_manifest_is_named(world, key, value, message):
     done = world.run()
     assert done.returncode == 1
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"a: [", b"\xff"], ids=["brackets", "cut off", "no UTF-8"])
+def test_a_manifest_that_is_no_yaml_is_one_line(content, tmp_path):
+    (tmp_path / "own.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"own\.yaml: not a YAML document \([^\n]*\)$"):
+        load_manifest(tmp_path / "own.yaml")
 
 
 def test_a_damaged_archive_that_two_resources_share_is_replaced_for_both(world):

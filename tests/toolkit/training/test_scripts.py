@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from toolkit.files import REPOSITORY
@@ -153,7 +157,7 @@ def saved(kit: Kit) -> Path:
 
 
 @pytest.mark.parametrize(
-    "value", ["/data/x.jsonl", "/a b/x", "/it's", "/$HOME/`id`", '/"q"', "/}x{", "/a\\b", "/名字", "/x*"]
+    "value", ["/data/x.jsonl", "/a b/x", "/it's", "/$HOME/`id`", '/"q"', "/}x{", "/a\\b", "/名字", "/x*", "/a\nb"]
 )
 def test_the_script_that_is_kept_gives_the_same_values(kit: Kit, value: str) -> None:
     assert kit.run(PRETRAIN_DATASET=value).returncode == 0
@@ -230,6 +234,42 @@ def test_ctrl_c_ends_the_script_although_its_command_ends_well(kit: Kit) -> None
     (kit.folder / "bin/python").write_text(stand_in)
     assert kit.run().returncode == 130
     assert kit.calls[-1].split()[2] == "check"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_nothing_is_left_at_work_by_a_script_that_is_ended(kit: Kit, number: signal.Signals) -> None:
+    """The signal goes to the shell alone, which waits for a stage and the `tee` of its log."""
+    stand_in = STAND_IN.replace('[[ "', '[[ $4 != pretrain ]] || exec sleep 60\n[[ "')
+    (kit.folder / "bin/python").write_text(stand_in)
+    environment = {"PATH": f"{kit.folder}/bin:{os.environ['PATH']}", "CALLS": str(kit.folder / "calls")}
+    script = subprocess.Popen(
+        ["bash", str(kit.folder / "toolkit" / MINI)],
+        env=environment, cwd=kit.folder, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: len(members_of(script.pid)) > 2 and "train pretrain" in "".join(kit.calls))
+    script.send_signal(number)
+    assert script.wait(30) != 0
+    wait_for(lambda: not members_of(script.pid))
+
+
+def members_of(session: int) -> list[psutil.Process]:
+    """The living processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_an_edited_preset_is_named(kit: Kit) -> None:
