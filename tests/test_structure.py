@@ -246,6 +246,34 @@ def test_source_files_are_short():
     assert {name: lines for name, lines in long.items() if lines > 450} == {}
 
 
+def passed_over(text: str) -> list[int]:
+    """Lines of a module that take every fault and say nothing of it: no comment why, and none is raised again."""
+    lines, found = text.splitlines(), []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else "BaseException"
+            idle = all(isinstance(step, ast.Pass | ast.Continue) for step in node.body)
+            handled = any(isinstance(step, ast.Raise) for below in node.body for step in ast.walk(below)) and not idle
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "suppress":
+            caught, handled = ast.unparse(ast.Tuple([*node.args], ast.Load())), False
+        else:
+            continue
+        bare = isinstance(node, ast.ExceptHandler) and node.type is None
+        if bare or (re.search(r"\b(Base)?Exception\b", caught) and not handled and "#" not in lines[node.lineno - 1]):
+            found.append(node.lineno)
+    return found
+
+
+def test_no_fault_is_passed_over_in_silence():
+    ours = [path for path in MODULES if module_name(path).split(".")[0] != "tests"]
+    found = {module_name(path): lines for path in ours if (lines := passed_over(path.read_text(encoding="utf-8")))}
+    assert found == {}
+    for handler in ("except:", "except Exception:", "except (ValueError, BaseException) as error:"):
+        assert passed_over(f"try:\n    work()\n{handler}\n    pass\n") == [3]
+    assert passed_over("with contextlib.suppress(Exception):\n    work()\n") == [1]
+    assert passed_over("try:\n    work()\nexcept Exception:\n    undo()\n    raise\n") == []
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_scripts_stop_at_the_first_error_and_are_short(script):
     lines = script.read_text().splitlines()

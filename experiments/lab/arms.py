@@ -250,12 +250,12 @@ def clip_similarities(lines: list[Line], images: Path, clip: Path) -> dict[str, 
     model, processor = CLIPModel.from_pretrained(clip), CLIPProcessor.from_pretrained(clip, use_fast=False)
     model = model.eval().to(device)
     longest = model.config.text_config.max_position_embeddings
-    pairs = []
+    roots, pairs = ImageRoots(images, images), []
     for line in lines:
         with contextlib.suppress(RowFault):
             row = parse_row(line)
             if row.image:
-                pairs.append((row.id, row.caption, images / row.image))
+                pairs.append((row.id, row.caption, roots.resolve(row.image)))
     scores: dict[str, float] = {}
     for start in range(0, len(pairs), CLIP_BATCH):
         ids, captions, files = zip(*pairs[start : start + CLIP_BATCH], strict=True)

@@ -253,11 +253,21 @@ class Report:
         root = self.output if state == "synthetic" else self.images
         # The audit joins the paths of several images with a space, which may also be part of one path.
         name = images if os.path.isfile(root / images) else images.split(" ")[0]
+        if not _is_inside(root / name, root):
+            return None
         try:
             return thumbnail(root / name, _THUMBNAIL, 72)
         except ImageError:  # also one that is broken: it failed its row, and lies nowhere else
             self.missing += bool(name) and state == "seed" and not os.path.lexists(root / name)
             return None
+
+
+def _is_inside(file: Path, root: Path) -> bool:
+    """Whether no link, no absolute path and no `..` leads out of the folder: rows with such images have failed."""
+    try:
+        return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root))
+    except ValueError:  # a NUL
+        return False
 
 
 def _has_reason(rows: pa.Table, kinds: list[str]) -> pa.Array:

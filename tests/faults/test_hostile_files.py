@@ -1,8 +1,9 @@
-"""Files of others that would run code when read: YAML with tags of Python, model folders with code of their own."""
+"""Files of others that would run code when read: YAML with tags of Python, weights, model folders with own code."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from experiments.lab.labfile import read_lab
+from solution.operators.common.aesthetics import load_aesthetics
 from solution.operators.common.faults import SetupFault
 from solution.operators.common.loader import load_model
 from solution.runner import errors
@@ -17,6 +19,7 @@ from solution.runner.recipe import load_recipe
 from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.presets import load_preset
+from toolkit.weights import look_at_weights, read_weights
 
 CODE = "import pathlib\npathlib.Path({file!r}).touch()\nclass Own: pass\n"
 
@@ -57,4 +60,37 @@ def test_a_model_folders_own_code_is_never_run(folder: Path, tmp_path: Path) -> 
         load_model(str(folder), "cpu", torch.float32)
     with pytest.raises(UserError, match="custom code"):
         load_tokenizer(folder)
+    assert not (tmp_path / "code was run").exists()
+
+
+class Payload:
+    """A pickle that runs code when it is loaded."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old pickle"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder: list(read_weights(folder)),
+        lambda folder: look_at_weights(folder / "pytorch_model.bin"),
+        lambda folder: load_model(str(folder), "cpu", torch.float32),
+        lambda folder: load_aesthetics(str(folder), "cpu", torch.float32),
+    ],
+    ids="toolkit preflight operators aesthetics".split(),  # noqa: SIM905
+)
+def test_weights_run_no_code(read: Callable[[Path], object], zipped: bool, clip_folder: Path, tmp_path: Path) -> None:
+    """The adapter, optimizer, scheduler and DeepSpeed's states have tests in `tests/toolkit/training/`."""
+    model = shutil.copytree(clip_folder, tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    state = {"weight": torch.zeros(1), "code": Payload(tmp_path / "code was run")}
+    torch.save(state, model / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    with pytest.raises((UserError, SetupFault)) as found:
+        read(model)
+    assert str(model) in str(found.value)
     assert not (tmp_path / "code was run").exists()

@@ -46,6 +46,7 @@ class Kit:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.words: list[str] = []  # on the command line, where a script takes any
         for pattern in ("*.sh", "*.txt", "toolkit/**/*.sh", "toolkit/presets/*.yaml", "solution/*.txt"):
             for file in REPOSITORY.glob(pattern):
                 target = folder / file.relative_to(REPOSITORY)
@@ -74,7 +75,7 @@ class Kit:
             "CALLS": str(calls),
             "FAILS": fails,
         }
-        words = ["MODEL", "OUT"] if script.parent.name == "eval" else []
+        words = self.words or (["MODEL", "OUT"] if script.parent.name == "eval" else [])
         copy = self.folder / script.relative_to(REPOSITORY)
         done = subprocess.run(
             ["bash", str(copy), *words], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60
@@ -106,6 +107,25 @@ def test_a_failing_step_ends_the_script_with_a_status_and_a_line(script: Path, t
             after, in_turn = [], []
             ran = [call for call in ran if call in last[last.index(step) + 1 if step in last else 0 :]]
         assert len(ran) + len(after) <= len(in_turn), f"steps ran after {step}: {ran}"
+
+
+NASTY = ["it's", 'a "b"', "$HOME `id` $(id)", "a\nb", "裙子 é", " *?[a]{b}~", "-x;y|z&\\", "!!#%"]
+
+
+@pytest.mark.parametrize(
+    "name", ["toolkit/eval/textvqa.sh", "toolkit/eval/mmbench.sh", "download.sh", "download_10k_baseline.sh"]
+)
+def test_any_word_reaches_python_as_it_was_typed(name: str, tmp_path: Path) -> None:
+    """What users may put into training scripts is tried in `tests/toolkit/training/test_scripts.py`."""
+    kit = Kit(tmp_path / "a 'quoted' $kit\nof two lines")
+    stand_in = kit.folder / "venv/bin/python"
+    stand_in.write_text(STAND_IN.replace('"$name $*"', '"$name" "$@"', 1))
+    for word in NASTY:
+        kit.words = [word, f"{word}/out"] if "eval" in name else ["--only", word]
+        done, calls = kit.run(REPOSITORY / name)
+        assert done.returncode == 0, done.stderr
+        made = "\n".join(["", *calls, ""])
+        assert all(f"\n{given}\n" in made for given in kit.words), made
 
 
 def test_shellcheck_finds_nothing() -> None:

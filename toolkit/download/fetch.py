@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
@@ -115,10 +116,21 @@ def fetch(url: str, target: Path, attempts: int, report: Callable[[int, int | No
     partial.finish(target)
 
 
+def shown_url(url: str) -> str:
+    """An address as messages may show it: without user name, password and query, which may be a signature."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _noted(url: str) -> str:
+    """An address as files may keep it, to be told from others."""
+    return url if url == shown_url(url) else hashlib.sha256(url.encode()).hexdigest()
+
+
 def _transfer(session: requests.Session, url: str, partial: Partial, report: Callable[[int, int | None], None]) -> None:
     """One request. Returns when the file is complete; raises _Retry, SourceError or a RequestException."""
     notes, size = partial.notes(), partial.size
-    known = bool(size) and notes.get("url") == url
+    known = bool(size) and notes.get("url") == _noted(url)
     if known and size == notes["total"]:
         return  # a run was killed between the last byte and the rename
     headers = {"Accept-Encoding": "identity"}
@@ -168,7 +180,7 @@ def _notes(response: requests.Response, url: str) -> dict:
     etag, length = response.headers.get("ETag", ""), response.headers.get("Content-Length", "")
     md5 = response.headers.get("Content-MD5", "")
     return {
-        "url": url,
+        "url": _noted(url),
         # A weak tag promises the same meaning, not the same bytes.
         "validator": etag if etag.startswith('"') else response.headers.get("Last-Modified", ""),
         "total": int(length) if length.isdecimal() else None,

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from toolkit.download.fetch import Partial, SourceError, fetch
+from toolkit.download.fetch import Partial, SourceError, fetch, shown_url
 from toolkit.download.hubs import fetch_repository
 from toolkit.download.manifest import HUBS, RemoteFile, Resource, Source
 from toolkit.download.progress import Task, Transfer
@@ -116,7 +116,9 @@ class Installer:
 
     def _manual_steps(self, resource: Resource) -> str:
         """How a user without access to any source can provide the resource."""
-        urls = [file.url for source in resource.sources for file in source.files if source.home == "organisers"]
+        urls = [
+            shown_url(file.url) for source in resource.sources for file in source.files if source.home == "organisers"
+        ]
         repositories = [f"{source.repository} of {source.home}" for source in resource.sources if source.repository]
         ways = [f"get {', '.join(urls)} into {DOWNLOADS}/"] if urls else []
         ways.append(f"put {' or '.join(repositories) or 'its files'} into {resource.destination}/")

@@ -29,10 +29,10 @@ HUBS = ("modelscope", "huggingface")
 class RemoteFile:
     """A file fetched over HTTP.
 
-        Args:
-    url: absolute, or relative to the organisers' base URL.
-            unpack: for an archive, the folder inside it whose content goes to the destination; empty for a plain file.
-            inside: folder of the destination that the file or content goes to.
+    Args:
+        url: absolute, or relative to the organisers' base URL.
+        unpack: for an archive, the folder inside it whose content goes to the destination; empty for a plain file.
+        inside: folder of the destination that the file or content goes to.
     """
 
     url: str
@@ -108,8 +108,8 @@ def load_manifest(path: Path = MANIFEST) -> list[Resource]:
     """Read a manifest and make its URLs absolute.
 
     Raises:
-        UserError: the file is missing or no YAML; a key is unknown, missing or mistyped; a source lacks its repository
-            or files.
+        UserError: the file is missing or no YAML; the organisers' address is none; a key is unknown, missing or
+            mistyped; a source lacks its repository or files.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such manifest")
@@ -118,6 +118,9 @@ def load_manifest(path: Path = MANIFEST) -> list[Resource]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not a YAML document ({' '.join(str(error).split())})") from None
     base = os.environ.get(BASE_URL_VARIABLE, values["organisers"]).rstrip("/") + "/"
+    if not _is_address(base):
+        where = BASE_URL_VARIABLE if BASE_URL_VARIABLE in os.environ else f"{path}: organisers"
+        raise UserError(f"{where}: expected an address that begins with http:// or https://")
     resources = []
     for name, entry in values["resources"].items():
         resource = build(Resource, {"name": name, **entry}, f"{path}: {name}")
@@ -149,6 +152,14 @@ def choose(resources: list[Resource], kit: str, only: list[str], home: str) -> l
     if not any(resource.sources for resource in with_home):
         raise UserError(f"--source {home}: it has no {' or '.join(resource.name for resource in chosen)}")
     return with_home
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # brackets that do not close, say
+        return False
 
 
 def _needs(home: str) -> str:

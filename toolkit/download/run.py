@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from toolkit.download.fetch import shown_url
 from toolkit.download.hubs import prepare_clients
 from toolkit.download.install import Installer
 from toolkit.download.manifest import Resource
@@ -47,7 +48,8 @@ def print_plan(installer: Installer, resources: list[Resource]) -> None:
             continue
         print(f"          about {resource.fetch_gb:g} GB, {resource.disk_bytes / 1e9:g} GB of disk on the way")
         for source in resource.sources:
-            print(f"          {source.home}: {source.repository or ' '.join(file.url for file in source.files)}")
+            urls = " ".join(shown_url(file.url) for file in source.files)
+            print(f"          {source.home}: {source.repository or urls}")
         for expectation in resource.expect:
             known = [f"at least {expectation.files:,} files"] * (expectation.files > 1)
             known += [f"{expectation.size:,} bytes"] * bool(expectation.size)

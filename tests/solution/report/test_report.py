@@ -202,6 +202,27 @@ def test_hostile_captions_and_ids_stay_text(tmp_path):
     assert "\u202e" not in "".join(captions)
 
 
+def test_no_image_outside_the_image_root_is_shown(tmp_path):
+    """Rows that name one have failed, but their cards are shown."""
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    sample_image(1).save(tmp_path / "outside.png")
+    sample_image(2).save(seed / "inside.png")
+    (seed / "link.png").symlink_to(tmp_path / "outside.png")
+    (seed / "folder").symlink_to(tmp_path)
+    names = ["inside.png", "link.png", "folder/outside.png", "../outside.png", f"{tmp_path}/outside.png", "a\0.png"]
+    ledger = Ledger("skip")
+    ledger.begin("read", len(names))
+    ledger.add([RowAudit(str(row), row, None, "a", "a", name) for row, name in enumerate(names, start=1)])
+    for row in range(1, len(names) + 1):
+        ledger.fail(row, "a fault")
+    ledger.write(tmp_path / "trial.parquet", **about(tmp_path, "") | {"images": str(seed)})
+    assert write_report(tmp_path / "trial.parquet", "trial", None, tmp_path / "page.html") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("a fault") >= len(names)
+    assert page.count('src="data:image/jpeg') == 1
+
+
 def test_images_that_cannot_be_found_are_told(audit, tmp_path):
     with pytest.raises(UserError, match=r"--images .*nowhere is no folder"):
         write_report(audit, "trial", tmp_path / "nowhere", tmp_path / "page.html")

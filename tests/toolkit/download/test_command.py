@@ -204,6 +204,27 @@ def test_a_mirror_of_the_organisers(world, server):
     assert world.run("--only", "tower", BETTER_SYNTH_URL=url).returncode == 0
 
 
+def test_a_password_in_an_address_is_never_told(world, server):
+    """Nor a signature; neither in what is said nor in a file, of a transfer that was cut off either."""
+    secret = server.url.replace("://", "://user:hush@")
+    told = [world.run("--dry-run", BETTER_SYNTH_URL=secret)]
+    server.always["/seed.tar.gz"] = "drop"
+    told += [world.run("--only", "seed,textvqa", BETTER_SYNTH_URL=secret) for _ in range(2)]
+    assert [done.returncode for done in told] == [0, 1, 1]
+    assert not any("hush" in done.stdout + done.stderr for done in told)
+    assert f"organisers: {server.url}/seed.tar.gz" in told[0].stdout
+    assert f"By hand: get {server.url}/seed.tar.gz" in told[1].stderr
+    assert any(path.suffix == ".json" for path in world.root.rglob("*.part.json"))
+    assert not any(b"hush" in content for content in world.files().values())
+
+
+@pytest.mark.parametrize("url", ["http://[x", "ftp://host/x", "host/x", ""])
+def test_an_address_that_is_none_is_one_line(url, monkeypatch):
+    monkeypatch.setenv("BETTER_SYNTH_URL", url)
+    with pytest.raises(UserError, match=r"^BETTER_SYNTH_URL: expected an address that begins with http"):
+        load_manifest()
+
+
 def test_two_at_once_are_refused(world):
     world.server.pause = 1
     first = subprocess.Popen(

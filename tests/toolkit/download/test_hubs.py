@@ -53,8 +53,8 @@ def hub(request, world):
     return world, prefix
 
 
-def fetch(world, *words):
-    """Download the tower with no account, and no caches but the test's own."""
+def fetch(world, *words, **account):
+    """Download the tower with no account unless one is given, and no caches but the test's own."""
     home = str(world.root.parent / "home")
     url = world.server.url
     clients = {
@@ -67,7 +67,7 @@ def fetch(world, *words):
         "MODELSCOPE_API_MAX_RETRIES": "1",
     }
     own = {"HOME": home, "HF_HOME": home, "MODELSCOPE_CACHE": home, "HF_TOKEN": "", "MODELSCOPE_API_TOKEN": ""}
-    return world.run("--only", "tower", *words, **clients, **own)
+    return world.run("--only", "tower", *words, **(clients | own | account))
 
 
 def installed(world):
@@ -120,6 +120,18 @@ def test_no_such_repository(hub):
     (line,) = [line for line in done.stderr.splitlines() if "error" in line.lower()]
     assert "By hand: put org/tower of" in line
     assert "into models/tower/" in line
+
+
+@pytest.mark.parametrize("hub", ["huggingface"], indirect=True)
+def test_an_accounts_token_is_never_told(hub):
+    world, prefix = hub
+    world.server.always[prefix + "model.safetensors"] = "wrong"
+    told = [fetch(world, HF_TOKEN="hf_hushhushhush")]
+    del world.server.always[prefix + "model.safetensors"]
+    told.append(fetch(world, HF_TOKEN="hf_hushhushhush"))
+    assert [done.returncode for done in told] == [1, 0]
+    assert not any("hush" in done.stdout + done.stderr for done in told)
+    assert not any(b"hush" in content for content in world.files().values())
 
 
 @pytest.mark.parametrize("hub", ["huggingface"], indirect=True)
