@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from solution.operators.common import reasons
+from solution.report.compare import write_comparison
 from solution.report.report import write_report
 from solution.runner.audit import Ledger, RowAudit
 from solution.runner.errors import UserError, visible
@@ -164,7 +165,7 @@ class Reader(HTMLParser):
             self.texts[-1] += data
 
 
-def test_hostile_captions_and_ids_stay_text(tmp_path):
+def hostile_audit(tmp_path):
     """Wherever text of the data can get into the page: captions, ids, reasons, image paths, operators, thresholds."""
     ledger = Ledger("skip")
     ledger.begin("read", len(HOSTILE))
@@ -181,7 +182,11 @@ def test_hostile_captions_and_ids_stay_text(tmp_path):
     ledger.passed([(row, row / 10, 0.0) for row in range(5, len(HOSTILE) + 1)])
     audit = tmp_path / "audit" / "<script>alert(2)<.parquet"
     ledger.write(audit, **about(tmp_path, "\n".join(HOSTILE)) | {"images": str(tmp_path), "dataset": HOSTILE})
-    write_report(audit, "trial", None, tmp_path / "page.html")
+    return audit
+
+
+def test_hostile_captions_and_ids_stay_text(tmp_path):
+    write_report(hostile_audit(tmp_path), "trial", None, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     found = Reader(page)
     assert set(found.tags) == {
@@ -291,6 +296,24 @@ def test_a_browser_loads_the_page_in_silence(make_seed, make_recipe, run_process
     asking = tmp_path / "asking.html"
     asking.write_text(page.read_text().replace("<footer>", '<img src="http://elsewhere.example/x.png"><footer>'))
     assert any("elsewhere.example" in line for line in console_of(asking, tmp_path / "profile"))
+
+
+@pytest.mark.slow
+def test_a_browser_runs_nothing_that_texts_hold(tmp_path):
+    """In a report and in a comparison; nor would it, were a script to get into them."""
+    audit, page, other = hostile_audit(tmp_path), tmp_path / "page.html", tmp_path / "comparison.html"
+    write_report(audit, "trial", None, page)
+    write_comparison((audit, audit), (HOSTILE[0], HOSTILE[1]), None, other)
+    foreign = tmp_path / "foreign.html"
+    foreign.write_text(page.read_text().replace("<footer>", "<script>document.title = 'run'</script><footer>"))
+    with Browser(tmp_path / "profile") as browser:
+        for shown in (page, other):
+            browser.open(shown.as_uri(), "document.querySelector('footer')")
+            assert browser.evaluate("document.scripts.length") == 0
+            assert browser.said == []
+        browser.open(foreign.as_uri(), "document.querySelector('footer')")
+        assert browser.evaluate("document.title") != "run"
+        assert "Content Security Policy" in " ".join(browser.said)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Operators that raise anything anywhere and return anything: it costs the row, or ends the run in one line."""
 
+import errno
 import logging
 import shutil
 import sys
@@ -320,6 +321,26 @@ def test_a_damaged_model_of_ours_is_no_rows_fault(tmp_path, clip_folder):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"cut short")
     with pytest.raises(SetupFault, match=r"its model .*model cannot be loaded: "):
         load_model(str(tmp_path / "model"), "cpu", torch.float32)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error"),
+        OSError(errno.EMFILE, "Too many open files"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: unspecified launch failure"),
+    ],
+    ids=lambda error: str(error)[:24],
+)  # fmt: skip
+def test_a_fault_of_the_machine_fails_no_row(error, data, ledger):
+    """It comes at one row, but is not that row's."""
+
+    def stop(sample):
+        raise error
+
+    with pytest.raises(UserError, match=r"odd_machine_mapper cannot work: .*; the steps before it are saved"):
+        run(mapper("odd_machine_mapper", stop), data, ledger)
+    assert not ledger.failures()
 
 
 def test_faults_of_the_machine_are_told_from_faults_of_rows():

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.contamination import photograph
 from tests.conftest import SmallSeed
+from tests.solution.analysis.browser import Browser
 from toolkit.__main__ import main
 from toolkit.contamination import search
 from toolkit.contamination.images import Match
@@ -154,6 +155,7 @@ def test_a_damaged_store_is_named(words: list[str], tmp_path: Path, capsys: pyte
     assert "known.sqlite: file is not a database; remove it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_page_escapes_what_others_wrote(tmp_path: Path) -> None:
     name, label = "images/<script>alert(1)<.png", "TextVQA <img src=x onerror=alert(1)>"
     (tmp_path / "images").mkdir()
@@ -165,6 +167,10 @@ def test_the_page_escapes_what_others_wrote(tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert not any(tag in page for tag in ("<script", "<img src=x", "<b>", "<i>"))
     assert "images/&lt;script&gt;alert(1)&lt;.png, line 1" in page
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((tmp_path / "page.html").as_uri(), "document.querySelector('table')")
+        assert browser.evaluate("document.scripts.length + document.querySelectorAll('[onerror], b, i').length") == 0
+        assert browser.said == []
 
 
 CLIP = load_preset("mini").vision_tower
