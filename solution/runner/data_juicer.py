@@ -272,6 +272,9 @@ for _name in ("data_juicer.core", *_OPERATOR_PACKAGES):
     if _name not in sys.modules:
         _defer(_name)
 
+# Its logging would import all of IPython, to ask whether this is a notebook.
+_modules: dict[str, Any] = sys.modules
+_modules.setdefault("IPython", None)
 from data_juicer.core.data import NestedDataset  # noqa: E402
 from data_juicer.ops import (  # noqa: E402
     OPERATORS,
@@ -286,6 +289,9 @@ from data_juicer.utils import asset_utils, model_utils  # noqa: E402
 from data_juicer.utils.constant import Fields  # noqa: E402
 from data_juicer.utils.mm_utils import SpecialTokens, load_image  # noqa: E402
 from PIL import Image  # noqa: E402
+
+if _modules["IPython"] is None:
+    del _modules["IPython"]
 
 from solution.runner import needs  # noqa: E402
 

@@ -49,9 +49,9 @@ def stamp_of(folder: Path) -> str:
 def stamp_of_files(folder: Path, names: Iterable[str | Path]) -> str:
     """The same over files of a folder, by their paths in it; a file that is missing counts as such."""
     digest = hashlib.sha256()
-    for name in sorted(map(Path, names)):
+    for name in sorted(map(str, names), key=lambda name: name.split("/")):  # as a Path is, at a tenth of the time
         try:
-            state = os.stat(folder / name)
+            state = os.stat(os.path.join(folder, name))
         except OSError:
             digest.update(f"{name}\n".encode(errors="surrogateescape"))
         else:

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,17 +48,24 @@ class Folders:
     output: Path  # the folder of processed_data.jsonl
     unfinished: Path  # the folder of the checkpoint
 
+    @cached_property
+    def _synthetic(self) -> list[tuple[Path, str]]:
+        """The folders that may have synthetic images, each with how the path of one begins."""
+        folders = (self.output, self.unfinished, self.dataset)
+        return [(folder, os.path.join(folder, SYNTHETIC, "")) for folder in folders]
+
     def absolute(self, image: str) -> str:
         """The file of an image path of the input. Raises ValueError where a link leads out of the image root."""
-        root = self.dataset if _is_synthetic(image) else self.images
-        file = root / image
-        real = os.path.join(_real_folder(str(file.parent)), file.name)
+        root = str(self.dataset if _is_synthetic(image) else self.images)
+        file = os.path.join(root, image)
+        folder, name = os.path.split(file)
+        real = os.path.join(_real_folder(folder), name)
         if os.path.islink(real):
             real = os.path.realpath(real)
-        if not real.startswith(os.path.join(_real_folder(str(root)), "")):
+        if not real.startswith(os.path.join(_real_folder(root), "")):
             where = "outside" if os.path.exists(real) else "which is missing, and outside"
             raise ValueError(f"image {file} is a link to {real}, {where} {root}")
-        return str(file)
+        return file
 
     def inside(self, image: str) -> str:
         """An image path of the input: of an absolute one in these folders, as Data-Juicer writes it, what is below.
@@ -78,15 +85,16 @@ class Folders:
 
         Raises UserError for an image outside the image root and the synthetic folder.
         """
-        path = Path(image)
-        for folder in (self.output, self.unfinished, self.dataset):
-            if path.is_relative_to(folder / SYNTHETIC):
-                name = path.relative_to(folder)
+        path = str(Path(image))
+        for folder, start in self._synthetic:
+            if path.startswith(start):
+                name = path[len(start) - len(f"{SYNTHETIC}/") :]
                 if folder != self.output:
-                    linked(path, self.output / name)
-                return name.as_posix()
-        if path.is_relative_to(self.images):
-            return path.relative_to(self.images).as_posix()
+                    linked(Path(path), self.output / name)
+                return name
+        start = os.path.join(self.images, "")
+        if path.startswith(start):
+            return path[len(start) :]
         raise UserError(
             f"image {image} lies neither under {self.images} nor in {self.output / SYNTHETIC}: write it there"
         )

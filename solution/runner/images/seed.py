@@ -50,7 +50,8 @@ class SeedImages:
 
     def images_of(self, name: str, images: list[str]) -> list[str]:
         """The original images of the id: those that its first row has."""
-        self._rows.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (name, json.dumps(images)))
+        if self._rows.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (name, json.dumps(images))).rowcount:
+            return images
         return json.loads(self._rows.execute("SELECT images FROM images WHERE id = ?", (name,)).fetchone()[0])
 
     def looked_at(self, entries: Iterable[tuple[E, Sequence[str]]]) -> Iterator[tuple[E, list[Look]]]:
@@ -68,7 +69,7 @@ class SeedImages:
             yield entry, list(map(self._look_at, files))
 
     def _look_at(self, file: str) -> Look:
-        if known := self._known(file):
+        if file not in self._running and (known := self._known(file)):
             return known
         try:
             look = self._running[file].result()

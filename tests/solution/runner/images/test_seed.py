@@ -1,5 +1,6 @@
 """Images are decoded once, while the seed is read: every operator then has the values it would have measured itself."""
 
+import hashlib
 import json
 import os
 import threading
@@ -20,6 +21,7 @@ from solution.runner.audit import Ledger
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.data_juicer import _header
 from solution.runner.errors import UserError
+from solution.runner.files import stamp_of_files
 from solution.runner.images import seed as seed_images
 from solution.runner.images.seed import SeedImages
 from solution.runner.pipeline import build_operators, run_operator
@@ -160,6 +162,29 @@ def test_a_file_is_looked_at_once_and_rows_keep_their_order(monkeypatch):
     assert [number for number, _ in found] == list(range(10))
     assert [looks[0] for _, looks in found] == [("bad", "") if file == "bad" else ("", file.upper()) for file in files]
     assert sorted(looked) == ["a", "b", "bad", "c", "d"]
+
+
+def test_an_id_keeps_the_images_of_its_first_row():
+    with SeedImages({}) as known:
+        assert known.images_of("1", ["a.jpg"]) == ["a.jpg"]
+        assert known.images_of("1", ["b.jpg"]) == ["a.jpg"]
+        assert known.images_of("2", ["b.jpg"]) == ["b.jpg"]
+
+
+def test_images_are_stamped_in_the_order_of_their_folders(tmp_path):
+    """As sorted Paths are, whatever stands before the slash: records of earlier runs stay valid."""
+    names = ["a/b.jpg", "a-b/c.jpg", "a.jpg", "a/b/c.jpg", "ä/d e.jpg", "missing.jpg"]
+    for number, name in enumerate(names[:-1]):
+        file = tmp_path / name.replace("b/c", "d/c")
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_bytes(b"x" * number)
+    digest = hashlib.sha256()
+    for path in sorted(map(Path, names)):
+        found = (tmp_path / path).is_file() and os.stat(tmp_path / path)
+        line = f"{path} {found.st_size} {found.st_mtime_ns}\n" if found else f"{path}\n"
+        digest.update(line.encode())
+    assert stamp_of_files(tmp_path, names) == digest.hexdigest()
+    assert sorted(names) != list(map(str, sorted(map(Path, names))))
 
 
 def test_few_images_are_read_ahead_of_a_row_that_stops_the_run(monkeypatch):
