@@ -42,7 +42,7 @@ from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.keys import clipped
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.configuration.places import nearest
-from solution.runner.errors import UserError, visible
+from solution.runner.errors import UserError
 from solution.runner.files import ROOT, shown
 from solution.runner.recipe import Recipe, load_recipe
 from solution.runner.record import (
@@ -57,6 +57,7 @@ from solution.runner.record import (
     unfinished_folder,
     write_record,
 )  # fmt: skip
+from solution.terminal import visible
 
 
 def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3

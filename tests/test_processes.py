@@ -74,7 +74,7 @@ def start(started: list[subprocess.Popen], code: str, *words: object) -> tuple[s
     return started[-1], started[-1].stdout.readline().strip()
 
 
-@pytest.mark.parametrize("name", ["processes.py", "arguments.py", "attempts.py"])
+@pytest.mark.parametrize("name", ["processes.py", "arguments.py", "terminal.py", "attempts.py"])
 def test_both_folders_have_the_same_module(name: str) -> None:
     assert (REPOSITORY / "toolkit" / name).read_bytes() == (REPOSITORY / "solution" / name).read_bytes()
 

@@ -83,21 +83,23 @@ def test_the_tree_is_seen():
 
 
 BASE = (
-    "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes toolkit.attempts toolkit.allocator"
+    "toolkit.weights toolkit.presets toolkit.files toolkit.errors toolkit.processes toolkit.attempts toolkit.allocator "
+    "toolkit.terminal"
 )
 # Who may import what of ours, by folder or, where a module lies in no folder of its own, by module.
 DIRECTIONS = {
     "solution.process": "solution.report solution.analysis solution.runner solution.arguments solution.entry "
-    "solution.processes solution.attempts",
+    "solution.processes solution.attempts solution.terminal",
     "solution.arguments": "",
     "solution.entry": "",
+    "solution.terminal": "",
     "solution.processes": "",
     "solution.attempts": "solution.entry solution.processes",
     "solution.missing": "",
-    "solution.report": "solution.runner solution.operators.common",
-    "solution.analysis": "solution.report solution.runner solution.operators.common",
-    "solution.runner": "solution.missing solution.entry solution.processes solution.attempts solution.operators "
-    "solution.operators.common",
+    "solution.report": "solution.runner solution.operators.common solution.terminal",
+    "solution.analysis": "solution.report solution.runner solution.operators.common solution.terminal",
+    "solution.runner": "solution.missing solution.entry solution.terminal solution.processes solution.attempts "
+    "solution.operators solution.operators.common",
     "solution.operators": "solution.operators.common",
     "solution.operators.common": "",
     "toolkit.__main__": "toolkit.commands toolkit.arguments toolkit.errors toolkit.entry toolkit.processes",
@@ -121,8 +123,9 @@ DIRECTIONS = {
     "toolkit.presets": "toolkit.files toolkit.errors",
     "toolkit.files": "toolkit.errors toolkit.processes",
     "toolkit.arguments": "",
-    "toolkit.errors": "",
+    "toolkit.errors": "toolkit.terminal",
     "toolkit.entry": "",
+    "toolkit.terminal": "",
     "toolkit.processes": "",
     "toolkit.attempts": "toolkit.entry toolkit.processes",
     "toolkit.allocator": "",

@@ -9,14 +9,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from toolkit.terminal import visible
+
 OnError = Literal["stop", "skip"]
 
 
 class UserError(Exception):
     """A mistake the user can fix. The text is one line: what, where, what was expected, what to do next.
 
-    `python -m toolkit` prints it as `error: ...` and exits with status 1, without a trace.
+    `python -m toolkit` prints it as `error: ...` and exits with status 1, without a trace. A list of names may follow
+    in lines of its own; other control characters are written out, as in `visible`.
     """
+
+    def __str__(self) -> str:
+        return visible(super().__str__(), kept="\n")
 
 
 class RowFault(ValueError):
@@ -28,9 +34,8 @@ class RowFault(ValueError):
     """
 
     def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, visible(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
     def __reduce__(self) -> tuple:
         """Another process gets the same fault."""

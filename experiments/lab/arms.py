@@ -36,6 +36,7 @@ from toolkit.errors import RowFault, UserError
 from toolkit.files import REPOSITORY, read_json, require_file, write_json
 from toolkit.presets import Preset
 from toolkit.processes import InUseError, end_with_parent, owner_of
+from toolkit.terminal import visible
 
 PROCESS = REPOSITORY / "solution" / "process.py"
 RESULT = "processed_data.jsonl"
@@ -88,7 +89,7 @@ class SeedSet:
             first = skipped[0]
             raise UserError(
                 f"{file}: {len(skipped)} of the {len(chosen)} rows of arm {arm.name} cannot be trained; the first has "
-                f"id {first.id} ({first.reason}: {first.detail}); `python -m toolkit check` lists every fault"
+                f"id {visible(first.id)} ({first.reason}: {first.detail}); `python -m toolkit check` lists every fault"
             )
         return samples, roots
 

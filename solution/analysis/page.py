@@ -25,10 +25,11 @@ from solution.analysis.scoring import IDLE, Asked, inside
 from solution.analysis.template import template_of
 from solution.operators.common.images import ImageError
 from solution.report.page import templates, thumbnail
-from solution.runner.errors import visible, without_secrets
+from solution.runner.errors import without_secrets
 from solution.runner.files import replaced, shown
 from solution.runner.histogram import ENDLESS
 from solution.runner.recipe import Recipe
+from solution.terminal import visible
 
 MOST_BYTES = 20_000_000  # of a page
 _CODES = 11_000_000  # of them, for the scores; more edges than fit are left out

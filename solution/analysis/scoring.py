@@ -24,7 +24,7 @@ from solution.operators.common.rows import PART, ROW
 from solution.runner.audit import Ledger, Step, aligned
 from solution.runner.configuration.parameters import accepted
 from solution.runner.data_juicer import OPERATORS, STATS, Deduplicator, Filter, NestedDataset, Selector
-from solution.runner.errors import UserError, visible
+from solution.runner.errors import UserError
 from solution.runner.failures import whole, without, without_failed
 from solution.runner.files import replaced, shown, stamp_of_files
 from solution.runner.histogram import ENDLESS, histogram
@@ -43,6 +43,7 @@ from solution.runner.pipeline import (
 from solution.runner.run import Run
 from solution.runner.seed import SYNTHETIC, Folders
 from solution.runner.tables import numbers_of, positions_of, tables_of
+from solution.terminal import visible
 
 _COLUMN = (
     "__analysis__"  # begins the columns that travel with the rows: scores of an operator, and whether it keeps them

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from solution.report.page import Gallery, Section, page
 from solution.report.report import CARDS, Report, opened
-from solution.runner.errors import UserError, visible
+from solution.runner.errors import UserError
 from solution.runner.files import replaced, shown
+from solution.terminal import visible
 
 
 def write_comparison(audits: Sequence[Path], names: Sequence[str], images: Path | None, target: Path) -> int:

@@ -20,9 +20,10 @@ from solution.operators.common.captions import caption_of
 from solution.operators.common.images import ImageError
 from solution.operators.common.reasons import REPEATS_CAPTION, REPEATS_IMAGE, kind_of, recaption_gain, repeated_id
 from solution.report.page import Card, Gallery, RunShown, Section, page, thumbnail
-from solution.runner.errors import UserError, visible
+from solution.runner.errors import UserError
 from solution.runner.files import replaced, shown
 from solution.runner.record import audits_in
+from solution.terminal import visible
 
 CARDS = 12  # per gallery
 _THUMBNAIL = 320  # px, the longer side; shown at half of it, so that it is crisp on dense screens

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from solution.operators.common.reasons import IMAGE_CHANGED, created_from, kind_of
 from solution.runner.configuration.keys import clipped
-from solution.runner.errors import UserError, visible
+from solution.runner.errors import UserError
 from solution.runner.files import replaced, shown
+from solution.terminal import visible
 
 SCHEMA = pa.schema(
     {

@@ -1,18 +1,10 @@
-"""Exceptions of a run, and texts that a terminal or a page can show."""
+"""Exceptions of a run, and recipes as others may read them."""
 
 import re
 
 from solution.operators.common.addresses import shown_address
 from solution.operators.common.faults import SetupFault
-
-# Characters that move a cursor, colour a terminal or turn the reading direction.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def visible(text: str, kept: str = "") -> str:
-    """The text with control and direction characters written out, as `\\x1b`; those in ``kept`` stay."""
-    return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else ascii(found[0])[1:-1], text)
-
+from solution.terminal import visible
 
 _SECRET = re.compile(
     r"""([\w-]*(?:api[_-]?key|secret|password|access[_-]?token|auth[_-]?token|authorization)["']?[ \t]*:[ \t]*)"""

@@ -27,7 +27,7 @@ from solution.runner.checkpoint import Checkpoint
 from solution.runner.configuration.dataset_files import DataSet
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.data_juicer import Mapper, NestedDataset, SpecialTokens
-from solution.runner.errors import UserError, visible, without_secrets
+from solution.runner.errors import UserError, without_secrets
 from solution.runner.files import ROOT, replaced, shown, stamp_of_files
 from solution.runner.images.produced import ProducedImages
 from solution.runner.pipeline import build_operators, registry, run_operator
@@ -35,6 +35,7 @@ from solution.runner.recipe import Recipe
 from solution.runner.record import stopped_audit, unfinished_folder
 from solution.runner.seed import SYNTHETIC, Folders, first_token, read_rows, write_rows
 from solution.runner.tables import tables_of
+from solution.terminal import visible
 
 if TYPE_CHECKING:
     from solution.runner.ray_executor import RayExecutor  # needs ray

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -319,6 +320,39 @@ def test_rows_that_are_no_regular_file_are_refused_by_name(no_file, world, tmp_p
     words = f"folder {no_file} has no" if no_file.is_dir() else f"{no_file} is no regular file"
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "{rows}", "--images", "{images}", "--preset", "mini"],
+        ["prepare", "{rows}", "--images", "{images}", "--preset", "mini", "--out", "{out}.json"],
+        ["convert", "dj-to-llava", "{rows}", "--out", "{out}.json"],
+        ["convert", "llava-to-dj", "{samples}", "--out", "{out}.jsonl"],
+        ["export", "{rows}", "--images", "{images}", "--to", "parquet", "--out", "{out}"],
+        ["judge", "{rows}", "--images", "{images}", "--preset", "mini", "--out", "{out}.parquet"],
+        ["train", "pretrain", "--data", "{samples}", "--images", "{images}", "--preset", "mini", "--out", "{out}",
+         "--batch", "2", "--accumulation", "1"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)  # fmt: skip
+def test_no_id_and_no_name_writes_to_the_terminal(words, tmp_path, capsys):
+    """Nor does it begin a line that looks like one of the kit's."""
+    hostile = "a\x1b[2J\u202e\nerror: all is well"
+    rows = [
+        {"id": hostile, "text": "<image>\na dog", "images": [f"images/{hostile}.png"]},
+        {"id": hostile, "text": hostile, "images": 3},
+    ]
+    said = [{"from": "human", "value": "<image>\nwhy?"}, {"from": f"gpt{hostile}", "value": "a dog"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "samples.json").write_text(json.dumps([{"id": hostile, "image": hostile, "conversations": said}]))
+    names = {"rows": tmp_path / "rows.jsonl", "samples": tmp_path / "samples.json"}
+    names |= {"images": tmp_path, "out": tmp_path / "out"}
+    assert toolkit([word.format(**names) for word in words]) == 1
+    captured = capsys.readouterr()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", captured.out + captured.err)
+    assert "\nerror: all is well" not in captured.out + captured.err
+    assert captured.err.startswith("error: ")
 
 
 @pytest.mark.parametrize("name", ["pipe.png", "socket.png", "link_device.png"])

@@ -27,6 +27,7 @@ from toolkit.files import (
     write_jsonl,
 )
 from toolkit.presets import Preset, load_preset
+from toolkit.terminal import visible
 from toolkit.training.inputs import signature_of
 from toolkit.training.trainability import trainability_test
 
@@ -214,7 +215,7 @@ def _lines(report: Report, preset: Preset) -> list[str]:
         lines += [f"    line {fault.line} (id {fault.id}): {fault.detail}" for fault in faults[:SHOWN_FAULTS]]
         if len(faults) > SHOWN_FAULTS:
             lines.append(f"    and {len(faults) - SHOWN_FAULTS:,} more")
-    return lines
+    return [visible(line) for line in lines]
 
 
 def _record(report: Report, args: argparse.Namespace, preset: Preset, seconds: float) -> dict[str, Any]:

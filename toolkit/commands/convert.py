@@ -13,6 +13,7 @@ from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import IMAGE_TOKENS
 from toolkit.errors import SkippedRow, UserError
 from toolkit.files import atomic_write, package_versions, require_output, sha256_of, write_json
+from toolkit.terminal import visible
 
 SHOWN_FAULTS = 20
 
@@ -78,7 +79,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _faults(faults: list[SkippedRow], entries: int) -> str:
     """What is wrong with a file: its first faults, one a line, then how many there are for each reason."""
-    lines = [f"{fault.file} (id {fault.id}): {fault.reason}: {fault.detail}" for fault in faults[:SHOWN_FAULTS]]
+    lines = [
+        f"{fault.file} (id {visible(fault.id)}): {fault.reason}: {fault.detail}" for fault in faults[:SHOWN_FAULTS]
+    ]
     if len(faults) == 1:
         return f"{lines[0]}; fix it or pass --on-error skip"
     lines += [f"and {len(faults) - SHOWN_FAULTS:,} more"] * (len(faults) > SHOWN_FAULTS)

@@ -12,6 +12,7 @@ from toolkit.errors import OnError, UserError, positive
 from toolkit.files import REPOSITORY, read_json, sha256_of
 from toolkit.fixed_part import read_fixed_part, script_change
 from toolkit.presets import Preset, load_preset
+from toolkit.terminal import visible
 from toolkit.training.disk import require_space
 from toolkit.training.memory import MGM_2B
 from toolkit.training.plan import ANOTHER_RUN, RECORD, StageRequest, has_begun
@@ -93,7 +94,7 @@ def _look(preset: Preset, code: str, on_error: OnError) -> None:
         remember(known, signature)
     for fault in faults[:SHOWN_FAULTS]:
         what = f"({fault.file or 'no image'}): {fault.reason}: {fault.detail}"
-        print(f"warning: finetuning leaves out row {fault.id} {what}")
+        print(f"warning: finetuning leaves out row {visible(f'{fault.id} {what}')}")
     if faults:
         print(f"warning: finetuning leaves out {len(faults):,} of {rows:,} rows: this run is for experiments only")
     print(f"models, finetuning set ({rows:,} rows), benchmarks: in order, {time.monotonic() - started:.0f} s")

@@ -25,6 +25,7 @@ from toolkit.eval import mmbench, textvqa
 from toolkit.files import REPOSITORY, sha256_of
 from toolkit.presets import Preset
 from toolkit.processes import unfinished
+from toolkit.terminal import visible
 
 if TYPE_CHECKING:
     from toolkit.contamination.embeddings import Alike
@@ -274,8 +275,11 @@ def summary(found: Overlaps, exam: Exam) -> list[str]:
         lines.append(f"  contamination  {len(found.unreadable):,} images cannot be read, so were not compared")
     for name, match in list(found.pairs.items())[:5]:
         mirrored = ", mirrored" * match.mirrored
-        lines.append(f"    line {found.lines[name][0][0]} ({name}): {exam.names[match.wanted]}{mirrored}")
-    lines += [f"    line {line} (id {row}): {name}: {words!r}" for line, row, name, words in found.captions[:5]]
+        lines.append(f"    line {found.lines[name][0][0]} ({visible(name)}): {exam.names[match.wanted]}{mirrored}")
+    lines += [
+        f"    line {line} (id {visible(row)}): {visible(name)}: {words!r}"
+        for line, row, name, words in found.captions[:5]
+    ]
     return lines
 
 

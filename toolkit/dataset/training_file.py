@@ -12,6 +12,7 @@ from toolkit.dataset.llava import Original, to_llava
 from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row
 from toolkit.errors import OnError, RowFault, SkippedRow, UserError
 from toolkit.files import read_json
+from toolkit.terminal import visible
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def convert_rows(
         except RowFault as fault:
             if on_error == "stop":
                 raise UserError(
-                    f"{file}:{number} (id {id_of(line)}): {fault}; fix the row or pass --on-error skip; "
+                    f"{file}:{number} (id {visible(id_of(line))}): {fault}; fix the row or pass --on-error skip; "
                     "`python -m toolkit check` lists every fault"
                 ) from None
             skipped.append(SkippedRow(id_of(line), f"{file}:{number}", fault.reason, fault.detail))

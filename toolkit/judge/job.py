@@ -37,6 +37,7 @@ from toolkit.judge.model import load_judge, model_files, pretrain, run_children
 from toolkit.judge.pairs import Pair, blocks_of, read_pairs
 from toolkit.presets import Preset
 from toolkit.processes import unfinished
+from toolkit.terminal import visible
 
 VERSION = 1  # of what a value means; values of another version are never taken over
 METADATA = b"judge"
@@ -250,7 +251,7 @@ def finish(job: Job, started: float) -> str:
     table = pa.concat_tables([SCHEMA.empty_table(), *(pq.read_table(file, schema=SCHEMA) for file, _ in job.blocks)])
     values = table["value"].drop_null().to_numpy()
     faults = [
-        f"row {row['row']} (id {row['id']}): {row['fault']}"
+        f"row {row['row']} (id {visible(row['id'])}): {row['fault']}"
         for row in table.select(["row", "id", "fault"]).filter(pa.compute.not_equal(table["fault"], "")).to_pylist()
     ]
     if not len(values):

@@ -20,6 +20,7 @@ from toolkit.judge.pairs import Pair
 from toolkit.mgm.checkpoint import build_model, load_adapter, load_finetuned, load_tokenizer
 from toolkit.presets import INITIALISATION_SEED, Preset
 from toolkit.processes import end_with_parent
+from toolkit.terminal import visible
 from toolkit.training.batches import choose_batch
 from toolkit.training.data import SampleReader
 from toolkit.training.plan import RECORD, fingerprint
@@ -52,7 +53,7 @@ def pretrain(
     """
     drawn = draw_rows([pair.sample for pair in pairs if not pair.fault], rows, preset.sample_seed)
     if not drawn:
-        first = next((f"; row {pair.row} (id {pair.id}): {pair.fault}" for pair in pairs), "")
+        first = next((f"; row {pair.row} (id {visible(pair.id)}): {pair.fault}" for pair in pairs), "")
         raise UserError(f"no row can be judged{first}")
     content = "[\n" + ",\n".join(json.dumps(sample, ensure_ascii=False) for sample in drawn) + "\n]\n"
     data = folder / DATA

@@ -27,6 +27,7 @@ from toolkit.mgm.conversation import (
     require_trainable,
 )
 from toolkit.mgm.images import expand, open_image, scale_image
+from toolkit.terminal import visible
 from toolkit.training.speed.packing import pack
 
 
@@ -100,7 +101,8 @@ class TrainingSet(Dataset):
             return self.reader.sample(row)
         except RowFault as fault:
             # An exception would leave a loader's worker as a page of trace; the trainer makes one line of this.
-            return {"fault": f"row {row_id(row, index)} ({row.get('image', 'no image')}) became unreadable: {fault}"}
+            named = visible(f"{row_id(row, index)} ({row.get('image', 'no image')})")
+            return {"fault": f"row {named} became unreadable: {fault}"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from toolkit.dataset.training_file import read_samples
 from toolkit.errors import OnError, SkippedRow, UserError
 from toolkit.files import read_json, write_json
 from toolkit.presets import Preset
+from toolkit.terminal import visible
 from toolkit.weights import image_tokens_of, look_at_weights, read_config, weight_files
 
 
@@ -54,9 +55,10 @@ def look_at_stages(preset: Preset, on_error: OnError) -> tuple[int, list[Skipped
     faults = list(scan(rows, reader).faults.values())
     if faults and (on_error == "stop" or len(faults) == len(rows)):
         first = faults[0]
+        named = f"row {visible(first.id)} ({visible(first.file) or 'no image'}): {first.reason}: {first.detail}"
         raise UserError(
-            f"{preset.finetune_data}: {len(faults)} of {len(rows)} rows cannot be trained; the first is row {first.id} "
-            f"({first.file or 'no image'}): {first.reason}: {first.detail}; bring the files again: {preset.download}; "
+            f"{preset.finetune_data}: {len(faults)} of {len(rows)} rows cannot be trained; the first is {named}; "
+            f"bring the files again: {preset.download}; "
             "or, for an experiment, leave these rows out: FINETUNE_ON_ERROR=skip"
         )
     return len(rows), faults

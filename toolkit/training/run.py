@@ -22,6 +22,7 @@ from toolkit.files import display_path, package_versions, read_json, sha256_of, 
 from toolkit.fixed_part import LOG_LINE, FixedPart
 from toolkit.presets import Preset
 from toolkit.processes import end_with_parent, owner_of
+from toolkit.terminal import visible
 from toolkit.training.checkpoints import remove_checkpoints
 from toolkit.training.plan import (
     ANOTHER_RUN,
@@ -235,7 +236,7 @@ def _checked_rows(
             first = next(iter(found.faults.values()))
             raise UserError(
                 f"{request.data}: {len(found.faults)} of {len(rows)} rows cannot be trained; the first is row "
-                f"{first.id} ({first.file or 'no image'}): {first.reason}: {first.detail}; "
+                f"{visible(first.id)} ({visible(first.file) or 'no image'}): {first.reason}: {first.detail}; "
                 "fix them or pass --on-error skip"
             )
         if len(found.faults) == len(rows):

@@ -14,8 +14,9 @@ from solution.operators.common import reasons
 from solution.report.compare import write_comparison
 from solution.report.report import write_report
 from solution.runner.audit import Ledger, RowAudit
-from solution.runner.errors import UserError, visible
+from solution.runner.errors import UserError
 from solution.runner.histogram import histogram
+from solution.terminal import visible
 from tests.solution.analysis.browser import Browser, chromium
 from tests.solution.conftest import ROOT, TEXT, sample_image
 

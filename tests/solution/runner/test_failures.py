@@ -23,9 +23,10 @@ from solution.runner.data_juicer import (
     Selector,
     model_utils,
 )
-from solution.runner.errors import UserError, visible
+from solution.runner.errors import UserError
 from solution.runner.pipeline import build_operators, run_operator
 from solution.runner.tables import open_rows, tables_of, write_tables
+from solution.terminal import visible
 
 TEXT = "<__dj__image>\n{} <|__dj__eoc|>"
 ROWS = 8
