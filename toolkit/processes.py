@@ -171,17 +171,23 @@ def end_forks_with_this_process() -> None:
 
     Where workers end first, the pool that they belong to waits for them for ever. SIGKILL on Linux only.
     """
-    parents: list[int] = []
+    parents: list[tuple[int, set[int | signal.Signals]]] = []
+
+    def before() -> None:  # Ctrl-C waits until the child ignores it
+        parents.append((os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])))
 
     def in_child() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        parent, mask = parents.pop()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         end_with_parent(signal.SIGKILL)
-        if os.getppid() != parents.pop():  # it died before the kernel was told
+        if os.getppid() != parent:  # it died before the kernel was told
             os._exit(1)
 
-    os.register_at_fork(
-        before=lambda: parents.append(os.getpid()), after_in_parent=parents.pop, after_in_child=in_child
-    )
+    def in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, parents.pop()[1])
+
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
 
 
 def end_with_parent(number: int) -> None:

@@ -72,6 +72,8 @@ def end_with_a_lost_worker() -> None:
     join_exited = Pool._join_exited_workers
 
     def join(workers: list[Any]) -> bool:
+        if is_interrupt(None):  # Ctrl-C has the pool end its workers
+            return join_exited(workers)
         for status in filter(None, (worker.exitcode for worker in workers)):
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
             print(
