@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.dataset.images import inspect_images
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import RowFault, SkippedRow
+from toolkit.errors import RowFault, SkippedRow, UserError
 from toolkit.mgm.conversation import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
@@ -101,6 +101,8 @@ class TrainingSet(Dataset):
         except RowFault as fault:
             # An exception would leave a loader's worker as a page of trace; the trainer makes one line of this.
             return {"fault": f"row {row_id(row, index)} ({row.get('image', 'no image')}) became unreadable: {fault}"}
+        except UserError as error:  # of the machine
+            return {"fault": f"row {row_id(row, index)} ({row.get('image', 'no image')}): {error}"}
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def scan(rows: Sequence[dict[str, Any]], reader: SampleReader) -> Scan:
                 found.text_only += 1
         except RowFault as fault:
             found.faults[index] = _skipped(row, index, fault)
-    for path, image in inspect_images(list(sharing)).items():
+    for path, image in inspect_images(list(sharing), reader.roots.seed).items():
         if isinstance(image, RowFault):
             found.faults |= {index: _skipped(rows[index], index, image) for index in sharing[path]}
         else:
