@@ -70,11 +70,14 @@ def _locked(path: Path) -> Iterator[TextIO]:
         with path.open("a+", encoding="utf-8") as file:
             if not _lock(file.fileno()):
                 raise InUseError(f"{path.parent}: {_named(path)} is at work there; wait for it or stop it") from None
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    file.truncate(0)  # a dead owner's name
-                    yield file
-                    return
+            try:
+                is_there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                is_there = False
+            if is_there:
+                file.truncate(0)  # a dead owner's name
+                yield file  # outside the `try`: what the block misses is its own affair
+                return
         # Its last owner removed the file after it was opened here: what is locked is no longer the folder's lock.
 
 

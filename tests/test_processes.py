@@ -114,6 +114,12 @@ def test_a_lock_whose_file_its_owner_has_removed_is_no_lock(tmp_path: Path, monk
         assert (tmp_path / ".lock").exists()
 
 
+def test_a_file_that_the_owner_misses_is_its_own_affair(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"rows\.jsonl"), owner_of(tmp_path / "out"):
+        (tmp_path / "rows.jsonl").read_text()
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_refusal_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused"), owner_of(tmp_path / "output" / "run"):
         raise ValueError("refused")

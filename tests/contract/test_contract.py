@@ -157,7 +157,7 @@ def test_any_error_of_a_decoder_is_the_images_fault(error, tmp_path, monkeypatch
         raise error
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    assert inspect_images([tmp_path / "image.png"])[tmp_path / "image.png"].reason == "unreadable_image"
+    assert inspect_images([tmp_path / "image.png"], tmp_path)[tmp_path / "image.png"].reason == "unreadable_image"
     with pytest.raises(solution_images.ImageError):
         solution_images.open_image(tmp_path / "image.png")
 

@@ -118,6 +118,11 @@ def run(args: argparse.Namespace) -> None:
             f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
             "fix or drop them (--fixes FILE lists how), or pass --on-error skip"
         )
+    if shared and shared.found.unreadable and not report.faults:
+        raise UserError(
+            f"{shared.found.unreadable[0]}: could be read when the rows were checked and not when they were compared; "
+            "run the same command again"
+        )
     if shared and shared.findings and args.on_error == "stop":
         raise UserError(
             f"{args.file}: rows share images or captions with the evaluation sets, see {args.contamination / PAGE}; "

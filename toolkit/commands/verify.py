@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
         with zipfile.ZipFile(args.zip) as archive:
             lines = _check(archive, str(args.zip))
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the machine, which says nothing of the zip
+            raise
         raise UserError(f"{args.zip}: damaged ({error}); pack it again") from None
     print("\n".join(lines))
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from toolkit.contamination.images import DIGEST_BYTES, MIN_CORRELATION, SIDE, Match, Wanted, digest_of
 from toolkit.contamination.known import Known, KnownImages, stamp_of
 from toolkit.contamination.texts import WantedTexts
-from toolkit.dataset.images import opened
+from toolkit.dataset.images import opened, require_missing
 from toolkit.dataset.rows import ImageRoots, parse_row, read_rows
 from toolkit.dataset.validation import Finding
 from toolkit.errors import RowFault, UserError
@@ -329,14 +329,22 @@ def search(file: Path, roots: ImageRoots, preset: Preset, folder: Path, clip: Pa
         preset: whose evaluation sets.
         folder: made if it is missing.
         clip: of a CLIP, by which images that are no copies are nearest to one of the sets', for the page.
+
+    Raises:
+        UserError: those of `compare` and `require_missing`; an image has gone since it was compared.
     """
     found, exam = compare_remembered(file, roots, preset)
-    if clip:
-        from toolkit.contamination.embeddings import nearest_pairs  # torch takes seconds
+    unreadable = [roots.resolve(name) for name in found.unreadable]
+    require_missing((path for path in unreadable if not path.exists()), roots.seed)
+    try:
+        if clip:
+            from toolkit.contamination.embeddings import nearest_pairs  # torch takes seconds
 
-        others = {roots.resolve(name): name for name in found.digests if name not in found.pairs}
-        found.alike = [(others[pair.image], pair) for pair in nearest_pairs(list(others), exam.images, clip)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(found, roots, file, exam, folder / TABLE)
-    write_page(found, roots, file, exam, folder / PAGE)
+            others = {roots.resolve(name): name for name in found.digests if name not in found.pairs}
+            found.alike = [(others[pair.image], pair) for pair in nearest_pairs(list(others), exam.images, clip)]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(found, roots, file, exam, folder / TABLE)
+        write_page(found, roots, file, exam, folder / PAGE)
+    except RowFault as fault:
+        raise UserError(f"{fault}, though it could be read a moment ago; run the same command again") from None
     return Search(found, summary(found, exam), findings_of(found, exam))

@@ -8,7 +8,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,29 @@ def require_regular_file(path: Path) -> None:
         raise RowFault("not_a_regular_file", f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}")
 
 
+def require_missing(images: Iterable[Path], folder: Path) -> None:
+    """Make sure that images are missing, and not away for a moment, as a folder on a network's disk may be.
+
+    Args:
+        images: that were not there.
+        folder: that image paths start from.
+
+    Raises:
+        UserError: the folder is not there, or one of the images is.
+    """
+    for image in images:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder, so nothing is known of its images; run again when it is there")
+        if image.is_file():
+            raise UserError(f"{image}: was not there and is now, so more may have been away; run the same again")
+
+
+def refuse_machine_fault(error: OSError, name: object) -> None:
+    """Raise UserError where an error says nothing of the file: too many open files, a failing disk, no memory."""
+    if error.errno in MACHINE_FAULTS:
+        raise UserError(f"reading {name}: {error.strerror}; nothing is known of the image: try again") from None
+
+
 @contextlib.contextmanager
 def opened(source: Path | bytes) -> Iterator[Image.Image]:
     """Open an image; what goes wrong until the block ends, decoding included, is the image's fault.
@@ -125,8 +148,9 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
     except (RowFault, MemoryError):
         raise
     except OSError as error:
-        if error.errno in MACHINE_FAULTS:
-            raise UserError(f"reading {name}: {error.strerror}; nothing is known of the image: try again") from None
+        refuse_machine_fault(error, name)
+        if isinstance(error, FileNotFoundError):  # it has gone a moment ago
+            raise RowFault("missing_image", f"{name}: no such file") from None
         raise RowFault("unreadable_image", f"{name}: {error}") from None
     except Exception as error:  # decoders raise many types (OSError, SyntaxError, RuntimeError ...); all mean one thing
         raise RowFault("unreadable_image", f"{name}: {error}") from None
@@ -138,14 +162,18 @@ def canvas_pixels(width: int, height: int) -> int:
     return max(long * long, AUX_SIDE * AUX_SIDE * long // short)
 
 
-def inspect_images(paths: Sequence[Path]) -> dict[Path, ImageInfo | RowFault]:
+def inspect_images(paths: Sequence[Path], folder: Path) -> dict[Path, ImageInfo | RowFault]:
     """Decode every file whole, on all cores, with a progress bar on a terminal.
 
     Args:
         paths: different files.
+        folder: that their paths start from.
 
     Returns:
         For each path what is known of its image, or the fault of `opened`.
+
+    Raises:
+        UserError: those of `opened` and `require_missing`.
     """
     tasks = [paths[start : start + FILES_PER_TASK] for start in range(0, len(paths), FILES_PER_TASK)]
     found: dict[Path, ImageInfo | RowFault] = {}
@@ -159,7 +187,13 @@ def inspect_images(paths: Sequence[Path]) -> dict[Path, ImageInfo | RowFault]:
         for task, results in zip(tasks, pool.map(_inspect_task, tasks), strict=True):
             found.update(zip(task, results, strict=True))
             progress.update(len(task))
+    require_missing((path for path, image in found.items() if is_missing(image)), folder)
     return found
+
+
+def is_missing(found: object) -> bool:
+    """Whether what was found of an image is that there is none."""
+    return isinstance(found, RowFault) and found.reason == "missing_image"
 
 
 def _inspect_task(paths: Sequence[Path]) -> list[ImageInfo | RowFault]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from toolkit.dataset.images import require_regular_file
+from toolkit.dataset.images import is_missing, require_missing, require_regular_file
 from toolkit.dataset.llava import Original, to_llava
 from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row
 from toolkit.errors import OnError, RowFault, SkippedRow, UserError
@@ -52,19 +52,23 @@ def convert_rows(
     """Samples of the valid lines, in order, and the lines skipped.
 
     Raises:
-        UserError: a faulty row under `stop`; no row left under `skip`.
+        UserError: a faulty row under `stop`; no row left under `skip`; those of `require_missing`.
     """
-    samples, skipped = [], []
+    samples, skipped, missing = [], [], []
     for number, line in lines:
         try:
             samples.append(convert_row(line, originals, roots))
         except RowFault as fault:
+            if is_missing(fault):
+                missing.append(roots.resolve(parse_row(line).image or ""))
+                require_missing(missing[-1:], roots.seed)
             if on_error == "stop":
                 raise UserError(
                     f"{file}:{number} (id {visible(id_of(line))}): {fault}; fix the row or pass --on-error skip; "
                     "`python -m toolkit check` lists every fault"
                 ) from None
             skipped.append(SkippedRow(id_of(line), f"{file}:{number}", fault.reason, fault.detail))
+    require_missing(missing, roots.seed)
     if not samples:
         raise UserError(f"{file}: no row is left to train on ({len(skipped)} skipped)")
     return samples, skipped

@@ -117,17 +117,17 @@ def validate(
             report.origins[origin_of(row, original)] += 1
     report.counts += rules.counts
 
-    _check_images(report, lines_of_image)
+    _check_images(report, lines_of_image, images)
     for findings in (report.faults, report.notes):
         findings.sort(key=lambda finding: finding.line)
     _compare_audit(report, file, audit, rules.rows)
     return report
 
 
-def _check_images(report: Report, lines_of_image: Mapping[Path, list[tuple[int, str]]]) -> None:
+def _check_images(report: Report, lines_of_image: Mapping[Path, list[tuple[int, str]]], folder: Path) -> None:
     """Decode every image once; its fault or its notes count for every line, (number, id), that shows it."""
     sides = []
-    for path, image in inspect_images(list(lines_of_image)).items():
+    for path, image in inspect_images(list(lines_of_image), folder).items():
         report.counts["pictures"] += 1
         lines = lines_of_image[path]
         if isinstance(image, RowFault):

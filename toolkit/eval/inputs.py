@@ -35,7 +35,9 @@ def look_at_benchmarks(preset: Preset) -> None:
     if preset.textvqa.annotations.is_file():
         textvqa.read_annotations(preset.textvqa.annotations)
     first = {question.image: question for question in reversed(questions) if isinstance(question.image, Path)}
-    for path, found in inspect_images([path for path in first if isinstance(path, Path)]).items():
+    for path, found in inspect_images(
+        [path for path in first if isinstance(path, Path)], preset.textvqa.images
+    ).items():
         if isinstance(found, RowFault):
             _refuse(preset.textvqa.questions, first[path], found)
     table = mmbench.read_table(preset.mmbench.questions)

@@ -88,7 +88,7 @@ def require_readable(file: Path, roots: ImageRoots, each_row: bool) -> tuple[int
         raise UserError(f"{file}: no row to export")
     waiting = iter(images.values())
     while some := list(islice(waiting, IMAGES_AT_ONCE)):
-        for path, found in inspect_images(some).items():
+        for path, found in inspect_images(some, roots.seed).items():
             if isinstance(found, RowFault):
                 raise UserError(f"{path}: {found}; {_advice(file, roots)}")
     return rows, images, size

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from toolkit.dataset.images import require_regular_file
+from toolkit.dataset.images import is_missing, refuse_machine_fault, require_regular_file
 from toolkit.errors import RowFault, UserError
 from toolkit.judge.pairs import Pair, digest, tokens_of
 from toolkit.mgm.images import open_image, scale_image
@@ -60,7 +60,7 @@ def judge_pairs(
         after every batch, what was found by index.
 
     Raises:
-        UserError: the image folder is gone; a worker was killed; the GPU's memory does not suffice.
+        UserError: an image is gone; a worker was killed; the GPU's memory does not suffice.
     """
     loader = DataLoader(
         _Samples(pairs, reader),
@@ -73,9 +73,9 @@ def judge_pairs(
     collate = Collator(reader.tokenizer.pad_token_id, reader.image_tokens, reader.max_length)
     try:
         for items in loader:
+            if stop := next((item["stop"] for item in items if "stop" in item), None):
+                raise UserError(f"{stop}; the same command resumes")
             found = {item["index"]: Judged(item["image"], fault=item["fault"]) for item in items if "fault" in item}
-            if found and not reader.roots.seed.is_dir():
-                raise UserError(f"the image folder {reader.roots.seed} is gone; the same command resumes")
             good = [item for item in items if "fault" not in item]
             if good:
                 seen = _losses(model, collate([item["seen"] for item in good]))
@@ -98,7 +98,7 @@ def _judged(image: bytes, with_image: float, without_image: float, tokens: int) 
 
 
 class _Samples(Dataset):
-    """Pairs read for both passes; one that cannot be read comes as `fault`."""
+    """Pairs read for both passes; one that cannot be read comes as `fault`, what ends the run as `stop`."""
 
     def __init__(self, pairs: Sequence[Pair], reader: SampleReader):
         self.pairs = pairs
@@ -120,7 +120,11 @@ class _Samples(Dataset):
                 detail = _IN_MEMORY.sub("", fault.detail).replace("embedded image", str(path))
                 raise RowFault(fault.reason, detail) from None
         except RowFault as fault:
+            if is_missing(fault):
+                return {"index": index, "stop": f"{fault.detail}, though it was there when this run began"}
             return {"index": index, "image": image, "fault": str(fault)}
+        except UserError as error:
+            return {"index": index, "stop": str(error)}
         return {
             "index": index,
             "image": image,
@@ -130,11 +134,14 @@ class _Samples(Dataset):
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of an image. Raises RowFault where they cannot be read."""
+    """The bytes of an image. Raises RowFault where they cannot be read, UserError where that is the machine's fault."""
     require_regular_file(path)
     try:
         return path.read_bytes()
+    except FileNotFoundError:  # it has gone a moment ago
+        raise RowFault("missing_image", f"{path}: no such file") from None
     except OSError as error:
+        refuse_machine_fault(error, path)
         raise RowFault("unreadable_image", f"{path}: {error.strerror}") from None
 
 

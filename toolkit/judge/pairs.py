@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.dataset.images import is_missing, require_missing
 from toolkit.dataset.llava import IMAGE_MARK, Original
 from toolkit.dataset.rows import ImageRoots, Line, id_of, parse_row, read_rows
 from toolkit.dataset.training_file import convert_row
@@ -61,21 +62,32 @@ def read_pairs(seed: Path, roots: ImageRoots, originals: dict[str, Original]) ->
         originals: `stage_1.json` by id, see `load_originals`.
 
     Raises:
-        UserError: those of `read_rows`.
+        UserError: those of `read_rows` and `require_missing`.
     """
-    return [_pair(number, line, roots, originals) for number, line in read_rows(seed, roots)]
+    missing: list[Path] = []
+    pairs = [_pair(number, line, roots, originals, missing) for number, line in read_rows(seed, roots)]
+    require_missing(missing, roots.seed)
+    return pairs
 
 
-def _pair(number: int, line: Line, roots: ImageRoots, originals: dict[str, Original]) -> Pair:
+def _pair(number: int, line: Line, roots: ImageRoots, originals: dict[str, Original], missing: list[Path]) -> Pair:
+    """A line's pair; an image that is not there is added to `missing`."""
     caption = None
     try:
         row = parse_row(line)
         caption = digest(row.caption.encode())
         if row.image is None:
             raise RowFault("no_image", "a text-only row")
-        sample = convert_row(line, originals, roots)
-        state = roots.of_row(sample).stat()
-    except (RowFault, OSError) as fault:  # OSError: the file has gone since it was looked for
+        path = roots.resolve(row.image)
+        try:
+            sample = convert_row(line, originals, roots)
+            state = path.stat()
+        except (RowFault, FileNotFoundError) as fault:
+            if isinstance(fault, RowFault) and not is_missing(fault):
+                raise
+            missing.append(path)
+            raise RowFault("missing_image", f"{path}: no such file") from None
+    except RowFault as fault:
         return Pair(number, id_of(line), caption, None, "", str(fault))
     return Pair(number, str(sample["id"]), caption, sample, f"{sample['image']} {state.st_size} {state.st_mtime_ns}")
 

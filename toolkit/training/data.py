@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.dataset.images import inspect_images
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import RowFault, SkippedRow
+from toolkit.errors import RowFault, SkippedRow, UserError
 from toolkit.mgm.conversation import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
@@ -99,10 +99,11 @@ class TrainingSet(Dataset):
         row = self.rows[index]
         try:
             return self.reader.sample(row)
-        except RowFault as fault:
+        except (RowFault, UserError) as fault:  # a UserError is the machine's
             # An exception would leave a loader's worker as a page of trace; the trainer makes one line of this.
             named = visible(f"{row_id(row, index)} ({row.get('image', 'no image')})")
-            return {"fault": f"row {named} became unreadable: {fault}"}
+            became = " became unreadable" if isinstance(fault, RowFault) else ""
+            return {"fault": f"row {named}{became}: {fault}"}
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def scan(rows: Sequence[dict[str, Any]], reader: SampleReader) -> Scan:
                 found.text_only += 1
         except RowFault as fault:
             found.faults[index] = _skipped(row, index, fault)
-    for path, image in inspect_images(list(sharing)).items():
+    for path, image in inspect_images(list(sharing), reader.roots.seed).items():
         if isinstance(image, RowFault):
             found.faults |= {index: _skipped(rows[index], index, image) for index in sharing[path]}
         else:

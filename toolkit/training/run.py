@@ -231,7 +231,13 @@ def _checked_rows(
     else:
         if _is_first():
             print(f"checking {len(rows):,} rows and their images ...", flush=True)
+        images = _images(request, rows)
+        stamp = stamp_of(images)
         found = scan(rows, reader)
+        if not is_same(images, stamp):
+            raise UserError(
+                f"{display_path(request.images)}: images changed while they were checked: run the same again"
+            )
         if found.faults and settings.on_error == "stop":
             first = next(iter(found.faults.values()))
             raise UserError(
@@ -249,7 +255,7 @@ def _checked_rows(
                 "exif_orientation_ignored": found.rotated_images,
             },
             "skipped": [{"row": index} | dataclasses.asdict(row) for index, row in found.faults.items()],
-            "images": stamp_of(_images(request, rows)),
+            "images": stamp,
         }
         if _is_first():
             write_json(request.out / PLAN, plan)
@@ -281,10 +287,14 @@ def _require_same_images(request: StageRequest, name: str, rows: list[dict[str, 
         UserError: names those that were written since.
     """
     file = request.out / name
-    known, images = read_record(file).get("images"), _images(request, rows)
+    record, images = read_record(file), _images(request, rows)
+    known = record.get("images")
     are_gone = name == RECORD and not all(path.is_file() for path in images.values())
     if known is None or are_gone or is_same(images, known):
         return
+    skipped = {row["file"] for row in record["skipped"]}
+    if missing := [path for key, path in images.items() if key not in skipped and not path.is_file()]:
+        raise UserError(f"{missing[0]}: no such file, though it was there when this run began; bring it back to resume")
     changed = changed_since(images, file.stat().st_mtime)
     which = f" ({', '.join(changed[:3])}{f' and {len(changed) - 3} more' * (len(changed) > 3)})" if changed else ""
     raise UserError(

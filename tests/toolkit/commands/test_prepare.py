@@ -9,6 +9,7 @@ import random
 import pytest
 
 from toolkit.__main__ import main
+from toolkit.dataset import training_file
 from toolkit.dataset.llava import CAPTION_PROMPTS, Original, caption_question, load_originals, to_llava
 from toolkit.dataset.rows import Row
 from toolkit.dataset.training_file import draw_rows
@@ -168,6 +169,23 @@ def test_faulty_rows_are_skipped_and_listed(small_seed):
         ("s2", f"{file}:4", "bad_image_path"),
     ]
     assert record["counts"]["skipped"] == {"not_json": 1, "missing_image": 1, "bad_image_path": 1}
+
+
+def test_rows_are_not_skipped_for_a_folder_that_was_away(small_seed, monkeypatch, capsys):
+    file = small_seed.write(*(small_seed.row(number) for number in range(6)))
+    plain, looks = training_file.require_regular_file, []
+
+    def away(path):
+        looks.append(path)
+        if len(looks) == 2:
+            raise RowFault("missing_image", f"{path}: no such file")
+        plain(path)
+
+    monkeypatch.setattr(training_file, "require_regular_file", away)
+    status, samples, _ = prepare(small_seed, file, "--on-error", "skip")
+    assert (status, samples) == (1, None)
+    assert "1.png: was not there and is now, so more may have been away" in capsys.readouterr().err
+    assert prepare(small_seed, file, "--on-error", "skip")[0] == 0
 
 
 def test_no_row_left_is_an_error(small_seed, capsys):

@@ -8,7 +8,7 @@ import os
 import pytest
 from PIL import Image
 
-from toolkit.dataset.images import ImageInfo, inspect_images
+from toolkit.dataset.images import ImageInfo, inspect_images, require_missing
 from toolkit.errors import RowFault, UserError
 from toolkit.mgm.images import open_image
 
@@ -20,7 +20,7 @@ def test_odd_images_are_noted(tmp_path):
     Image.new("RGB", (30, 20)).save(tmp_path / "broken_exif.jpg", exif=b"Exif\0\0none of it")
     Image.new("RGB", (30, 3)).save(tmp_path / "tiny.png")
     Image.new("RGB", (200, 9)).save(tmp_path / "long.png")
-    infos = inspect_images(sorted(tmp_path.iterdir()))
+    infos = inspect_images(sorted(tmp_path.iterdir()), tmp_path)
     assert {path.stem: info.notes for path, info in infos.items()} == {
         "turned": ["oriented"],
         "broken_exif": [],
@@ -34,7 +34,7 @@ def test_images_are_all_looked_at_and_keep_their_path(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(100)]
     for number, path in enumerate(paths[:-1], 1):
         Image.new("RGB", (number, 5)).save(path)
-    found = inspect_images(paths)
+    found = inspect_images(paths, tmp_path)
     assert [found[path].width for path in paths[:-1]] == list(range(1, 100))
     assert isinstance(found[paths[-1]], RowFault)
     assert found[paths[-1]].reason == "missing_image"
@@ -51,7 +51,7 @@ def test_kinds_of_pixels_are_noted(tmp_path):
     frames[0].save(tmp_path / "animated.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "animated.webp", save_all=True, append_images=frames[1:], lossless=True)
     frames[0].save(tmp_path / "still.gif")
-    infos = inspect_images(sorted(tmp_path.iterdir()))
+    infos = inspect_images(sorted(tmp_path.iterdir()), tmp_path)
     assert {path.name: info.notes for path, info in infos.items()} == {
         "grey.jpg": ["greyscale"],
         "grey_alpha.png": ["greyscale", "transparent"],
@@ -74,7 +74,7 @@ def test_the_quick_look_judges_as_training_does(tmp_path, options):
     cut = [tmp_path / f"{length}" for length in range(0, len(content), max(1, len(content) // 40))]
     for path in cut:
         path.write_bytes(content[: int(path.name)])
-    found = inspect_images([whole, *cut])
+    found = inspect_images([whole, *cut], tmp_path)
     assert (found[whole].width, found[whole].height) == (75, 61)
     for path, info in found.items():
         try:
@@ -97,4 +97,31 @@ def test_faults_of_the_machine_are_no_faults_of_the_image(tmp_path, monkeypatch,
 
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UserError, match=f"reading {path}: {os.strerror(number)}; nothing is known of the image"):
-        inspect_images([path])
+        inspect_images([path], tmp_path)
+
+
+def test_an_image_that_goes_while_it_is_opened_is_missing(tmp_path, monkeypatch):
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+    plain = Image.open
+
+    def gone(path, *words, **names):
+        paths[1].unlink(missing_ok=True)
+        return plain(path, *words, **names)
+
+    monkeypatch.setattr(Image, "open", gone)
+    found = inspect_images(paths, tmp_path)[paths[1]]
+    assert (found.reason, found.detail) == ("missing_image", f"{paths[1]}: no such file")
+
+
+def test_a_folder_that_is_away_says_nothing_of_its_images(tmp_path):
+    """Else good rows would be skipped, or called faulty, because a network's disk was away for three seconds."""
+    image = tmp_path / "seed" / "a.png"
+    with pytest.raises(UserError, match="seed: no such folder, so nothing is known of its images; run again when"):
+        inspect_images([image], tmp_path / "seed")
+    require_missing([image], tmp_path)
+    image.parent.mkdir()
+    image.touch()
+    with pytest.raises(UserError, match=r"a\.png: was not there and is now, so more may have been away; run the same"):
+        require_missing([image], tmp_path)

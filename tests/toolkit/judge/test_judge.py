@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -220,6 +221,35 @@ def test_a_file_of_something_else_is_not_taken_for_values(words, tmp_path, capsy
     assert main(words) == 1
     assert "no file of `python -m toolkit judge`" in capsys.readouterr().err
     assert (tmp_path / "values.parquet").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(errno.ENOENT, "gone"), "no such file, though it was there when this run began; the same"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error; nothing is known of the image"),
+    ],
+)
+def test_an_image_that_cannot_be_read_any_more_is_no_fault_of_its_row(
+    words, tmp_path, monkeypatch, capsys, error, said
+):
+    assert main(words) == 0
+    whole = (tmp_path / "values.parquet").read_bytes()
+    plain, reads = Path.read_bytes, []
+
+    def read(path):
+        reads.extend([path] * (path.suffix == ".png"))
+        if len(reads) == 6:
+            raise error
+        return plain(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", read)
+        assert main([*words, "--overwrite"]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "values.parquet").exists()
+    assert main(words) == 0
+    assert (tmp_path / "values.parquet").read_bytes() == whole
 
 
 def test_rows_none_of_which_can_be_judged_leave_no_file(words, small_seed, tmp_path, capsys):
