@@ -289,7 +289,8 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
         def record(counts: dict[str, Any]) -> None:
             seconds = round(time.monotonic() - started, 1)
             tries = finished_attempts(unfinished_folder(audit), inputs, seconds)
-            write_record(result, inputs, counts | {"executor": executor_name, "attempts": tries, "seconds": seconds})
+            about = {"executor": executor_name, "audit": os.path.relpath(audit, result.parent), "attempts": tries}
+            write_record(result, inputs, counts | about | {"seconds": seconds})
 
         run.execute(record)
     if is_analysis:
