@@ -22,17 +22,22 @@ class Arguments(argparse.ArgumentParser):
         return found, rest
 
     def error(self, message: str) -> NoReturn:
-        """End with one line and status 2; it names unknown options, and the one that each is nearest to."""
-        known = {option.lstrip("-"): option for option in self._option_string_actions}
+        """End with one line and status 2; it names unknown options, and what to type in place of each."""
         names = [word.partition("=")[0] for word in self._words if word.startswith("--")]
-        unknown = [name for name in names if not any(option.startswith(name) for option in known.values())]
+        unknown = [name for name in names if not any(option.startswith(name) for option in self._option_string_actions)]
         # With sub-commands, an option that is unknown here may be one of theirs.
         if unknown and not self._subparsers and not message.startswith("unrecognized arguments"):
             message = f"unrecognized arguments: {' '.join(unknown)}; {message}"
-        for name in unknown:
-            near = difflib.get_close_matches(name.lstrip("-"), known, n=1)
-            message += "".join(f"; did you mean {known[one]} instead of {name}?" for one in near)
-        super().error(message)
+        message += "".join(f"; {advice}" for name in unknown if (advice := self.advice(name)))
+        if "did you mean" not in message and "--help" not in message:
+            message += "; --help lists what there is"
+        self.exit(2, f"error: {self.prog}: {message}\n".replace("\n", " ", message.count("\n")))
+
+    def advice(self, name: str) -> str:
+        """What to type in place of an unknown option; empty where nobody can tell."""
+        known = {option.lstrip("-"): option for option in self._option_string_actions}
+        near = difflib.get_close_matches(name.lstrip("-"), known, n=1)
+        return f"did you mean {known[near[0]]} instead of {name}?" if near else ""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse a value that is none of an argument's choices; a sub-command, for example."""

@@ -39,7 +39,7 @@ from solution.arguments import Arguments
 from solution.attempts import finished_attempts
 from solution.processes import InUseError, end_forks_with_this_process, owner_of, temporary_files
 from solution.runner.configuration.dataset_files import DataSet
-from solution.runner.configuration.keys import clipped
+from solution.runner.configuration.keys import clipped, known_keys
 from solution.runner.configuration.parameters import check_operators
 from solution.runner.configuration.places import nearest
 from solution.runner.errors import UserError
@@ -59,10 +59,33 @@ from solution.runner.record import (
 )  # fmt: skip
 from solution.terminal import visible
 
+# An option of `dj-process` -> its name here; the others are keys of a recipe.
+OF_DATA_JUICER = {
+    "config": "--recipe",
+    "dataset": "--dataset",
+    "dataset_path": "--dataset",
+    "export_path": "--output",
+    "executor_type": "--executor",
+}
+
+
+class RecipeArguments(Arguments):
+    """Arguments of a command on recipes, which also knows the options of `dj-process`."""
+
+    def advice(self, name: str) -> str:
+        """What to type in place of an unknown option: its name here, or the recipe's key, where it is Data-Juicer's."""
+        key = name.lstrip("-").replace("-", "_").partition(".")[0]
+        here = OF_DATA_JUICER.get(key, f"--{key.replace('_', '-')}")
+        if here in self._option_string_actions:
+            return f"{name} is {here} here"
+        if key == "config":
+            return f"the recipe is a word of its own here: {self.prog} RECIPE"
+        return f"{name} is a key of the recipe here, {key}: ..." if key in known_keys() else super().advice(name)
+
 
 def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
     """The command line."""
-    parser = Arguments(
+    parser = RecipeArguments(
         description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.",
         epilog="`process.py check RECIPE` reads it and runs nothing; `process.py analyze [RECIPE]` scores all rows and "
         "drops none, for a page on which to choose thresholds; `process.py report [RECIPE]` makes a page about a "
@@ -104,7 +127,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def parse_analyze_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `analyze`."""
-    parser = Arguments(
+    parser = RecipeArguments(
         prog="process.py analyze",
         description="Score all rows by every filter of a recipe, drop none, and make a page on which to choose "
         "thresholds. It lies in the folder analysis beside that of the result, which is not touched.",
@@ -127,7 +150,7 @@ def _share(text: str) -> float:
 
 def parse_check_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `check`."""
-    parser = Arguments(
+    parser = RecipeArguments(
         prog="process.py check", description="Read recipes and say what is wrong with them; runs and writes nothing."
     )
     parser.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="a recipe's file or name")
@@ -137,7 +160,7 @@ def parse_check_arguments(words: list[str]) -> argparse.Namespace:
 
 def parse_report_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `report`."""
-    parser = Arguments(prog="process.py report", description="One HTML page about a finished run.")
+    parser = RecipeArguments(prog="process.py report", description="One HTML page about a finished run.")
     parser.add_argument("recipe", nargs="?", help="the recipe's file or name (default: the one that ran last)")
     parser.add_argument("--images", type=Path, help="folder that image paths start from (default: as in the run)")
     parser.add_argument("--output", type=Path, help="the run's --output")
@@ -149,7 +172,7 @@ def parse_report_arguments(words: list[str]) -> argparse.Namespace:
 
 def parse_operators_arguments(words: list[str]) -> argparse.Namespace:
     """The command line after `operators`."""
-    parser = Arguments(prog="process.py operators", description="Data-Juicer's operators and their needs.")
+    parser = RecipeArguments(prog="process.py operators", description="Data-Juicer's operators and their needs.")
     parser.add_argument("--markdown", action="store_true", help="as the table in docs/operators.md")
     return parser.parse_args(words)
 
@@ -267,7 +290,8 @@ def process(arguments: argparse.Namespace, is_analysis: bool = False) -> None:
         def record(counts: dict[str, Any]) -> None:
             seconds = round(time.monotonic() - started, 1)
             tries = finished_attempts(unfinished_folder(audit), inputs, seconds)
-            write_record(result, inputs, counts | {"executor": executor_name, "attempts": tries, "seconds": seconds})
+            about = {"executor": executor_name, "audit": os.path.relpath(audit, result.parent), "attempts": tries}
+            write_record(result, inputs, counts | about | {"seconds": seconds})
 
         run.execute(record)
     if is_analysis:

@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -145,8 +146,8 @@ def read_lab(path: Path) -> Lab:
     """Read a lab file.
 
     Raises:
-        UserError: it is no YAML; a key, arm, control, seed, preset or file is unknown, missing or named twice; one line
-            that names the nearest known one.
+        UserError: it is no YAML; a key, arm, control, seed, preset or file is unknown, missing or named twice; a line
+            for each fault, with the nearest known name.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; name a lab file, such as benchmarks/lab/example.yaml")
@@ -187,45 +188,90 @@ def lab_of(values: Mapping[str, Any], name: str, where: str) -> Lab:
     Raises:
         UserError: see `read_lab`.
     """
+    faults: list[str] = []
     for key in values:
-        _known(key, ("seeds", *(field.name for field in dataclasses.fields(_Keys))), where, "key")
-    if "seeds" not in values:
-        raise UserError(f"{where}: key 'seeds' is missing: how many trainings of each arm, or a list of seeds")
+        with _gathered(faults):
+            _known(key, ("seeds", *(field.name for field in dataclasses.fields(_Keys))), where, "key")
+    if "seeds" not in values and not faults:
+        faults.append(f"{where}: key 'seeds' is missing: how many trainings of each arm, or a list of seeds")
+    if faults:  # the other faults may come of these
+        raise LabError(faults)
     keys = build(_Keys, {key: value for key, value in values.items() if key != "seeds"}, where)
-    preset = _preset(keys, where)
-    mini = preset.run_name == load_preset("mini").run_name
-    world = build(World, keys.world, f"{where}: world") if "world" in values else None
-    if world:
-        if not mini:
-            raise UserError(f"{where}: world is an option of the mini preset; preset is {keys.preset}")
-        _check_world(world, f"{where}: world")
+    preset, world, seeds = load_preset("mini"), None, (0,)  # in place of faulty ones, to look at what follows
+    with _gathered(faults):
+        preset = _preset(keys, where)
+    has_preset = not faults
+    with _gathered(faults):
+        world = _world(keys, preset, where) if "world" in values else None
     if not 0 <= keys.budget_hours < float("inf"):
-        raise UserError(f"{where}: budget_hours must be 0 (no limit) or more, found {keys.budget_hours}")
+        faults.append(f"{where}: budget_hours must be 0 (no limit) or more, found {keys.budget_hours}")
     features = keys.features or ("none" if preset.needs_gpu else "cached")
     if features == "cached" and preset.needs_gpu:
-        raise UserError(f"{where}: features: cached is for small presets; one image of {preset.name} takes megabytes")
-    seeds = _seeds(values["seeds"], f"{where}: seeds")
-    arms = _arms(keys.arms, seeds, world, where)
-    baseline = keys.baseline or ("raw" if "raw" in arms else next(iter(arms)))
-    _known(baseline, arms, f"{where}: baseline", "arm")
-    output = _to_write(REPOSITORY / keys.output if keys.output else OUTPUT, f"{where}: output")
+        faults.append(f"{where}: features: cached is for small presets; one image of {preset.name} takes megabytes")
+    with _gathered(faults):
+        seeds = _seeds(values["seeds"], f"{where}: seeds")
+    arms: dict[str, Arm] = {}
+    with _gathered(faults):
+        if world or "world" not in values:  # controls depend on it
+            arms = _arms(keys.arms, seeds, world, where)
+    baseline = keys.baseline or ("raw" if "raw" in keys.arms else next(map(str, keys.arms), ""))
+    with _gathered(faults):
+        _known(baseline, map(str, keys.arms or [baseline]), f"{where}: baseline", "arm")
+    output = records = REPOSITORY / keys.output if keys.output else OUTPUT
+    with _gathered(faults):
+        _to_write(output, f"{where}: output")
+        records = _to_write(REPOSITORY / keys.records if keys.records else output / name, f"{where}: records")
+    reuse = []
+    for folder in keys.reuse:
+        with _gathered(faults):
+            reuse.append(_folder(folder, f"{where}: reuse"))
+    dataset = REPOSITORY / (keys.dataset or DATASETS.get(keys.preset, ""))
+    if "world" not in values and (has_preset or keys.dataset) and not dataset.is_file():
+        advice = f"run `{preset.download}`" if not keys.dataset else "paths start at the repository's root"
+        faults.append(f"{where}: dataset {display_path(dataset)}: no such file; {advice}")
+    if faults:
+        raise LabError(faults)
     lab = Lab(
         name=name,
         preset=preset,
-        dataset=REPOSITORY / (keys.dataset or DATASETS.get(keys.preset, "")),
+        dataset=dataset,
         baseline=baseline,
         arms=arms,
         world=world,
         features=features,
         budget_hours=keys.budget_hours,
-        records=_to_write(REPOSITORY / keys.records if keys.records else output / name, f"{where}: records"),
+        records=records,
         output=output,
-        reuse=tuple(_folder(name, f"{where}: reuse") for name in keys.reuse),
+        reuse=tuple(reuse),
     )
-    if not world and not lab.dataset.is_file():
-        advice = f"run `{preset.download}`" if not keys.dataset else "paths start at the repository's root"
-        raise UserError(f"{where}: dataset {display_path(lab.dataset)}: no such file; {advice}")
     return dataclasses.replace(lab, rungs=_rungs(values, keys.ladder, lab, where))
+
+
+class LabError(UserError):
+    """The faults of a lab file, a line each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults]))
+        self.faults = faults
+
+
+@contextmanager
+def _gathered(faults: list[str]) -> Iterator[None]:
+    """Add what the block raises to ``faults``, and go on after it."""
+    try:
+        yield
+    except LabError as error:
+        faults += error.faults
+    except UserError as error:
+        faults.append(str(error))
+
+
+def _world(keys: _Keys, preset: Preset, where: str) -> World:
+    if preset.run_name != load_preset("mini").run_name:
+        raise UserError(f"{where}: world is an option of the mini preset; preset is {keys.preset}")
+    world = build(World, keys.world, f"{where}: world")
+    _check_world(world, f"{where}: world")
+    return world
 
 
 def _check_world(world: World, where: str) -> None:
@@ -290,12 +336,16 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
 def _arms(values: Mapping[Any, Any], seeds: tuple[int, ...], world: World | None, where: str) -> dict[str, Arm]:
     if not values:
         raise UserError(f"{where}: arms: none named; two at least make a comparison")
-    arms = {}
+    arms, faults = {}, []
     for name, value in values.items():
         here = f"{where}: arms: {name if isinstance(name, str) else shown(name)}"
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise UserError(f"{here[:200]}: {NAME_RULE}")
-        arms[name] = _arm(name, value, seeds, world, here)
+            faults.append(f"{here[:200]}: {NAME_RULE}")
+            continue
+        with _gathered(faults):
+            arms[name] = _arm(name, value, seeds, world, here)
+    if faults:
+        raise LabError(faults)
     data = [name for name, arm in arms.items() if arm.kind != "control"]
     for name, arm in arms.items():
         here = f"{where}: arms: {name}"
@@ -368,26 +418,32 @@ def _path(source: str, kind: str, where: str) -> str:
 
 def _rungs(values: Mapping[str, Any], ladder: Mapping[Any, Any], lab: Lab, where: str) -> dict[str, Lab]:
     """Each rung is the lab with some keys replaced and records of its own; without any, it is the lab itself."""
-    rungs = {}
+    rungs: dict[str, Lab] = {}
+    faults: list[str] = []
     for name, changes in ladder.items():
-        here = f"{where}: ladder: {name}"
-        if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise UserError(f"{here[:200]}: {NAME_RULE}")
-        if not isinstance(changes or {}, dict):
-            raise UserError(f"{here}: expected keys and values, found {shown(changes)}")
-        for key in changes or {}:
-            _known(key, RUNG_KEYS, here, "key of a rung")
-        if not changes:  # the lab itself, whose records it shares
-            rungs[name] = lab
-            continue
-        rest = {key: value for key, value in values.items() if key != "ladder"}
-        if "seeds" in changes:  # of all arms, those with seeds of their own too
-            rest["arms"] = {
-                arm: {key: own for key, own in value.items() if key != "seeds"} if isinstance(value, dict) else value
-                for arm, value in values["arms"].items()
-            }
-        rest["records"] = display_path(lab.records / name)
-        if lab.records.is_dir():  # a rung may have cells of the lab itself
-            rest["reuse"] = [*values.get("reuse", []), display_path(lab.records)]
-        rungs[name] = lab_of(rest | changes, f"{lab.name}-{name}", here)
+        with _gathered(faults):
+            rungs[name] = _rung(values, name, changes, lab, f"{where}: ladder: {name}")
+    if faults:
+        raise LabError(faults)
     return rungs
+
+
+def _rung(values: Mapping[str, Any], name: Any, changes: Any, lab: Lab, where: str) -> Lab:
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise UserError(f"{where[:200]}: {NAME_RULE}")
+    if not isinstance(changes or {}, dict):
+        raise UserError(f"{where}: expected keys and values, found {shown(changes)}")
+    for key in changes or {}:
+        _known(key, RUNG_KEYS, where, "key of a rung")
+    if not changes:  # the lab itself, whose records it shares
+        return lab
+    rest = {key: value for key, value in values.items() if key != "ladder"}
+    if "seeds" in changes:  # of all arms, those with seeds of their own too
+        rest["arms"] = {
+            arm: {key: own for key, own in value.items() if key != "seeds"} if isinstance(value, dict) else value
+            for arm, value in values["arms"].items()
+        }
+    rest["records"] = display_path(lab.records / name)
+    if lab.records.is_dir():  # a rung may have cells of the lab itself
+        rest["reuse"] = [*values.get("reuse", []), display_path(lab.records)]
+    return lab_of(rest | changes, f"{lab.name}-{name}", where)

@@ -34,7 +34,8 @@ def perceptual_hash(image: Image.Image) -> str:
 
     Rescaled, recompressed or slightly blurred copies differ in a few bits, unrelated images in about half of them.
     """
-    grey = np.asarray(image.convert("L").resize((_SAMPLED, _SAMPLED), Image.Resampling.BILINEAR), dtype=np.float64)
+    grey = image if image.mode == "L" else image.convert("L")  # which would copy one that is grey
+    grey = np.asarray(grey.resize((_SAMPLED, _SAMPLED), Image.Resampling.BILINEAR), dtype=np.float64)
     low = _COSINES @ grey @ _COSINES.T  # [16, 16]
     return np.packbits(low > np.median(low)).tobytes().hex()
 

@@ -15,15 +15,18 @@ from .common.rows import FAILURE, Batch, add_texts
 
 def sharpness(image: Image.Image, longest: int = 512) -> float:
     """Variance of the Laplacian of the grey image (0 to 255), larger images reduced to `longest` px first."""
-    grey = image.convert("L")
-    grey.thumbnail((longest, longest))
+    grey = image if image.mode == "L" else image.convert("L")  # which would copy one that is grey
+    if max(grey.size) > longest:
+        grey = grey.copy()
+        grey.thumbnail((longest, longest))
     pixels = np.asarray(grey).astype(np.int16)  # 16 bits hold every difference, at half the memory of floats
     if min(pixels.shape) < 3:
         return 0.0
     laplacian = pixels[:-2, 1:-1] + pixels[2:, 1:-1]
     laplacian += pixels[1:-1, :-2]
     laplacian += pixels[1:-1, 2:]
-    laplacian -= 4 * pixels[1:-1, 1:-1]
+    pixels <<= 2
+    laplacian -= pixels[1:-1, 1:-1]
     return float(laplacian.astype(np.float32).var())
 
 

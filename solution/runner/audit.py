@@ -1,6 +1,7 @@
 """What became of every row: the ledger a run keeps, its funnel and its Parquet file."""
 
 import json
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -97,6 +98,8 @@ CREATE TABLE IF NOT EXISTS checkpoint (state TEXT);
 """
 _IN_MEMORY = Path(":memory:")  # SQLite's name for no file
 _VALUES = attrgetter(*SCHEMA.names)
+_NUMBER = re.compile(r"(?<![\w./-])\d+(?![\w/-])")  # not in a name
+_REASONS = 3  # the commonest reasons for failures that are told of a step
 _GROUP = 1 << 14  # rows that are in memory at once while the audit is written, and a row group of its file
 
 
@@ -313,13 +316,20 @@ class Ledger:
         ]
 
     def failure_reasons(self, name: str) -> list[tuple[str, int]]:
-        """Why the rows failed that a step failed, the commonest reason first, with its count."""
-        found = self._rows.execute(
-            "SELECT reason, count(*) FROM rows WHERE state = 'failed' AND operator = ? "
-            "GROUP BY reason ORDER BY count(*) DESC, min(row)",
-            (name,),
-        )
-        return found.fetchall()
+        """Why the rows failed that a step failed, the commonest reason first, with its count.
+
+        Reasons that differ only in the row's image and in numbers are one, with `...` and N in their place.
+        """
+        counts: Counter[str] = Counter()
+        texts: dict[str, set[str]] = {}  # of each kind, two different ones at most
+        for reason, image in self._rows.execute(
+            "SELECT reason, image FROM rows WHERE state = 'failed' AND operator = ? ORDER BY row", (name,)
+        ):
+            kind = _NUMBER.sub("N", reason.replace(image, "...") if image else reason)
+            counts[kind] += 1
+            if len(seen := texts.setdefault(kind, set())) < 2:
+                seen.add(reason)
+        return [(kind if len(texts[kind]) > 1 else texts[kind].pop(), count) for kind, count in counts.most_common()]
 
     def write(self, path: Path, **about: object) -> None:
         """Write the audit: Parquet, one line per row, in the order of row numbers.
@@ -339,7 +349,7 @@ class Ledger:
 
 
 def funnel(ledger: Ledger) -> str:
-    """The run's funnel as a table, its conservation line, the reasons for drops and the first failed rows."""
+    """The run's funnel as a table, its conservation line, reasons for drops, first failed rows and commonest faults."""
     header = ("operator", *(key.replace("_", " ") for key in COUNTS), "seconds")
     body = [(step.name, *(f"{getattr(step, key):,}" for key in COUNTS), f"{step.seconds:.1f}") for step in ledger.steps]
     totals = ledger.totals()
@@ -355,8 +365,8 @@ def funnel(ledger: Ledger) -> str:
     if len(failures) > 10:
         lines.append(f"  ... and {len(failures) - 10:,} more failed rows, all in the audit")
         for step in ledger.steps:
-            for reason, count in ledger.failure_reasons(step.name)[:1]:
-                lines.append(f"  failed most often in {step.name}, {count:,} of {step.failed:,}: {reason}")
+            for reason, count in ledger.failure_reasons(step.name)[:_REASONS]:
+                lines.append(f"  failed {count:,} of {step.failed:,} in {step.name}: {reason}")
     lines += [f"  {step.name} {step.remark}" for step in ledger.steps if step.remark]
     return "\n".join(map(visible, lines))
 

@@ -191,20 +191,22 @@ def statistics_of(scored: NestedDataset) -> dict[str, np.ndarray]:
 def _record_scores(scored: NestedDataset, is_kept: np.ndarray, thresholds: dict[str, float], ledger: Ledger) -> None:
     """Record each row's score and verdict in the ledger, and the distribution of every statistic in its step."""
     columns, rows = statistics_of(scored), numbers_of(scored, ROW)
+    limits = {stat: limits_of(stat, thresholds) for stat in columns}
+    lower = next((value for key, value in thresholds.items() if key.startswith("min_")), None)
     for start in range(0, len(rows), PART):
         passed, dropped = [], []
         part = slice(start, start + PART)
         values = zip(*(column[part].tolist() for column in columns.values()), strict=True) if columns else repeat(())
         for row, kept, numbers in zip(rows[part].tolist(), is_kept[part].tolist(), values, strict=False):
             scores = {stat: score for stat, score in zip(columns, numbers, strict=True) if not math.isnan(score)}
-            score, threshold, reason = _verdict(scores, thresholds)
+            score, threshold, reason = _verdict(scores, limits, lower)
             if not kept:
                 dropped.append((row, reason, score, threshold))
             elif score is not None:
                 passed.append((row, score, threshold))
         ledger.passed(passed)
         ledger.drop(dropped)
-    charts = (histogram(stat, scores, is_kept, limits_of(stat, thresholds)) for stat, scores in columns.items())
+    charts = (histogram(stat, scores, is_kept, limits[stat]) for stat, scores in columns.items())
     ledger.steps[-1].scores += filter(None, charts)
 
 
@@ -343,15 +345,16 @@ def limits_of(stat: str, thresholds: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in thresholds.items() if not several or key[4:] in stat}
 
 
-def _verdict(scores: dict[str, float], thresholds: dict[str, float]) -> tuple[float | None, float | None, str]:
-    """(score, threshold, reason) of a row: the threshold it breaks, else its first score with the lower one."""
+def _verdict(
+    scores: dict[str, float], limits: dict[str, dict[str, float]], lower: float | None
+) -> tuple[float | None, float | None, str]:
+    """(score, threshold, reason) of a row: the threshold it breaks, else its first score with the ``lower`` one."""
     for stat, score in scores.items():
-        for key, threshold in limits_of(stat, thresholds).items():
+        for key, threshold in limits[stat].items():
             if score < threshold if key.startswith("min_") else score > threshold:
                 side = "below" if key.startswith("min_") else "above"
                 return score, threshold, reasons.outside_threshold(stat, side, f"{key} {threshold:g}", score)
-    threshold = next((value for key, value in thresholds.items() if key.startswith("min_")), None)
-    return next(iter(scores.values()), None), threshold, reasons.OUTSIDE_THRESHOLDS
+    return next(iter(scores.values()), None), lower, reasons.OUTSIDE_THRESHOLDS
 
 
 def _numbers(stats: dict[str, Any]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from solution.operators.common.captions import IMAGE_TOKENS, image_token_of, spl
 from solution.operators.common.measures import Measure
 from solution.operators.common.rows import MEASURES, PART, ROW
 from solution.runner.audit import Ledger, RowAudit
-from solution.runner.configuration.dataset_files import DataSet, Source
+from solution.runner.configuration.dataset_files import DataSet, Source, numbering
 from solution.runner.configuration.keys import clipped, short
 from solution.runner.data_juicer import STATS, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError
@@ -32,7 +32,6 @@ SYNTHETIC = "synthetic_images"
 EXTRA = "__extra__"  # the column with a row's keys besides CORE, as JSON: they come out as they went in
 CORE = {"id": pa.string(), "text": pa.string(), "images": pa.list_(pa.string())}
 _MOST_NESTED = 16  # levels of lists and objects in a column that operators see
-_NUMBERED = "where rows of a .jsonl have none, `" r"""awk 'sub(/\{/, "{\"id\": " NR ", ")' FILE > NEW` numbers them"""
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w[\w+.-]*:/")
 
 
@@ -312,7 +311,9 @@ def _parsed(source: Source, data: DataSet, folders: Folders) -> dict[str, Any]:
     row = _object(source, data)
     identifier, images = row.get("id"), row.get("images")
     if identifier in (None, "") or type(identifier) not in (str, int):
-        raise ValueError(f"key 'id' is missing or neither text nor a whole number; {_NUMBERED}")
+        command = numbering(source) if identifier in (None, "") else ""
+        advice = f"; where rows have none, `{command}` numbers them" if command else ""
+        raise ValueError(f"key 'id' is missing or neither text nor a whole number{advice}")
     if not isinstance(row.get("text"), str):
         raise ValueError("key 'text' is missing or not a string")
     if images is None:  # as tools write a text-only row among others

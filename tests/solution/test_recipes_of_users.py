@@ -12,6 +12,7 @@ import pytest
 
 from tests import warm
 from tests.solution.conftest import ROOT
+from toolkit.dataset.provenance import find_audit
 
 RECIPES = Path(__file__).parent / "recipes_of_users"
 RUN = {  # recipe -> its result below the working directory, rows
@@ -92,6 +93,10 @@ def test_it_runs(name, run, tmp_path):
     assert ("trial, no submission; rows: " in done.stdout) == (name == "probe")
     record = next((tmp_path / result).parent.glob("*.run.json"))
     assert ("trial" in json.loads(record.read_text())["configuration"]) == (name == "probe")
+    audit = find_audit(tmp_path / result)  # the toolkit finds it under the recipe's own work_dir too
+    assert audit
+    assert audit.is_file()
+    assert (audit.parent == tmp_path / "work" / "audit") == (name == "everything_set")
     notes = [line.split(", ", 1)[1] for line in done.stderr.splitlines() if line.startswith("note: ")]
     assert sorted(notes) == NOTES.get(name, [])
     if name == "probe":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.dataset.fixes import FIXES, NOTE_FIXES, OVERLAP_FIXES
 from toolkit.dataset.images import NOTES
-from toolkit.dataset.provenance import ORIGINS, record_of
+from toolkit.dataset.provenance import ORIGINS, find_audit, record_of
 from toolkit.dataset.rows import IMAGE_TOKENS, ImageRoots, parse_row, read_rows
 from toolkit.dataset.validation import Finding, Report, TrainabilityTest, validate
 from toolkit.errors import RowFault, UserError
@@ -156,9 +157,11 @@ def _signature(args: argparse.Namespace, preset: Preset) -> str | None:
     except RowFault:
         return None
     models = [*sorted((args.tokenizer or preset.llm).glob("*.json")), preset.vision_tower / "config.json"]
-    audits = [record_of(args.file), *sorted(args.file.parent.parent.glob("audit/*.parquet"))]
+    audits = [record_of(args.file), args.audit]
+    with suppress(UserError):  # the report says so
+        audits.append(find_audit(args.file))
     code = [path for pattern in CODE for path in sorted((REPOSITORY / "toolkit").glob(pattern))]
-    files = [args.file, preset.questions, *models, *audits, *filter(None, [args.audit]), *code, *sorted(images)]
+    files = [args.file, preset.questions, *models, *filter(None, audits), *code, *sorted(images)]
     return signature_of(files, f"{preset} {args.images.resolve()} {sha256_of(args.file)}")
 
 

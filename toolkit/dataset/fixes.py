@@ -11,7 +11,7 @@ FIXES = {
     "bad_images": "write a list with one relative path under 'images'",
     "two_images": "write one row per image",
     "bad_image_path": "start the path at the seed's folder, or at synthetic_images/ beside the file",
-    "link_leaves_root": "put the file itself there, or give the folder that holds it as --images",
+    "link_leaves_root": "put the file in the link's place, or name its folder as --images; if it is gone, drop the row",
     # tokens and caption
     "mixed_image_tokens": "use one of <image> and <__dj__image> throughout the row",
     "image_without_token": "put <image> and a newline in front of the caption",
@@ -37,8 +37,8 @@ FIXES = {
     "two_images_of_one_id": "give the rows of each image an id of their own",
     "synthetic_image_of_unknown_id": "give the row the id of the seed row its image was made from",
     # images
-    "missing_image": "put the file there, or drop the row",
-    "unreadable_image": "write the image again, or drop the row",
+    "missing_image": "put the file there, in place of a link to nothing too, or drop the row",
+    "unreadable_image": "write the image again, whole and of at most 178 million pixels, or drop the row",
     "canvas_too_large": "crop or scale a synthetic copy, or drop the row: training makes a square of the image",
     "not_a_regular_file": "put the image's file there, or drop the row",
 }

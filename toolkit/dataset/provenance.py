@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,10 +69,11 @@ def find_audit(file: Path) -> Path | None:
     try:
         recipe, written = Path(record["inputs"]["recipe"]["path"]), record["outputs"][file.name]
         is_trial = "trial" in record.get("configuration", {})
+        # It lies elsewhere under a recipe's own work_dir; records of before do not say so.
+        name = f"{recipe.stem}.trial" if is_trial else recipe.stem
+        audit = Path(os.path.normpath(file.parent / record.get("audit", f"../audit/{name}.parquet")))
     except (KeyError, TypeError):
         return None
-    name = f"{recipe.stem}.trial" if is_trial else recipe.stem
-    audit = file.parent.parent / "audit" / f"{name}.parquet"
     if written != sha256_of(file):
         raise UserError(f"{file.name} was changed after {recipe.name} wrote it")
     if not audit.is_file():

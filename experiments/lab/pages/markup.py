@@ -35,11 +35,12 @@ class Table:
     texts: Sequence[int] = (0,)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 120:
+def duration(seconds: float, longest: float | None = None) -> str:
+    """Seconds as a person says them; in the unit of the ``longest`` where they stand among others."""
+    longest = seconds if longest is None else longest
+    if longest < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if longest < 7200 else f"{seconds / 3600:.{1 if seconds >= 3600 else 2}f} h"
 
 
 def visible(text: str) -> str:

@@ -103,14 +103,15 @@ def cost(found: Found) -> Table:
     label, hours = cost_of(found)
     heads = ["arm", "pre-training samples", "finetuning samples", label, "time of one training", "of all"]
     rows = []
+    each = {arm: found.mean(arm, lambda record: record["seconds"]) or 0.0 for arm in found.ranked}
+    every = {arm: seconds * len(found.records[arm]) for arm, seconds in each.items()}
     for arm in found.ranked:
-        seconds = found.mean(arm, lambda record: record["seconds"]) or 0.0
         trained = [_number(found.mean(arm, partial(samples, stage))) for stage in STAGE_NAMES]
         price = found.mean(arm, hours)
         cells = [
             "-" if price is None else f"{price:.2f}",
-            duration(seconds),
-            duration(seconds * len(found.records[arm])),
+            duration(each[arm], max(each.values())),
+            duration(every[arm], max(every.values())),
         ]
         rows.append([arm, *trained, *cells])
     return Table(heads, rows)

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -22,6 +23,15 @@ _ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLOCK = 1 << 20
 _SPACE = re.compile(r"\s*")
+_NUMBER_LINES = r"""awk 'sub(/\{/, "{\"id\": " NR ", ")'"""
+_NUMBER_ARRAY = (
+    "import json, sys; rows = json.load(open(sys.argv[1])); "
+    'json.dump([row | {"id": row.get("id") or n} for n, row in enumerate(rows, 1)], open(sys.argv[2], "w"))'
+)
+_NUMBER_TABLE = (
+    "import sys, pyarrow.parquet as p; rows = p.read_table(sys.argv[1]); "
+    'p.write_table(rows.append_column("id", [[*range(1, len(rows) + 1)]]), sys.argv[2])'
+)
 # What a file is that is not read, by how it begins.
 _FOREIGN = (
     (b"PK\x03\x04", "a zip archive: unpack it"),
@@ -115,6 +125,26 @@ class DataSet:
                     raise ValueError(f"has both '{own}' and '{name}': the result has one of them, as '{name}'")
                 row = {name if key == own else key: value for key, value in row.items()}
         return row
+
+
+def numbering(source: Source) -> str:
+    """The command that gives numbers as ids to a file's rows that have none; empty where no line of shell does."""
+    file, row = source.file, source.row
+    with file.open("rb") as stream:
+        begin = stream.read(4)
+    is_line, is_table = isinstance(row, bytes), begin == b"PAR1"
+    ending = "jsonl" if is_line else "parquet" if is_table else "json"
+    new = file.with_name(f"{file.name.partition('.')[0]}.numbered.{ending}")
+    old, new = (shlex.quote(shown(path)) for path in (file, new))
+    if is_line and begin[:2] == b"\x1f\x8b":
+        return f"zcat {old} | {_NUMBER_LINES} > {new}"
+    if is_line and begin != b"\x28\xb5\x2f\xfd":  # zstd
+        return f"{_NUMBER_LINES} {old} > {new}"
+    if is_table and isinstance(row, dict) and "id" not in row:
+        return f"python3 -c {shlex.quote(_NUMBER_TABLE)} {old} {new}"
+    if begin.lstrip().startswith(b"["):
+        return f"python3 -c {shlex.quote(_NUMBER_ARRAY)} {old} {new}"
+    return ""
 
 
 def rows_of(file: Path) -> Iterator[tuple[int, Row]]:

@@ -117,7 +117,7 @@ WRONG = {
         "dataset gone.jsonl: no such file; paths start at",
     ),
     "a full preset's features": (
-        f"seeds: 1\npreset: full\nfeatures: cached\n{ARMS}",
+        f"seeds: 1\npreset: full\nfeatures: cached\ndataset: input/mini/mgm_pretrain_mini.jsonl\n{ARMS}",
         "features: cached is for small presets",
     ),
     "a full preset without data": (f"seeds: 1\npreset: full\n{ARMS}", "no such file; run `bash download.sh`"),
@@ -142,6 +142,20 @@ def test_a_wrong_file_ends_in_one_line(case, written):
         read_lab(written(text))
     assert "\n" not in str(caught.value)
     assert "trial.yaml" in str(caught.value)
+
+
+def test_all_faults_come_at_once(written):
+    arms = "arms:\n  raw: raw\n  r1: recpie\n  'a b': raw\n  x: {control: random, seeds: 0}\n"
+    file = written(f"seeds: -1\nbudget_hours: -3\nbaseline: rwa\ndataset: nowhere.jsonl\nreuse: [a, b]\n{arms}")
+    with pytest.raises(UserError) as raised:
+        read_lab(file)
+    first, *faults = str(raised.value).splitlines()
+    assert first == "9 faults:"
+    starts = ("budget_hours", "seeds", "arms: r1", "arms: a b", "arms: x: seeds", "baseline", "reuse: a", "reuse: b")
+    for fault, start in zip(faults, (*starts, "dataset nowhere.jsonl"), strict=True):
+        assert fault.startswith(f"  {file}: {start}")
+    with pytest.raises(UserError, match=r"2 faults:\n  .*one: no key of a rung 'arms'.*\n  .*two: expected keys"):
+        read_lab(written(f"seeds: 1\n{ARMS}ladder: {{one: {{arms: {{}}}}, two: [1]}}\n"))
 
 
 def test_the_command_tells_it_without_a_trace(tmp_path, capsys, monkeypatch):

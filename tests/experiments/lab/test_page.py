@@ -15,7 +15,9 @@ from experiments.lab.cells import SUMMARY
 from experiments.lab.labfile import read_lab
 from experiments.lab.pages import page, plots
 from experiments.lab.pages.findings import findings
+from experiments.lab.pages.markup import duration
 from experiments.lab.pages.page import write_lab_page
+from experiments.lab.pages.page_tables import cost
 from tests.experiments.lab.example import write_lab
 from tests.experiments.lab.test_run_page import Reader, data_of
 from tests.solution.report.test_report import HOSTILE, console_of, load
@@ -73,6 +75,23 @@ def test_the_figures_are_those_of_the_analysis(tmp_path, pages, capsys):
     assert "421 too short" in recipes
     assert main(["lab", "page", str(file)]) == 0
     assert capsys.readouterr().out.startswith("up to date: ")
+
+
+def test_times_of_a_column_have_one_unit():
+    seconds = [3.0, 119.0, 7300.0]
+    assert [duration(each) for each in seconds] == ["3 s", "119 s", "2.0 h"]
+    assert [duration(each, max(seconds)) for each in seconds] == ["0.00 h", "0.03 h", "2.0 h"]
+    assert [duration(each, 119.0) for each in seconds[:2]] == ["3 s", "119 s"]
+    assert [duration(each, 400.0) for each in seconds[:2]] == ["0.1 min", "2.0 min"]
+
+
+def test_the_cost_table_has_one_unit_in_each_column(tmp_path):
+    file = write_lab(tmp_path, SKILLS)
+    for number, record in enumerate(sorted((tmp_path / "records").glob("*-draw0-seed*.json"))):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": 40.0 * (number + 1)}))
+    table = cost(findings(read_lab(file), file))
+    for column in (-2, -1):
+        assert len({row[column].split()[1] for row in table.rows}) == 1
 
 
 def test_equal_records_give_equal_bytes(tmp_path):

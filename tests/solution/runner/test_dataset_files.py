@@ -3,15 +3,20 @@
 import gzip
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from solution.runner.configuration import dataset_files
-from solution.runner.configuration.dataset_files import DataSet, files_in, rows_of
+from solution.runner.configuration.dataset_files import DataSet, files_in, numbering, rows_of
 from solution.runner.errors import UserError
 
 ROWS = [
@@ -45,6 +50,36 @@ def parsed(file) -> list[dict]:
 def test_formats_give_the_same_rows(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     assert parsed(tmp_path / name) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a b.jsonl", LINES), ("a.jsonl.gz", gzip.compress(LINES)), ("zipped.jsonl", gzip.compress(LINES)),
+        ("a.json", ARRAY), ("an_array.jsonl", ARRAY), ("a.parquet", b""),
+        ("a.jsonl.zst", zstd(LINES)), ("a.json.gz", gzip.compress(ARRAY)),
+    ],
+)  # fmt: skip
+def test_the_command_that_numbers_rows_without_id_does_so(name, content, tmp_path):
+    bare = [{key: value for key, value in row.items() if key != "id"} for row in ROWS]
+    file = tmp_path / name
+    drop = re.compile(rb'"id": "\d",\s*')
+    is_zipped = content[:2] == b"\x1f\x8b"
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist(bare), file)
+    elif is_zipped:
+        file.write_bytes(gzip.compress(drop.sub(b"", gzip.decompress(content))))
+    else:
+        file.write_bytes(zstd(drop.sub(b"", LINES)) if name.endswith("zst") else drop.sub(b"", content))
+    assert parsed(file) == bare
+    command = numbering(next(iter(DataSet((file,)))))
+    if name in ("a.jsonl.zst", "a.json.gz"):
+        assert command == ""
+        return
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", command], check=True, env=os.environ | {"PATH": path})
+    (new,) = set(tmp_path.iterdir()) - {file}
+    assert parsed(new) == [{"id": number} | row for number, row in enumerate(bare, 1)]
 
 
 def test_parquet_gives_the_same_rows(tmp_path):

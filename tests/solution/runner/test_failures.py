@@ -265,14 +265,21 @@ def test_errors_that_are_only_logged_are_told(data, ledger):
     assert ledger.steps[-1].remark == "logged 1 errors, the first: needs `second_key`"
 
 
-def test_the_commonest_reason_of_failures_is_told(ledger):
-    """Where the first ten failed rows do not show it."""
+def test_the_commonest_reasons_of_failures_are_told_of_all_images_alike(ledger):
+    """Where the first ten failed rows do not show it; a reason that only one row has keeps its image and numbers."""
     ledger.begin("odd_mapper", ROWS)
-    ledger.add(RowAudit(f"id{row}", row, None, "", "", "") for row in range(ROWS + 1, 20))
-    for row in range(1, 20):
-        ledger.fail(row, "lost" if row in (1, 5) else f"odd {row}")
+    ledger.add(RowAudit(f"id{row}", row, None, "", "", f"a {row}/{row}.jpg") for row in range(ROWS + 1, 20))
+    faults = ["is missing", "is cut off ({} bytes not read)", "is odd"]
+    for row in range(ROWS + 1, 20):
+        fault = faults[0 if row % 4 else 1] if row < 19 else faults[2]
+        ledger.fail(row, f"image /seed 1k/a {row}/{row}.jpg {fault.format(row)}")
     ledger.steps[-1].rows_in = 19
-    assert "  failed most often in odd_mapper, 2 of 19: lost" in funnel(ledger).splitlines()
+    counts = [sum(bool(row % 4) for row in range(ROWS + 1, 19)), sum(not row % 4 for row in range(ROWS + 1, 19)), 1]
+    assert [line for line in funnel(ledger).splitlines() if f" of {sum(counts)} in odd_mapper: " in line] == [
+        f"  failed {counts[0]} of {sum(counts)} in odd_mapper: image /seed 1k/... is missing",
+        f"  failed {counts[1]} of {sum(counts)} in odd_mapper: image /seed 1k/... is cut off (N bytes not read)",
+        f"  failed 1 of {sum(counts)} in odd_mapper: image /seed 1k/a 19/19.jpg is odd",
+    ]
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_once(data, ledger):

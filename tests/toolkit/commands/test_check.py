@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import struct
 import subprocess
 import sys
+import zlib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -219,6 +221,24 @@ def test_the_fix_list_names_every_faulty_line_and_odd_image(small_seed):
     ]
     assert found[0]["fix"] == FIXES["empty_caption"]
     assert "images/1.png: 24 x 24 pixels, L" in found[1]["detail"]
+
+
+def test_the_fix_list_helps_with_links_to_nothing_and_bombs(small_seed):
+    images = small_seed.folder / "images"
+    for number, target in enumerate(("nowhere.png", small_seed.folder.parent / "gone.png")):
+        (images / f"{number}.png").unlink()
+        (images / f"{number}.png").symlink_to(target)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (images / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bomb)
+    fixes = small_seed.processed / "fixes.jsonl"
+    check(small_seed, *map(small_seed.row, range(3)), words=["--fixes", str(fixes)])
+    found = {fix["reason"]: fix["fix"] for fix in map(json.loads, fixes.read_text().splitlines())}
+    assert "in place of a link to nothing" in found["missing_image"]
+    assert "if it is gone, drop the row" in found["link_leaves_root"]
+    assert "at most 178 million pixels" in found["unreadable_image"]
+    assert Image.MAX_IMAGE_PIXELS
+    assert 2 * Image.MAX_IMAGE_PIXELS // 10**6 == 178
 
 
 def test_where_each_row_comes_from(small_seed, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -231,10 +233,11 @@ def test_images_are_where_the_recipe_had_them(rows: Path, small_seed: SmallSeed,
         ("processed_data.jsonl", "run.json", {}),
         ("processed_data.trial.jsonl", "processed_data.trial.run.json", {"configuration": {"trial": True}}),
         ("np1.jsonl", "np1.run.json", {}),
+        ("processed_data.jsonl", "run.json", {"audit": "../work/audit/mine.parquet"}),  # under the recipe's work_dir
     ],
 )
 def test_the_recipe_is_found_whatever_the_result_is_called(
-    rows: Path, small_seed: SmallSeed, tmp_path: Path, name: str, record_name: str, trial: dict[str, dict]
+    rows: Path, small_seed: SmallSeed, tmp_path: Path, name: str, record_name: str, trial: dict[str, Any]
 ) -> None:
     file, recipe = rows.rename(rows.with_name(name)), tmp_path / "mine.yaml"
     recipe.write_text("process: [words_num_filter]\n")
@@ -244,8 +247,9 @@ def test_the_recipe_is_found_whatever_the_result_is_called(
     record["steps"] = [{"name": "words_num_filter", "rows_in": 8} | counts]
     file.with_name(record_name).write_text(json.dumps(record))
     line = {"id": "s0", "image": "images/0.png", "state": "kept", "text_before": "a", "text_after": "a", "parent": None}
-    audit = tmp_path / "audit" / ("mine.trial.parquet" if trial else "mine.parquet")
-    audit.parent.mkdir()
+    default = f"../audit/mine{'.trial' if 'configuration' in trial else ''}.parquet"
+    audit = Path(os.path.normpath(rows.parent / trial.get("audit", default)))
+    audit.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist([line | {"image_state": "seed"}]), audit)
     assert main(["export", str(file), "--to", "parquet", "--out", str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
