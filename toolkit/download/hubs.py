@@ -50,9 +50,8 @@ def fetch_repository(source: Source, folder: Path, task: Task) -> None:
 
 def _from_huggingface(source: Source, folder: Path, task: Task) -> None:
     # Importing either client takes seconds.
-    import requests
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         info = HfApi().repo_info(source.repository, repo_type=source.kind, files_metadata=True)
@@ -69,7 +68,7 @@ def _from_huggingface(source: Source, folder: Path, task: Task) -> None:
         raise SourceError(
             f"gated: accept the licence at https://huggingface.co/{source.repository}, then set HF_TOKEN"
         ) from None
-    except (HfHubHTTPError, HFValidationError, requests.RequestException, OSError) as error:
+    except Exception as error:  # the client's own, and those of whichever library its version calls: requests, httpx
         raise SourceError(reason_of(error)) from None
     # The client itself compares sizes only.
     for file in wanted:

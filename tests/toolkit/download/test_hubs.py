@@ -35,6 +35,12 @@ def hub(request, world):
         ]  # fmt: skip
         listing = json.dumps({"id": "org/tower", "sha": COMMIT, "siblings": siblings}).encode()
         paths = ["/api/models/org/tower", f"/api/models/org/tower/revision/{COMMIT}"]
+        tree = [  # asked for by clients from 1 on
+            {"type": "file", "path": file["rfilename"], "size": file["size"], "oid": file["blobId"],
+             **({"lfs": {"oid": file["lfs"]["sha256"]} | file["lfs"]} if "lfs" in file else {})}
+            for file in siblings
+        ]  # fmt: skip
+        server.files[f"/api/models/org/tower/tree/{COMMIT}"] = json.dumps(tree).encode()
         prefix = f"/org/tower/resolve/{COMMIT}/"
     else:
         entries = [
