@@ -12,6 +12,12 @@ from typing import Literal
 from toolkit.terminal import visible
 
 OnError = Literal["stop", "skip"]
+LONGEST = 2000  # characters of a line
+
+
+def shortened(line: str) -> str:
+    """A line's ends where it is very long: data may hold ids and file names of megabytes."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 class UserError(Exception):
@@ -22,7 +28,7 @@ class UserError(Exception):
     """
 
     def __str__(self) -> str:
-        return visible(super().__str__(), kept="\n")
+        return "\n".join(map(shortened, visible(super().__str__(), kept="\n").split("\n")))
 
 
 class RowFault(ValueError):
@@ -34,7 +40,7 @@ class RowFault(ValueError):
     """
 
     def __init__(self, reason: str, detail: str):
-        self.reason, self.detail = reason, visible(detail)
+        self.reason, self.detail = reason, visible(shortened(detail))
         super().__init__(f"{reason}: {self.detail}")
 
     def __reduce__(self) -> tuple:

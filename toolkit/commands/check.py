@@ -16,7 +16,7 @@ from toolkit.dataset.images import NOTES
 from toolkit.dataset.provenance import ORIGINS, find_audit, record_of
 from toolkit.dataset.rows import IMAGE_TOKENS, ImageRoots, parse_row, read_rows
 from toolkit.dataset.validation import Finding, Report, TrainabilityTest, validate
-from toolkit.errors import RowFault, UserError
+from toolkit.errors import RowFault, UserError, shortened
 from toolkit.files import (
     REPOSITORY,
     package_versions,
@@ -223,7 +223,7 @@ def _lines(report: Report, preset: Preset) -> list[str]:
         lines += [f"    line {fault.line} (id {fault.id}): {fault.detail}" for fault in faults[:SHOWN_FAULTS]]
         if len(faults) > SHOWN_FAULTS:
             lines.append(f"    and {len(faults) - SHOWN_FAULTS:,} more")
-    return [visible(line) for line in lines]
+    return [visible(shortened(line)) for line in lines]
 
 
 def _record(report: Report, args: argparse.Namespace, preset: Preset, seconds: float) -> dict[str, Any]:

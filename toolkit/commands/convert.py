@@ -11,7 +11,7 @@ from pathlib import Path
 from toolkit.dataset.directions import LlavaToRows, RowsToLlava, convert_entries
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import IMAGE_TOKENS
-from toolkit.errors import SkippedRow, UserError
+from toolkit.errors import SkippedRow, UserError, shortened
 from toolkit.files import atomic_write, package_versions, require_output, sha256_of, write_json
 from toolkit.terminal import visible
 
@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
 def _faults(faults: list[SkippedRow], entries: int) -> str:
     """What is wrong with a file: its first faults, one a line, then how many there are for each reason."""
     lines = [
-        f"{fault.file} (id {visible(fault.id)}): {fault.reason}: {fault.detail}" for fault in faults[:SHOWN_FAULTS]
+        f"{fault.file} (id {visible(shortened(fault.id))}): {fault.reason}: {fault.detail}"
+        for fault in faults[:SHOWN_FAULTS]
     ]
     if len(faults) == 1:
         return f"{lines[0]}; fix it or pass --on-error skip"

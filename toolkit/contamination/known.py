@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,8 +31,12 @@ def stamp_of(path: Path) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
+class _Unusable(Exception):
+    """A note has said why."""
+
+
 class KnownImages:
-    """Results by path, size and change time of images, in a SQLite file.
+    """Results by path, size and change time of images, in a SQLite file; where it cannot be used, a note says so.
 
     Args:
         file: made when something is kept.
@@ -40,6 +45,7 @@ class KnownImages:
 
     def __init__(self, file: Path, exam: str):
         self._file, self._exam = file, exam
+        self._is_usable = True
 
     def look_up(self, images: Iterable[tuple[Path, Stamp]]) -> dict[Path, Known]:
         """What is known of those images that have not changed since.
@@ -48,10 +54,10 @@ class KnownImages:
             UserError: the file is damaged.
         """
         found: dict[Path, Known] = {}
-        if not self._file.is_file():
+        if not os.path.isfile(self._file):  # False also where its folder may not be looked into
             return found
         query = "SELECT digest, wanted, correlation, mirrored FROM images WHERE (exam, path, size, time) = (?, ?, ?, ?)"
-        with self._opened() as store:
+        with contextlib.suppress(_Unusable), self._opened() as store:
             for path, stamp in images:
                 if row := store.execute(query, (self._exam, os.fsencode(path.absolute()), *stamp)).fetchone():
                     digest, wanted, correlation, mirrored = row
@@ -62,13 +68,15 @@ class KnownImages:
         """Remember results, all or none of them.
 
         Raises:
-            UserError: the file is damaged, or the disk full.
+            UserError: the file is damaged.
         """
+        if not self._is_usable:
+            return
         rows = []
         for path, stamp, (digest, match) in results:
             of_match = (match.wanted, match.correlation, match.mirrored) if match else (None, None, None)
             rows.append((self._exam, os.fsencode(path.absolute()), *stamp, digest, *of_match))
-        with self._opened() as store, store:
+        with contextlib.suppress(_Unusable), self._opened() as store, store:
             store.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     @contextlib.contextmanager
@@ -78,5 +86,9 @@ class KnownImages:
             with contextlib.closing(sqlite3.connect(self._file, timeout=BUSY_SECONDS)) as store:
                 store.execute(TABLE)
                 yield store
-        except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{self._file}: {error}; remove it if it is damaged: it only saves time") from None
+        except (sqlite3.OperationalError, OSError) as error:  # read-only, full, in use
+            self._is_usable = False
+            print(f"note: {self._file}: {error}; what is compared now will be compared again", file=sys.stderr)
+            raise _Unusable from None
+        except sqlite3.Error as error:
+            raise UserError(f"{self._file}: {error}; remove it, it only saves time") from None

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from toolkit.attempts import attempt, finished_attempts
 from toolkit.dataset.llava import load_originals
 from toolkit.dataset.rows import ImageRoots
-from toolkit.errors import UserError
+from toolkit.errors import UserError, shortened
 from toolkit.files import display_path, package_versions, require_file, sha256_of, write_json
 from toolkit.judge.model import load_judge, model_files, pretrain, run_children
 from toolkit.judge.pairs import Pair, blocks_of, read_pairs
@@ -251,7 +251,7 @@ def finish(job: Job, started: float) -> str:
     table = pa.concat_tables([SCHEMA.empty_table(), *(pq.read_table(file, schema=SCHEMA) for file, _ in job.blocks)])
     values = table["value"].drop_null().to_numpy()
     faults = [
-        f"row {row['row']} (id {visible(row['id'])}): {row['fault']}"
+        f"row {row['row']} (id {visible(shortened(row['id']))}): {row['fault']}"
         for row in table.select(["row", "id", "fault"]).filter(pa.compute.not_equal(table["fault"], "")).to_pylist()
     ]
     if not len(values):

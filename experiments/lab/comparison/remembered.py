@@ -5,7 +5,9 @@ pandas and SciPy, which find it out, take a second to start.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 from experiments.lab.comparison.earlier import record_files
 from experiments.lab.finished import FinishedRun
@@ -46,15 +48,23 @@ def differences(experiment: str, baseline: str, preset: str) -> tuple[dict[str, 
             ends = "" if value.low is None else f" [{value.low:+.1f}, {value.high:+.1f}]"
             cells[ROWS.get(found.measure, found.measure)] = f"{value.value:+.2f}{ends}"
         known[signature] = [cells, [*analysis.notes, *(found.words for found in analysis.comparisons[-1:])]]
-        write_json(KNOWN, dict(list(known.items())[-KEPT:]))
+        with contextlib.suppress(OSError):  # it only saves time
+            write_json(KNOWN, dict(list(known.items())[-KEPT:]))
     cells, said = known[signature]
     return cells, said
 
 
 def _known() -> dict[str, list]:
-    """What earlier comparisons said, by signature; a damaged file knows nothing."""
+    """What earlier comparisons said, by signature; what is damaged is not known."""
     try:
         known = read_json(KNOWN) if KNOWN.is_file() else {}
     except UserError:
         return {}
-    return known if isinstance(known, dict) else {}
+    return {key: value for key, value in known.items() if _is_whole(value)} if isinstance(known, dict) else {}
+
+
+def _is_whole(value: Any) -> bool:
+    match value:
+        case [dict(cells), list(said)]:
+            return all(isinstance(text, str) for text in [*cells.values(), *said])
+    return False

@@ -189,6 +189,26 @@ def test_an_empty_file_and_a_missing_folder_are_refused(small_seed, capsys):
     assert "--images nowhere: no such folder" in capsys.readouterr().err
 
 
+def test_what_rows_hold_cannot_move_the_cursor_nor_fill_the_screen(small_seed, capsys):
+    """Ids and names with escape sequences, a line end, a mark that turns the text; and of five million characters."""
+    odd = "a\x1b[31m\n\u202e\x9b"
+    file = small_seed.write(
+        small_seed.row(0, id=odd, images=["images/none.png"]),
+        small_seed.row(1, images=[f"images/{odd}.png"]),
+        small_seed.row(2, id="i" * 5_000_000, images=[f"images/{'n' * 5_000_000}.png"]),
+    )
+    for words in (
+        ["check"],
+        ["prepare", "--out", str(small_seed.processed / "llava.json")],
+        ["judge", "--workers", "0"],
+    ):
+        assert main([words[0], *small_seed.arguments(file), *words[1:]]) == 1
+        said = "".join(capsys.readouterr())
+        assert "a\\x1b[31m\\n\\u202e\\x9b" in said
+        assert all(character.isprintable() for character in said.replace("\n", ""))
+        assert max(map(len, said.splitlines())) < 5000
+
+
 def test_check_changes_nothing(small_seed):
     file = small_seed.write(small_seed.row(0), "{")
     before = {path: path.stat().st_mtime_ns for path in small_seed.processed.rglob("*")}

@@ -149,6 +149,19 @@ def test_a_killed_comparison_goes_on(words: list[str], monkeypatch: pytest.Monke
     assert asked == ["0.png", "1.png", "2.png", "2.png", "3.png"]
 
 
+def test_a_store_that_cannot_be_written_only_costs_time(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(search, "KNOWN", tmp_path / "output" / "known.sqlite")
+    (tmp_path / "output").write_text("in the way of the folder")
+    assert main([*words, "--on-error", "skip"]) == 0
+    said = capsys.readouterr()
+    assert "1 of 4 images are copies" in said.out
+    (note,) = said.err.splitlines()
+    assert note.startswith("note: ")
+    assert note.endswith("; what is compared now will be compared again")
+
+
 def test_a_damaged_store_is_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "known.sqlite").write_bytes(b"none" * 1000)
     assert main(words) == 1

@@ -113,6 +113,9 @@ def test_a_difference_is_remembered_until_answers_change(
         patch.setattr("experiments.lab.comparison.against.compare", lambda runs: pytest.fail("compared again"))
         assert main(command) == 0
     assert capsys.readouterr().out == first
+    for damage in ([], [{"MMBench": 3}, []], None):
+        remembered.KNOWN.write_text(json.dumps(dict.fromkeys(json.loads(remembered.KNOWN.read_text()), damage)))
+        assert (main(command), capsys.readouterr().out) == (0, first)
     answers = folders[0] / "mmbench" / "answers.jsonl"
     answers.write_text(answers.read_text().replace('"A"', '"B"'))
     assert main(command) == 0
