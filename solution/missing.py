@@ -33,7 +33,7 @@ def way_to(path: Path) -> str:
     if near := difflib.get_close_matches(path.name, beside, n=1, cutoff=CLOSE):
         return f"did you mean {_shown(path.with_name(near[0]))}, which `python -m toolkit download` fetches?"
     if not path.exists() and path.parent.is_dir():
-        found = sorted(entry.name for entry in path.parent.iterdir())
+        found = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
         return (
             f"{_shown(path.parent)} holds {', '.join(found[:5])}{' ...' * (len(found) > 5)}"
             if found

@@ -363,6 +363,9 @@ def list_operators(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> None:
     """Write the page next to the run's audit. Raises UserError where there is no audit."""
     given = Path(arguments.recipe) if arguments.recipe else None
+    here = Path(f"{given}.yaml")  # whose audit may be in a work_dir of its own
+    if here.is_file() and not (ROOT / "solution" / "recipes" / here).is_file():
+        given = here
     recipe = load_recipe(given, None) if given and given.suffix in (".yaml", ".yml") and given.is_file() else None
     result = ROOT / "output" / "processed_data" / RESULT
     if arguments.output:

@@ -221,8 +221,10 @@ class _Reader:
             entries = [(name, "key dataset_path") for name in _paths_of(self.content["dataset_path"])]
         elif self.content.get("dataset"):
             entries = list(self._configs(self.content["dataset"]))
-        else:
+        elif not any(fault.startswith("key dataset") for fault in self.faults):
             self.faults.append("has no dataset_path; add one or give --dataset FILE.jsonl")
+            return
+        else:
             return
         suffixes = self.content.get("suffixes") or []
         for name, where in entries:

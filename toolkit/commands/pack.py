@@ -115,7 +115,8 @@ def _held_against_the_exams(experiment: Experiment, images: Path, preset: Preset
     if not lines:
         return record, f"evaluation sets: nothing of theirs found in {of}"
     file = display_path(_origin(experiment, rows))
-    command = advised("check", file, "--images", images, "--preset", preset.name, "--contamination", "DIR")
+    words = (file, "--images", display_path(images), "--preset", preset.name, "--contamination", "DIR")
+    command = advised("check", *words)
     why = f"; {MINI_WORLD}" if found.pairs and not preset.needs_gpu else ""
     return record, (
         f"WARNING: {len(lines):,} of {of} share an image or caption with the evaluation sets; `{command}` shows them, "

@@ -116,7 +116,10 @@ def faults_of(content: dict[Any, Any]) -> Iterator[tuple[str, str]]:
     """(key, fault) for each key of a recipe that is known and has a value of a wrong type, or is not served here."""
     for key, value in content.items():
         known = known_keys()
-        if key in REFUSED and value:
+        if key == "dataset_path" and isinstance(value, list):
+            several = "several are named under dataset, configs: [{type: local, path: FILE}, ...]"
+            yield key, f"expected one file or folder, found {short(value)}; {several}"
+        elif key in REFUSED and value:
             yield key, REFUSED[key]
         elif key == "process":
             if not isinstance(value, list | None):

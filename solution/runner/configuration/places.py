@@ -28,7 +28,9 @@ def missing(name: str) -> str:
     places = candidates(name)
     tried = " and ".join(clipped(shown(path), 300) for path in places)
     try:
-        return f"{tried} is missing; {way_to(places[-1])}"
+        ways = [way_to(place) for place in places]
+        known = (way for way in ways if way.startswith(("did you mean", "`")))
+        return f"{tried} is missing; {next(known, ways[0])}"
     except (OSError, ValueError):  # as above
         return f"{tried} is no path that a file can have"
 

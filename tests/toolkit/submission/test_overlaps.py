@@ -50,6 +50,15 @@ def test_shared_images_are_a_warning(
     assert record["outputs"] == {"submit.zip": sha256_of(out)}
 
 
+def test_the_images_folder_is_named_as_a_user_would(
+    workspace: Path, exam: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the repository's root on, where it lies in it."""
+    monkeypatch.setattr("toolkit.files.REPOSITORY", workspace.resolve())
+    assert pack(workspace, "online")[0] == 0
+    assert "--images seed --preset mini --contamination DIR` shows them" in capsys.readouterr().out
+
+
 def test_shared_captions_are_a_warning(workspace: Path, exam: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photograph(60).save(workspace / "seed" / "images" / "1.jpg")
     rows = (workspace / ROWS_KEPT).read_text().replace("\\nx", "\\nWhat does the large sign on the left say? Exit.", 1)
