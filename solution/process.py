@@ -72,7 +72,7 @@ OF_DATA_JUICER = {
 class RecipeArguments(Arguments):
     """Arguments of a command on recipes, which also knows the options of `dj-process`."""
 
-    def advice(self, name: str) -> str:
+    def advice(self, name: str) -> str:  # Python 2 stops here: use python3
         """What to type in place of an unknown option: its name here, or the recipe's key, where it is Data-Juicer's."""
         key = name.lstrip("-").replace("-", "_").partition(".")[0]
         here = OF_DATA_JUICER.get(key, f"--{key.replace('_', '-')}")
@@ -83,7 +83,7 @@ class RecipeArguments(Arguments):
         return f"{name} is a key of the recipe here, {key}: ..." if key in known_keys() else super().advice(name)
 
 
-def parse_arguments() -> argparse.Namespace:  # Python 2 stops here: use python3
+def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = RecipeArguments(
         description="Run a Data-Juicer recipe on the seed; writes processed_data.jsonl.",
