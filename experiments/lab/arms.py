@@ -195,7 +195,7 @@ class SeedSet:
 
 @functools.cache
 def faults_of(recipes: tuple[str, ...], dataset: Path) -> dict[str, str]:
-    """What is wrong with recipes, by their path: the first fault of each that cannot run. Runs none of them.
+    """What is wrong with recipes, by their path: the faults of each that cannot run, a line each. Runs none of them.
 
     Asked once for all sizes of a ladder.
 
@@ -205,15 +205,15 @@ def faults_of(recipes: tuple[str, ...], dataset: Path) -> dict[str, str]:
     """
     command = [sys.executable, str(PROCESS), "check", *recipes, "--dataset", str(dataset)]
     completed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    faults: dict[str, str] = {}
+    faults: dict[str, list[str]] = {}
     for line in completed.stderr.splitlines():
         named = [recipe for recipe in recipes if line.startswith(f"error: recipe {recipe}")]
         if named:
-            faults.setdefault(max(named, key=len), line.removeprefix("error: "))
+            faults.setdefault(max(named, key=len), []).append(line.removeprefix("error: "))
     if completed.returncode and not faults:
         *_, last = completed.stderr.strip().splitlines() or [f"exit status {completed.returncode}"]
         raise UserError(f"recipes cannot be checked: {last.removeprefix('error: ')}")
-    return faults
+    return {recipe: "\n  ".join(lines) for recipe, lines in faults.items()}
 
 
 @contextlib.contextmanager

@@ -250,7 +250,9 @@ def test_a_busy_cell_is_asked_for_again(lab, training, monkeypatch):
 
 
 def test_a_wrong_recipe_costs_its_own_arms_only(toy, training, tmp_path, capsys, monkeypatch):
-    (tmp_path / "broken.yaml").write_text("process: [{caption_latn_filter: {}}]\n", encoding="utf-8")
+    (tmp_path / "broken.yaml").write_text(
+        "process: [{nothing_filter: {}}, {caption_latn_filter: {}}]\n", encoding="utf-8"
+    )
     arms = {"raw": "raw", "broken": str(tmp_path / "broken.yaml"), "random": {"control": "random", "seeds": 2}}
     lab = toy(arms, output=str(tmp_path / "output"), world=WORLD | {"draws": 1})
     monkeypatch.setattr(run, "read_lab", lambda _: lab)
@@ -258,9 +260,10 @@ def test_a_wrong_recipe_costs_its_own_arms_only(toy, training, tmp_path, capsys,
     planned = capsys.readouterr()
     assert "| broken |" in planned.out
     assert "1 cell to train" in planned.out
-    (line,) = planned.err.splitlines()
+    line, further = planned.err.splitlines()  # all faults of the recipe
     assert line.startswith("error: broken-draw0-seed0 and 2 more cannot be trained: recipe ")
-    assert "did you mean caption_latin_filter?" in line
+    assert "operator 1 (nothing_filter): unknown operator" in line
+    assert further.startswith(f"  recipe {tmp_path}/broken.yaml, operator 2 (caption_latn_filter): unknown operator")
     assert not lab.output.exists()
     outcomes = run.make(lab)
     assert [outcome.cell.arm.name for outcome in outcomes if not outcome.key] == ["broken", "random", "random"]
