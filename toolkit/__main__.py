@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         other = OF_RECIPES.get(argv[0])
-        hint = f"; `{other}` does that" if other else nearest(argv[0], COMMANDS)
+        hint = f"; `{other}` does that" if other else nearest(argv[0], COMMANDS | OF_RECIPES)
         parser.error(f"no command {argv[0]!r}; --help lists them{hint}")
     name = parser.parse_args(argv[:1]).command
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from solution.runner.configuration.dataset_files import DataSet, Source, numberi
 from solution.runner.configuration.keys import clipped, short
 from solution.runner.data_juicer import STATS, NestedDataset, SpecialTokens
 from solution.runner.errors import UserError
-from solution.runner.files import linked, replaced
+from solution.runner.files import linked, replaced, shown
 from solution.runner.images.seed import SeedImages
 
 SYNTHETIC = "synthetic_images"
@@ -315,7 +316,11 @@ def _parsed(source: Source, data: DataSet, folders: Folders) -> dict[str, Any]:
         advice = f"; where rows have none, `{command}` numbers them" if command else ""
         raise ValueError(f"key 'id' is missing or neither text nor a whole number{advice}")
     if not isinstance(row.get("text"), str):
-        raise ValueError("key 'text' is missing or not a string")
+        advice = ""
+        if isinstance(row.get("conversations") or row.get("messages"), list):
+            file = shlex.quote(shown(source.file))
+            advice = f"; `python -m toolkit convert llava-to-dj {file} --out SEED.jsonl` makes a seed of LLaVA's format"
+        raise ValueError(f"key 'text' is missing or not a string{advice}")
     if images is None:  # as tools write a text-only row among others
         images = []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):

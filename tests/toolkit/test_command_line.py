@@ -121,6 +121,7 @@ def test_a_result_is_never_written_over_what_is_read(
         ("trian", "; did you mean train?"),
         ("xyz", ""),
         ("process", "; `python solution/process.py` does that"),
+        ("proces", "; did you mean process?"),
         ("report", "; `python solution/process.py report` does that"),
     ],
 )

@@ -18,6 +18,7 @@ import pytest
 from solution.runner.configuration import dataset_files
 from solution.runner.configuration.dataset_files import DataSet, files_in, numbering, rows_of
 from solution.runner.errors import UserError
+from solution.runner.seed import Folders, _parsed
 
 ROWS = [
     {"id": f"{number}", "text": f"<image>\na dög, no. {number}", "images": [f"{number}.jpg"]} for number in range(9)
@@ -174,3 +175,12 @@ def test_the_recipes_names_of_text_and_images(tmp_path):
     assert data.renamed({"id": 1, "caption": "a", "image": []}) == {"id": 1, "text": "a", "images": []}
     with pytest.raises(ValueError, match="has both 'caption' and 'text'"):
         data.renamed({"caption": "a", "text": "b"})
+
+
+def test_a_seed_in_llavas_format_is_told_the_command(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a dog"}]
+    file = tmp_path / "a b.json"
+    file.write_text(json.dumps([{"id": "1", "image": "1.jpg", "conversations": turns}]))
+    source = next(iter(DataSet((file,))))
+    with pytest.raises(ValueError, match=f"`python -m toolkit convert llava-to-dj '{file}' --out SEED.jsonl` makes a"):
+        _parsed(source, DataSet((file,)), Folders(tmp_path, tmp_path, tmp_path, tmp_path))
