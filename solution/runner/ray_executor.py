@@ -6,7 +6,10 @@ Needed for `--executor ray` only; importing it raises UserError where ray is not
 
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 from types import TracebackType
@@ -60,6 +63,7 @@ class RayExecutor:
         self.work_dir = work_dir
         self.address = address
         self._workers: dict[bool, list[Any]] = {}  # with a GPU or without
+        self._ended = threading.Event()
 
     def __enter__(self) -> "RayExecutor":
         """Start or find Ray. Raises UserError where nothing answers at the address."""
@@ -70,6 +74,7 @@ class RayExecutor:
             "log_to_driver": False,
             "logging_level": logging.ERROR,
         }
+        on_term = signal.getsignal(signal.SIGTERM)
         try:
             if self.address:
                 _require_answer(self.address)
@@ -83,13 +88,33 @@ class RayExecutor:
                 f"no Ray cluster at {self.address or 'this machine'}: {one_line(error)}; `ray start --head` starts "
                 "one, without --ray-address this machine is used"
             ) from error
+        signal.signal(signal.SIGTERM, on_term)  # Ray's own handler prints a stack trace
+        threading.Thread(target=self._end_with_the_server, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the workers, and Ray itself where it was started here."""
+        self._ended.set()
         ray.shutdown()
+
+    def _end_with_the_server(self) -> None:
+        """End the command in one line where Ray's server is gone; Ray would look for it for a minute, then abort."""
+        host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
+        while not self._ended.wait(1):
+            try:
+                socket.create_connection((host, int(port)), timeout=10).close()
+            except ConnectionRefusedError:
+                print(
+                    f"error: Ray's server at {host}:{port} has ended, as where memory is short; the same command "
+                    "resumes after the last finished operator",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(1)
+            except OSError:  # busy
+                continue
 
     def run(self, index: int, operator: Any, rows: NestedDataset, **options: Any) -> NestedDataset:
         """What `operator.run(rows, **options)` returns; ``index`` is the operator's in the recipe, from 0.

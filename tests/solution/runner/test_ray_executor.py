@@ -156,7 +156,7 @@ def start(recipe: Path, seed: Path, output: Path) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, "server"])
 def test_an_ended_run_leaves_no_process_and_is_resumed(
     how, operators, captions, make_seed, make_recipe, run_process, tmp_path
 ):
@@ -170,13 +170,21 @@ def test_an_ended_run_leaves_no_process_and_is_resumed(
     time.sleep(1)  # in the middle of the second operator
     family = psutil.Process(run.pid).children(recursive=True)
     assert any("ray::" in " ".join(process.cmdline()) for process in family)
-    os.killpg(run.pid, how) if how == signal.SIGINT else run.send_signal(how)
-    said, _ = run.communicate(timeout=60)
+    if how == "server":  # which closes its port at once and lingers
+        next(process for process in family if process.name() == "gcs_server").terminate()
+    elif how == signal.SIGINT:
+        os.killpg(run.pid, how)
+    else:
+        run.send_signal(how)
+    said, _ = run.communicate(timeout=30 if how == "server" else 60)
     assert run.returncode != 0
     assert "ray::" not in said
+    assert "***" not in said, "a stack trace"
+    if how == "server":
+        assert said.splitlines()[-1].startswith("error: Ray's server at ")
     _, alive = psutil.wait_procs(family, timeout=15)
     # Killed outright, Ray's two agents look for their dead parent for most of a minute before they end as well.
-    allowed = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} if how == signal.SIGKILL else set()
+    allowed = set() if how == signal.SIGINT else {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
     assert {process.name() for process in alive} <= allowed
     resumed = run_process(make_recipe(process[:1], custom_operator_paths=[operators]), seed)  # here, without Ray
     assert resumed.code == 0, resumed.err
