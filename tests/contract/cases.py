@@ -275,6 +275,7 @@ LINES = [
     line("UTF-16 without a mark", '{"id": "1"}'.encode("utf-16-le"), NO_JSON),
     line("100,000 brackets", NESTED, NO_JSON),
     line("100,000 brackets in a row", b'{"id": "deep", "further": ' + NESTED + b"]" * 100_000 + b"}", NO_JSON),
+    line("50 MB", b"x" * (50 << 20), NO_JSON),
     line("a number of 5,000 digits", b'{"id": "long", "further": ' + b"7" * 5_000 + b"}", NO_JSON),
     Case(
         "a doubled key", b'{"id": 1.5, "id": "doubled", "text": "<image>\\na", "images": ["images/good.png"]}',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,9 +46,8 @@ def find_answers(experiment: str, preset_name: str | None) -> tuple[Path, Preset
         return folder, (fitting or presets)[0]
     found = _run_folders(folder, presets)
     if not found:
-        raise UserError(
-            f"{experiment}: no answers in {display_path(EVAL_RESULTS)}; {_runs_there(folder.name, presets)}"
-        )
+        there = _runs_there(folder.name, presets)
+        raise UserError(f"{shlex.quote(experiment)}: no answers in {display_path(EVAL_RESULTS)}; {there}")
     if len(found) > 1:
         raise UserError(f"{experiment}: {' and '.join(path.name for path in found)} exist; say which with --preset")
     return next(iter(found.items()))

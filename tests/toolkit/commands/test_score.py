@@ -30,3 +30,9 @@ def test_warnings_of_the_training_are_told_again(
     records[0].write_text("{")
     assert main(["score", "recipe", "--preset", str(benchmarks.preset)]) == 1
     assert f"{records[0]}: not a JSON document" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_shown_as_one(results: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    """As a variable that is not set gives it."""
+    assert main(["score", ""]) == 1
+    assert capsys.readouterr().err.startswith("error: '': no answers in ")
