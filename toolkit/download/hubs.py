@@ -54,7 +54,9 @@ def _from_huggingface(source: Source, folder: Path, task: Task) -> None:
     from huggingface_hub.errors import GatedRepoError
 
     try:
-        info = HfApi().repo_info(source.repository, repo_type=source.kind, files_metadata=True)
+        info = HfApi().repo_info(
+            source.repository, repo_type=source.kind, revision=source.revision or None, files_metadata=True
+        )
         wanted = [file for file in info.siblings or [] if _is_wanted(file.rfilename, source)]
         task.total = sum(file.size or 0 for file in wanted)
         snapshot_download(

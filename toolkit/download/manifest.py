@@ -51,6 +51,7 @@ class Source:
 
     home: Home
     repository: str = ""
+    revision: str = ""
     kind: Literal["model", "dataset"] = "model"
     keep: list[str] = field(default_factory=list)
     files: list[RemoteFile] = field(default_factory=list)

@@ -95,6 +95,17 @@ def test_the_wanted_files_arrive_and_nothing_else(hub):
     assert world.server.requests == []
 
 
+@pytest.mark.parametrize("hub", ["huggingface"], indirect=True)
+def test_a_named_revision_is_fetched_whatever_is_the_newest(hub):
+    world, _ = hub
+    del world.server.files["/api/models/org/tower"]
+    assert fetch(world).returncode == 1
+    world.entries["tower"]["sources"][0]["revision"] = COMMIT
+    done = fetch(world)
+    assert done.returncode == 0, done.stderr
+    assert installed(world).keys() - {RECORD} == FILES.keys() - {"model.gguf"}
+
+
 def test_a_dropped_connection_is_gone_over(hub):
     world, prefix = hub
     world.server.faults[prefix + "model.safetensors"] = ["", "drop"] if "resolve" in prefix else ["drop"]
