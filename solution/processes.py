@@ -114,8 +114,12 @@ def _named_where_full(path: Path) -> Iterator[None]:
 def unfinished(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` to write its next content to; it is removed where the block leaves it.
 
-    What a killed process left beside `path` is removed too.
+    What a killed process left beside `path` is removed too. Raises OSError where a device or a pipe is there, which a
+    file would take the place of.
     """
+    is_of_a_process = path.is_symlink() and os.readlink(path).startswith("/proc/")  # /dev/stdout
+    if is_of_a_process or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise OSError(errno.EINVAL, "a device or a pipe; name a file to write", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(FileNotFoundError), left.open("rb") as file:

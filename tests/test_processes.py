@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import signal
 import subprocess
@@ -227,3 +228,14 @@ def status_of(process: int) -> dict[str, str]:
     """What the kernel says of a process."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return dict(line.split(":\t", 1) for line in lines)
+
+
+@pytest.mark.parametrize("package", ["toolkit", "solution"])
+def test_no_file_takes_the_place_of_a_pipe(tmp_path: Path, package: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    opened = importlib.import_module(f"{package}.processes").unfinished
+    with pytest.raises(OSError, match="a device or a pipe"), opened(pipe):
+        pass
+    assert list(tmp_path.iterdir()) == [pipe]
+    assert pipe.is_fifo()

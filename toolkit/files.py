@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import zlib
@@ -89,10 +90,13 @@ def require_output(path: Path, *inputs: Path) -> None:
         inputs: what the command reads.
 
     Raises:
-        UserError: it is a folder or lies in a file, or is one of the inputs.
+        UserError: it is a folder, a device or a pipe, lies in a file, or is one of the inputs.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; name the file to write")
+    is_of_a_process = path.is_symlink() and os.readlink(path).startswith("/proc/")  # /dev/stdout
+    if is_of_a_process or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: a device or a pipe; name a file to write")
     if not next(folder for folder in path.absolute().parents if folder.exists()).is_dir():
         raise UserError(f"{path}: lies in a file, not in a folder")
     for file in inputs:

@@ -82,7 +82,7 @@ class RayExecutor:
             else:
                 cores = self.recipe.processes if self.recipe.processes > 1 else None
                 ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=_STORE, **common)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray has bare ones too, as where its own processes end before it is up
             ray.shutdown()
             raise UserError(
                 f"no Ray cluster at {self.address or 'this machine'}: {one_line(error)}; `ray start --head` starts "

@@ -1,5 +1,6 @@
 """A recipe: a Data-Juicer YAML, read and checked before anything is loaded."""
 
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from solution.runner.files import ROOT, sha256_of, shown
 
 OWN_OPERATORS = ROOT / "solution" / "operators"
 _MOST_BYTES = 1 << 20  # of a recipe
+_LONGEST_NAME = 200  # bytes of a recipe's, which a temporary file's name adds to; file systems take 255
 _MOST_VALUES = 100_000  # of a recipe, with what its anchors stand for written out
 
 # Operators and parameters of Data-Juicer 1.0 to 1.5 that have other names today.
@@ -162,6 +164,11 @@ def _recipe_file(path: Path) -> Path:
         )
     if not found.is_file():
         raise UserError(f"recipe {shown(found)} is a folder; expected a YAML file in it")
+    if len(os.fsencode(found.stem)) > _LONGEST_NAME:
+        raise UserError(
+            f"recipe {clipped(shown(found), 300)}: its name is too long, as files of its run begin with it (at most "
+            f"{_LONGEST_NAME} bytes); rename it"
+        )
     return found
 
 

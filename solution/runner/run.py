@@ -196,7 +196,7 @@ class Run:
 
     def _report(self) -> str:
         """The command that makes a page about this run, where there is one."""
-        command = f"process.py report {shlex.quote(self.audit.stem)}"
+        command = f"python solution/process.py report {shlex.quote(self.audit.stem)}"
         output = self.audit.parent.parent / self.result.parent.name
         return command if output.parent == ROOT / "output" else f"{command} --output {shlex.quote(shown(output))}"
 

@@ -6,12 +6,14 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -143,9 +145,9 @@ def test_faulty_rows_are_failed_by_line(make_seed, make_recipe, run_process):
     missing, remedy, _ = reasons.pop(9).split("`")  # of rows without an id, a command gives them one
     assert missing.startswith("key 'id' is missing")
     assert not reasons
-    (seed.parent / "FILE").write_text("".join(f"{line}\n" for line in lines[-1:] * 2))
-    subprocess.run(remedy, shell=True, cwd=seed.parent, check=True)
-    numbered = [json.loads(line) for line in (seed.parent / "NEW").read_text().splitlines()]
+    seed.write_text("".join(f"{line}\n" for line in lines[-1:] * 2))
+    subprocess.run(remedy, shell=True, cwd=ROOT, check=True)
+    numbered = [json.loads(line) for line in Path(shlex.split(remedy)[-1]).read_text().splitlines()]
     assert numbered == [json.loads(lines[-1]) | {"id": number} for number in (1, 2)]
 
 
@@ -359,6 +361,7 @@ def test_a_terminal_has_a_bar_that_goes_away(make_seed, make_recipe, tmp_path):
 
 SLOW_OPERATOR = '''
 import time
+from pathlib import Path
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
 @OPERATORS.register_module("waiting_mapper")

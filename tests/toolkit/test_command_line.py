@@ -100,6 +100,9 @@ def test_commands_run_in_turn_up_to_the_first_that_fails(monkeypatch, capsys):
         ("check {file} --images {folder} --preset mini --json {folder}", "a folder; name the file to write"),
         ("check {file} --images {folder} --preset mini --fixes {file}/fixes.jsonl", "lies in a file, not in a folder"),
         ("pack online any --out {folder}", "a folder; name the file to write"),
+        ("check {file} --images {folder} --preset mini --json /dev/null", "/dev/null: a device or a pipe; name a file"),
+        ("check {file} --images {folder} --preset mini --json /dev/stdout", "/dev/stdout: a device or a pipe; name"),
+        ("check {file} --images {folder} --preset mini --json {folder}/x --fixes {folder}/x", "each needs a file of"),
     ],
 )
 def test_a_result_is_never_written_over_what_is_read(

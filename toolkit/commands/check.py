@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
     require_file(args.file, "run a recipe first (python solution/process.py)")
     for path in filter(None, (args.json, args.fixes)):
         require_output(path, args.file)
+    if args.json and args.fixes and args.json.resolve() == args.fixes.resolve():
+        raise UserError(f"--json and --fixes: both name {args.fixes}; each needs a file of its own")
     if args.contamination and (args.contamination.is_file() or args.contamination == Path()):
         raise UserError(f"--contamination {args.contamination}: expected a folder of its own, made if it is missing")
     if args.clip and not args.contamination:
@@ -112,12 +114,14 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, _record(report, args, preset, seconds) | {"contamination": lines})
     if args.fixes:
         write_jsonl(args.fixes, _fixes(report, shared.findings if shared else []))
+    for path in filter(None, (args.json, args.fixes)):
+        print(f"written: {visible(str(path))}")
     if not report.valid_rows:
         raise UserError(f"{args.file}: no row can be trained")
     if report.faults and args.on_error == "stop":
         raise UserError(
             f"{args.file}: {len(report.faults):,} of {report.rows:,} rows are faulty, see above; "
-            "fix or drop them (--fixes FILE lists how), or pass --on-error skip"
+            f"fix or drop them ({args.fixes or '--fixes FILE'} lists how), or pass --on-error skip"
         )
     if shared and shared.found.unreadable and not report.faults:
         raise UserError(

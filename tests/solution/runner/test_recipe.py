@@ -131,6 +131,12 @@ def test_what_is_no_recipe_is_one_line(content, words, tmp_path):
     assert len(str(caught.value)) < 500
 
 
+def test_a_name_that_is_too_long_for_the_files_of_a_run(tmp_path):
+    (tmp_path / f"{'n' * 201}.yaml").write_text("process: [fix_unicode_mapper]")
+    with pytest.raises(UserError, match=r"its name is too long, .*at most 200 bytes"):
+        load_recipe(tmp_path / f"{'n' * 201}.yaml", None)
+
+
 def test_a_folder_is_no_recipe(tmp_path):
     with pytest.raises(UserError, match="is a folder; expected a YAML file in it"):
         load_recipe(tmp_path, None)
