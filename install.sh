@@ -42,7 +42,9 @@ NEEDED=(--requirement requirements.txt --requirement solution/requirements.txt -
 export DS_BUILD_OPS=0
 # Where the environment is, and a hash of what decides what pip would say: while it is the same, pip is not asked again.
 state() { "$KIT_PYTHON" toolkit/installed.py state "$TORCH" requirements.txt solution/requirements.txt constraints.txt; }
-{ IFS= read -r PREFIX; read -r STATE; } < <(state)
+mapfile -t FOUND < <(state)
+(( ${#FOUND[@]} == 2 )) || fail "$KIT_PYTHON cannot say what is installed, see above"
+PREFIX=${FOUND[0]} STATE=${FOUND[1]}
 SEEN=$PREFIX/better-synth.installed # the state in which pip found or installed everything
 if [[ ! -f $SEEN || $(<"$SEEN") != "$STATE" ]]; then
     INSTALLED=$(torch "$KIT_PYTHON")

@@ -24,6 +24,7 @@ if [[ "$name $*" == "$FAILS" ]]; then
     echo "error: of this step" >&2
     exit 3
 fi
+[[ $* != "toolkit/installed.py state "* ]] || printf '%s\n' "${0%/bin/python}" of-this-kit
 case $name in
     python | ruff | ty) ;;
     *) PATH=${PATH#*:} exec "$name" "$@" ;;

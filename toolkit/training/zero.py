@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import defaultdict
+from pickle import UnpicklingError
 from typing import Any
 
 
@@ -47,8 +48,15 @@ def refuse_code_in_checkpoints() -> None:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
+    def stage_named(kind: type[ZeroStageEnum], name: str) -> ZeroStageEnum:
+        if kind is not ZeroStageEnum:
+            raise UnpicklingError(f"{kind} is no ZeRO stage")
+        return kind[name]
+
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # it asks for an unpickler that runs what a file says
-    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+    # Python up to 3.11.3 writes an enumeration's member as `getattr` of its class.
+    safe = [LossScaler, ZeroStageEnum, fragment_address, (stage_named, "getattr"), (stage_named, "builtins.getattr")]
+    torch.serialization.add_safe_globals(safe)
 
 
 def set_single_process_environment() -> None:

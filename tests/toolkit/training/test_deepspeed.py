@@ -104,6 +104,16 @@ def test_configuration_neither_clips_nor_compiles() -> None:
     assert config["zero_force_ds_cpu_optimizer"] is False
 
 
+class ByName:
+    """Pickled as Python up to 3.11.3 does a member of an enumeration."""
+
+    def __init__(self, kind: type, name: str):
+        self.said = getattr, (kind, name)
+
+    def __reduce__(self) -> tuple:
+        return self.said
+
+
 def test_deepspeeds_states_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It loads them with an unpickler that would."""
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
@@ -112,11 +122,14 @@ def test_deepspeeds_states_run_no_code(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "")
     own = {"loss_scaler": LossScaler(scale=1), "zero_stage": ZeroStageEnum(2), "parts": [torch.ones(2)]}
-    torch.save(own, tmp_path / "own.pt")
+    torch.save(own | {"by_name": ByName(ZeroStageEnum, "gradients")}, tmp_path / "own.pt")
     torch.save(own | {"parts": Payload(tmp_path / "code was run")}, tmp_path / "forged.pt")
+    torch.save(own | {"by_name": ByName(LossScaler, "backward")}, tmp_path / "attribute.pt")
     refuse_code_in_checkpoints()
     engine = TorchCheckpointEngine()
-    assert engine.load(tmp_path / "own.pt")["zero_stage"] == 2
-    with pytest.raises(UnpicklingError):
-        engine.load(tmp_path / "forged.pt")
+    loaded = engine.load(tmp_path / "own.pt")
+    assert (loaded["zero_stage"], loaded["by_name"]) == (2, ZeroStageEnum.gradients)
+    for name in ("forged.pt", "attribute.pt"):
+        with pytest.raises(UnpicklingError):
+            engine.load(tmp_path / name)
     assert not (tmp_path / "code was run").exists()
