@@ -42,10 +42,8 @@ NEEDED=(--requirement requirements.txt --requirement solution/requirements.txt -
 export DS_BUILD_OPS=0
 # Where the environment is, and a hash of what decides what pip would say: while it is the same, pip is not asked again.
 state() { "$KIT_PYTHON" toolkit/installed.py state "$TORCH" requirements.txt solution/requirements.txt constraints.txt; }
-mapfile -t FOUND < <(state)
-(( ${#FOUND[@]} == 2 )) || fail "$KIT_PYTHON cannot say what is installed, see above"
-PREFIX=${FOUND[0]} STATE=${FOUND[1]}
-SEEN=$PREFIX/better-synth.installed # the state in which pip found or installed everything
+mapfile -t FOUND < <(state); (( ${#FOUND[@]} == 2 )) || fail "$KIT_PYTHON cannot say what is installed, see above"
+PREFIX=${FOUND[0]} STATE=${FOUND[1]} SEEN=${FOUND[0]}/better-synth.installed # the state in which pip found or installed everything
 if [[ ! -f $SEEN || $(<"$SEEN") != "$STATE" ]]; then
     INSTALLED=$(torch "$KIT_PYTHON")
     if [[ $TORCH == cuda && $INSTALLED == *+cpu ]]; then
