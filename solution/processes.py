@@ -110,15 +110,19 @@ def _named_where_full(path: Path) -> Iterator[None]:
         raise
 
 
+def is_device(path: Path) -> bool:
+    """Whether a device or a pipe is there: a file that is renamed to it would take its place."""
+    is_of_a_process = path.is_symlink() and os.readlink(path).startswith("/proc/")  # /dev/stdout
+    return is_of_a_process or (path.exists() and not path.is_file() and not path.is_dir())
+
+
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` to write its next content to; it is removed where the block leaves it.
 
-    What a killed process left beside `path` is removed too. Raises OSError where a device or a pipe is there, which a
-    file would take the place of.
+    What a killed process left beside `path` is removed too. Raises OSError where `is_device`.
     """
-    is_of_a_process = path.is_symlink() and os.readlink(path).startswith("/proc/")  # /dev/stdout
-    if is_of_a_process or (path.exists() and not path.is_file() and not path.is_dir()):
+    if is_device(path):
         raise OSError(errno.EINVAL, "a device or a pipe; name a file to write", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):

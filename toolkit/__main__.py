@@ -112,5 +112,5 @@ def run_in_turn(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # 5 remarks on each Gemma configuration
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # transformers 5 remarks on each Gemma
     run(temporary_files()(lambda: run_in_turn(sys.argv[1:])))

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import zlib
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from toolkit.errors import UserError
-from toolkit.processes import unfinished
+from toolkit.processes import is_device, unfinished
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # An escape that may be half of an emoji, as text cut at a byte count has it: it can be neither written nor tokenised.
@@ -94,8 +93,7 @@ def require_output(path: Path, *inputs: Path) -> None:
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; name the file to write")
-    is_of_a_process = path.is_symlink() and os.readlink(path).startswith("/proc/")  # /dev/stdout
-    if is_of_a_process or (path.exists() and not path.is_file()):
+    if is_device(path):
         raise UserError(f"{path}: a device or a pipe; name a file to write")
     if not next(folder for folder in path.absolute().parents if folder.exists()).is_dir():
         raise UserError(f"{path}: lies in a file, not in a folder")

@@ -67,8 +67,8 @@ def test_a_missing_data_set_is_looked_for_where_the_user_stands(
 def test_a_report_by_name_finds_the_recipe_where_the_user_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.yaml").write_text(f"work_dir: {tmp_path}/work\nprocess: [text_length_filter]\n")
+    (tmp_path / "mine.yaml").write_text(f"work_dir: {tmp_path}/trial\nprocess: [text_length_filter]\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["process.py", "report", "mine"])
-    with pytest.raises(SystemExit, match=f"{tmp_path}/work/audit/mine.parquet is missing"):
+    with pytest.raises(SystemExit, match=f"{tmp_path}/trial/audit/mine.parquet is missing"):
         main()

@@ -80,9 +80,7 @@ def _from_huggingface(source: Source, folder: Path, task: Task) -> None:
 
 
 def _from_modelscope(source: Source, folder: Path, task: Task) -> None:
-    import requests
     from modelscope.hub.snapshot_download import snapshot_download
-    from modelscope_hub.errors import HubError
 
     # Its retries are logged as warnings; our error gives the outcome.
     logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
@@ -90,7 +88,7 @@ def _from_modelscope(source: Source, folder: Path, task: Task) -> None:
         snapshot_download(
             source.repository, repo_type=source.kind, local_dir=str(folder), allow_patterns=source.keep or None
         )
-    except (HubError, requests.RequestException, OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise SourceError(reason_of(error)) from None
 
 

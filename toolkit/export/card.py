@@ -107,12 +107,21 @@ def _history(file: Path) -> dict[str, Any]:
     path = REPOSITORY / recipe["path"]
     is_unchanged = path.is_file() and sha256_of(path) == recipe["sha256"]
     return {
-        "record": record,
+        "record": record | {"inputs": _published(record["inputs"])},
         "why_unknown": "",
         "recipe_text": path.read_text(encoding="utf-8").strip() if is_unchanged else "",
         "shares": _shares(audit),
         "checked": {what: [name for name in ran if name in operators] for what, operators in LOOKED_FOR.items()},
     }
+
+
+def _published(value: Any) -> Any:
+    """A record's inputs as others may read them: of an absolute path, which names folders of a machine, its end."""
+    if isinstance(value, dict):
+        return {_published(name): _published(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_published(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def _shares(audit: Path) -> dict[str, int]:

@@ -55,8 +55,9 @@ def refuse_code_in_checkpoints() -> None:
 
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # it asks for an unpickler that runs what a file says
     # Python up to 3.11.3 writes an enumeration's member as `getattr` of its class.
-    safe = [LossScaler, ZeroStageEnum, fragment_address, (stage_named, "getattr"), (stage_named, "builtins.getattr")]
-    torch.serialization.add_safe_globals(safe)
+    torch.serialization.add_safe_globals(
+        [LossScaler, ZeroStageEnum, fragment_address, (stage_named, "builtins.getattr")]
+    )
 
 
 def set_single_process_environment() -> None:

@@ -26,7 +26,8 @@ _SPACE = re.compile(r"\s*")
 _NUMBER_LINES = r"""awk 'sub(/\{/, "{\"id\": " NR ", ")'"""
 _NUMBER_ARRAY = (
     "import json, sys; rows = json.load(open(sys.argv[1])); "
-    'json.dump([row | {"id": row.get("id") or n} for n, row in enumerate(rows, 1)], open(sys.argv[2], "w"))'
+    'new = [row | ({"id": n} if row.get("id") in (None, "") else {}) for n, row in enumerate(rows, 1)]; '
+    'json.dump(new, open(sys.argv[2], "w"))'
 )
 _NUMBER_TABLE = (
     "import sys, pyarrow.parquet as p; rows = p.read_table(sys.argv[1]); "

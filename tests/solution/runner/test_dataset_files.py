@@ -83,6 +83,14 @@ def test_the_command_that_numbers_rows_without_id_does_so(name, content, tmp_pat
     assert parsed(new) == [{"id": number} | row for number, row in enumerate(bare, 1)]
 
 
+def test_rows_of_an_array_that_have_an_id_keep_it(tmp_path):
+    rows = [{"text": "a"}, {"id": 0, "text": "b"}, {"id": None, "text": "c"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    command = numbering(next(iter(DataSet((tmp_path / "a.json",)))))
+    subprocess.run(["bash", "-c", command], check=True)
+    assert [row["id"] for row in parsed(tmp_path / "a.numbered.json")] == [1, 0, 3]
+
+
 def test_parquet_gives_the_same_rows(tmp_path):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     assert parsed(tmp_path / "a.parquet") == ROWS

@@ -233,7 +233,7 @@ def test_images_are_where_the_recipe_had_them(rows: Path, small_seed: SmallSeed,
         ("processed_data.jsonl", "run.json", {}),
         ("processed_data.trial.jsonl", "processed_data.trial.run.json", {"configuration": {"trial": True}}),
         ("np1.jsonl", "np1.run.json", {}),
-        ("processed_data.jsonl", "run.json", {"audit": "../work/audit/mine.parquet"}),  # under the recipe's work_dir
+        ("processed_data.jsonl", "run.json", {"audit": "../trial/audit/mine.parquet"}),  # under the recipe's work_dir
     ],
 )
 def test_the_recipe_is_found_whatever_the_result_is_called(
@@ -256,6 +256,7 @@ def test_the_recipe_is_found_whatever_the_result_is_called(
     assert "Not known" not in card
     assert "| words_num_filter | 8 | 8 |" in card
     assert "process: [words_num_filter]" in card
+    assert str(tmp_path) not in card
 
 
 def test_the_card_says_what_the_evaluation_sets_share(
